@@ -1,0 +1,61 @@
+# Every target installs what it lacks and says so.
+SHELL := /bin/sh
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+GOLANGCI_VERSION := v2.14.0
+GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
+LONG_TIMEOUT := 120m
+
+# Whole hosts run in the system tests: they come last and alone.
+UNIT = $$(go list ./... | grep -v /agent/systemtest)
+SYSTEM = ./agent/systemtest/...
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build consul tools demo demo-down test test-long unit lint bench clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install the packages that are missing (Debian, Ubuntu)
+	@scripts/deps.sh
+
+build: ## build bin/socketplane, one static binary
+	@scripts/build.sh
+
+consul: deps ## build bin/consul, unless one is on the PATH
+	@scripts/consul.sh
+
+tools: deps
+	@CGO_ENABLED=0 go build -o bin/labctl ./agent/systemtest/labctl
+	@CGO_ENABLED=0 go build -o bin/testrun ./scripts/testrun
+
+demo: deps build consul tools ## three hosts, one network, containers that reach each other
+	@bin/labctl demo
+
+demo-down: ## take the demo away, all of it
+	@scripts/lab down
+
+test: deps build consul tools ## unit, contract and system tests, as CI runs them
+	@go vet ./...
+	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -count=1 -timeout 14m $(SYSTEM)
+
+test-long: deps build consul tools ## all tests, with hundreds of repeats
+	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM)
+
+unit: deps consul tools ## the tests of single packages
+	@bin/testrun -race -count=1 -timeout 10m $(UNIT)
+
+lint: deps $(GOLANGCI) ## formatting, static checks, who may import whom
+	@$(GOLANGCI) run ./...
+	@$(GOLANGCI) fmt --diff ./...
+
+$(GOLANGCI):
+	@echo "lint: building golangci-lint $(GOLANGCI_VERSION), once (some minutes)"
+	@mkdir -p bin/tools
+	@GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv bin/tools/golangci-lint $@
+
+bench: deps build consul tools ## what an attach, a ping and a byte cost, beside their floor
+	@go test -run '^$$' -bench . -timeout 30m ./agent/systemtest/...
+
+clean: ## remove what was built
+	@rm -rf bin

@@ -1,0 +1,134 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+)
+
+// maxBody bounds a request, in bytes: the largest valid one is below 2 KiB.
+const maxBody = 64 << 10
+
+// errorBody is how a failure travels.
+type errorBody struct {
+	Error struct {
+		Code    Code   `json:"code"`
+		Message string `json:"message"`
+		Cause   string `json:"cause,omitempty"` // the chain, for --debug
+	} `json:"error"`
+}
+
+// NewHandler serves svc as HTTP under /v1/.
+func NewHandler(svc Service, logger *slog.Logger) http.Handler {
+	h := &handler{logger: logger}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", h.serve(func(r *http.Request) (any, error) {
+		return svc.Status(r.Context())
+	}))
+	mux.HandleFunc("GET /v1/networks", h.serve(func(r *http.Request) (any, error) {
+		return svc.Networks(r.Context())
+	}))
+	mux.HandleFunc("POST /v1/networks", h.serve(withBody(svc.CreateNetwork)))
+	mux.HandleFunc("GET /v1/networks/{id}", h.serve(withID(CheckNetworkRef, svc.Network)))
+	mux.HandleFunc("DELETE /v1/networks/{id}", h.serve(withID(CheckNetworkRef, nothing(svc.DeleteNetwork))))
+	mux.HandleFunc("GET /v1/endpoints", h.serve(func(r *http.Request) (any, error) {
+		return svc.Endpoints(r.Context())
+	}))
+	mux.HandleFunc("POST /v1/endpoints", h.serve(withBody(svc.Reserve)))
+	mux.HandleFunc("POST /v1/attach", h.serve(withBody(svc.Attach)))
+	mux.HandleFunc("GET /v1/endpoints/{id}", h.serve(withID(checkEndpointRef, svc.Endpoint)))
+	mux.HandleFunc("POST /v1/endpoints/{id}/detach", h.serve(withID(CheckEndpointID, nothing(svc.Detach))))
+	mux.HandleFunc("DELETE /v1/endpoints/{id}", h.serve(withID(CheckEndpointID, nothing(svc.Release))))
+	mux.HandleFunc("/", h.serve(func(r *http.Request) (any, error) {
+		return nil, Errorf(CodeNotFound, "%s %s is not part of this API", r.Method, shown(r.URL.Path))
+	}))
+	return mux
+}
+
+type handler struct{ logger *slog.Logger }
+
+// serve runs one call and writes its answer, nil as 204.
+func (h *handler) serve(call func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		answer, err := call(r)
+		if err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		if answer == nil {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		writeJSON(w, http.StatusOK, answer)
+	}
+}
+
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	code := CodeOf(err)
+	if code == CodeInternal || code == CodeUnavailable {
+		h.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err, "cause", causes(err))
+	}
+	var body errorBody
+	body.Error.Code = code
+	body.Error.Message = err.Error()
+	body.Error.Cause = causes(err)
+	writeJSON(w, httpStatus[code], body)
+}
+
+// causes is the deepest text of the chain that the message does not already hold.
+func causes(err error) string {
+	last := ""
+	for e := errors.Unwrap(err); e != nil; e = errors.Unwrap(e) {
+		if last == "" {
+			last = e.Error()
+		}
+	}
+	return last
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// The caller has gone if this fails, and nobody is left to be told.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// withBody decodes the body strictly and calls f with it.
+func withBody[Req, Resp any](f func(context.Context, Req) (Resp, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		var req Req
+		dec := json.NewDecoder(r.Body)
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&req); err != nil {
+			return nil, Errorf(CodeInvalid, "request body is not what %s takes: %w", r.URL.Path, err)
+		}
+		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+			return nil, Errorf(CodeInvalid, "request body goes on after its JSON value")
+		}
+		return f(r.Context(), req)
+	}
+}
+
+// withID checks the id in the path and calls f with it.
+func withID[Resp any](check func(string) error, f func(context.Context, string) (Resp, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		id := r.PathValue("id")
+		if err := check(id); err != nil {
+			return nil, err
+		}
+		answer, err := f(r.Context(), id)
+		if err != nil {
+			return nil, err
+		}
+		return answer, nil
+	}
+}
+
+// nothing turns a call without an answer into one whose answer is nil.
+func nothing(f func(context.Context, string) error) func(context.Context, string) (any, error) {
+	return func(ctx context.Context, id string) (any, error) { return nil, f(ctx, id) }
+}

@@ -1,0 +1,25 @@
+package api
+
+import (
+	"net/netip"
+)
+
+// DefaultNetwork is the network a container joins when none is named; the
+// first agent of a cluster makes it.
+const DefaultNetwork = "default"
+
+// Network is a layer-2 and layer-3 segment that spans all hosts.
+type Network struct {
+	ID      string       `json:"id"`      // the name: 1 to 64 of [a-zA-Z0-9_.-], beginning with a letter or digit
+	Subnet  netip.Prefix `json:"subnet"`  // IPv4, host bits zero, /8 to /30
+	Gateway netip.Addr   `json:"gateway"` // the subnet's first host address, the same on every host
+	VLAN    int          `json:"vlan"`    // 1 to 4094 (IEEE 802.1Q), unique in the cluster
+	VNI     uint32       `json:"vni"`     // 24 bits (RFC 7348), on the wire
+	MTU     int          `json:"mtu"`     // bytes of an IP packet inside the network
+}
+
+// CreateNetworkRequest asks for a network. A zero Subnet means: pick a free one.
+type CreateNetworkRequest struct {
+	ID     string `json:"id"`
+	Subnet string `json:"subnet,omitempty"` // CIDR; host bits must be zero
+}

@@ -1,0 +1,60 @@
+// Package api owns the vocabulary of SocketPlane, the Service interface that
+// the agent implements, its error codes, and both ends of the wire: the HTTP
+// handler and the client. It never decides anything and imports only the
+// standard library.
+package api
+
+import "context"
+
+// Service is what an agent does for those who call it, in process or over the
+// socket. Every method may return an *Error, see Code.
+type Service interface {
+	Status(ctx context.Context) (Status, error)
+
+	CreateNetwork(ctx context.Context, req CreateNetworkRequest) (Network, error)
+	Networks(ctx context.Context) ([]Network, error) // sorted by ID
+	Network(ctx context.Context, id string) (Network, error)
+	DeleteNetwork(ctx context.Context, id string) error
+
+	// Endpoints lists the endpoints of this host, sorted by container id.
+	Endpoints(ctx context.Context) ([]Endpoint, error)
+	// Endpoint finds one by id, by a unique prefix of the id, or by container name.
+	Endpoint(ctx context.Context, ref string) (Endpoint, error)
+	// Reserve holds an address for an endpoint without attaching it.
+	Reserve(ctx context.Context, req ReserveRequest) (Endpoint, error)
+	// Attach gives a namespace its interface; the same request again gives the same endpoint.
+	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
+	// Detach takes the interface away and keeps the address. Idempotent.
+	Detach(ctx context.Context, id string) error
+	// Release detaches, and gives the address back. Idempotent.
+	Release(ctx context.Context, id string) error
+}
+
+// Status describes the agent and what it sees.
+type Status struct {
+	Version  string   `json:"version"`
+	PID      int      `json:"pid"`
+	Host     Host     `json:"host"`
+	Ready    bool     `json:"ready"`    // the first converge has succeeded
+	Problems []string `json:"problems"` // what keeps the host from what it should be, one sentence each
+	Store    string   `json:"store"`    // "consul http://127.0.0.1:8500" or "embedded"
+	Bridge   string   `json:"bridge"`
+	Peers    []Peer   `json:"peers"` // sorted by name
+}
+
+// Host is the host the agent runs on.
+type Host struct {
+	ID       string `json:"id"` // UUID
+	Name     string `json:"name"`
+	VTEP     string `json:"vtep"`     // tunnel address
+	Datapath string `json:"datapath"` // system or netdev
+}
+
+// Peer is another host as seen from here.
+type Peer struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	VTEP   string `json:"vtep"`
+	State  string `json:"state"`  // alive, or suspect: its session has ended
+	Tunnel string `json:"tunnel"` // port on the integration bridge; empty: not yet
+}

@@ -1,0 +1,117 @@
+package api
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+)
+
+// MaxNameLen bounds names of networks and ids of endpoints, in bytes. 64 is
+// also the length of a Docker container id in hex.
+const MaxNameLen = 64
+
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// reservedNetworks are names that mean something else to Docker.
+var reservedNetworks = map[string]bool{"bridge": true, "host": true, "none": true}
+
+// CheckNetworkName says whether s can name a network.
+func CheckNetworkName(s string) error {
+	if err := checkName("network name", s); err != nil {
+		return err
+	}
+	if reservedNetworks[s] {
+		return Errorf(CodeInvalid, "network name %q is reserved by Docker; choose another", s)
+	}
+	return nil
+}
+
+// CheckNetworkRef says whether s can name an existing network. Unlike
+// CheckNetworkName it lets Docker's names pass, so that they are "not found".
+func CheckNetworkRef(s string) error { return checkName("network name", s) }
+
+// checkEndpointRef says whether s can be an id, its beginning, or a container's name.
+func checkEndpointRef(s string) error {
+	if s == "" {
+		return Errorf(CodeInvalid, "container is empty; give its id or name")
+	}
+	return CheckContainerName(s)
+}
+
+// CheckEndpointID says whether s can be the id of an endpoint.
+func CheckEndpointID(s string) error { return checkName("id", s) }
+
+// CheckContainerName says whether s can be a container's name; empty is fine.
+func CheckContainerName(s string) error {
+	if s == "" {
+		return nil
+	}
+	if len(s) > 253 { // a DNS name, RFC 1035
+		return Errorf(CodeInvalid, "container name %s is %d bytes long; 253 is the most", shown(s), len(s))
+	}
+	if !namePattern.MatchString(s) {
+		return Errorf(CodeInvalid, "container name %s may hold only letters, digits, '_', '.' and '-', and begins with a letter or digit", shown(s))
+	}
+	return nil
+}
+
+func checkName(what, s string) error {
+	switch {
+	case s == "":
+		return Errorf(CodeInvalid, "%s is empty; give 1 to %d letters, digits, '_', '.' or '-'", what, MaxNameLen)
+	case len(s) > MaxNameLen:
+		return Errorf(CodeInvalid, "%s %s is %d bytes long; %d is the most", what, shown(s), len(s), MaxNameLen)
+	case !namePattern.MatchString(s) || strings.Contains(s, ".."):
+		return Errorf(CodeInvalid, "%s %s may hold only letters, digits, '_', '.' and '-', and begins with a letter or digit", what, shown(s))
+	}
+	return nil
+}
+
+// ParseSubnet reads a network's subnet: IPv4, /8 to /30, host bits zero.
+func ParseSubnet(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, Errorf(CodeInvalid, "subnet %s is not a CIDR; write it like 10.6.0.0/16", shown(s))
+	}
+	a := p.Addr()
+	switch {
+	case !a.Is4():
+		return netip.Prefix{}, Errorf(CodeInvalid, "subnet %s is not IPv4; networks are IPv4, write it like 10.6.0.0/16", shown(s))
+	case p.Masked() != p:
+		return netip.Prefix{}, Errorf(CodeInvalid, "subnet %s has host bits set; did you mean %s?", shown(s), p.Masked())
+	case p.Bits() > 30:
+		return netip.Prefix{}, Errorf(CodeInvalid, "subnet %s has no room for a gateway and a container; /30 is the smallest", shown(s))
+	case p.Bits() < 8:
+		return netip.Prefix{}, Errorf(CodeInvalid, "subnet %s is too large; /8 is the largest", shown(s))
+	case a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.As4()[0] == 0 || a.As4()[0] >= 224:
+		return netip.Prefix{}, Errorf(CodeInvalid, "subnet %s cannot hold unicast addresses (loopback, link-local, multicast or reserved); use a private range (RFC 1918)", shown(s))
+	}
+	return p, nil
+}
+
+// ParseIP reads an IPv4 address that somebody asks for.
+func ParseIP(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is4() {
+		return netip.Addr{}, Errorf(CodeInvalid, "address %s is not an IPv4 address; write it like 10.6.0.9", shown(s))
+	}
+	return a, nil
+}
+
+// CheckIfName says whether s can name a network interface: at most 15 bytes
+// (IFNAMSIZ), and what the kernel's dev_valid_name refuses is refused.
+func CheckIfName(s string) error {
+	if s == "" || len(s) > 15 || s == "." || s == ".." || s == "lo" || !namePattern.MatchString(s) {
+		return Errorf(CodeInvalid, "interface name %s must be 1 to 15 letters, digits, '_', '.' or '-'", shown(s))
+	}
+	return nil
+}
+
+// shown quotes what came from outside for one line of a message, cut short.
+func shown(s string) string {
+	if len(s) > 80 {
+		return fmt.Sprintf("%q...", s[:80])
+	}
+	return fmt.Sprintf("%q", s)
+}

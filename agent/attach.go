@@ -1,0 +1,175 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// defaultIfName is the interface's name inside a container when none is asked for.
+const defaultIfName = "eth0"
+
+// Keys of a port's external_ids: what is needed to know an endpoint again
+// after a restart, with the store away.
+const (
+	idEndpoint = "endpoint"
+	idName     = "container_name"
+	idNetwork  = "network"
+	idIP       = "ip"
+	idMAC      = "mac"
+	idIfName   = "ifname"
+	idSource   = "source"
+)
+
+// Attach implements api.Service.
+func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint, error) {
+	w := want{
+		id: req.ID, name: req.ContainerName, network: req.Network, ip: req.IP,
+		ifname: req.IfName, source: req.Source,
+	}
+	if w.ifname == "" {
+		w.ifname = defaultIfName
+	}
+	if err := w.check(); err != nil {
+		return api.Endpoint{}, err
+	}
+	if !filepath.IsAbs(req.NetNS) || len(req.NetNS) > 4095 || strings.ContainsRune(req.NetNS, 0) { // PATH_MAX less its NUL
+		return api.Endpoint{}, api.Errorf(api.CodeInvalid, "namespace path %.80q is not an absolute path; give one like /proc/PID/ns/net", req.NetNS)
+	}
+	if err := a.checkLoaded(); err != nil {
+		return api.Endpoint{}, err
+	}
+	unlock, err := a.ids.Lock(ctx, w.id)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	defer unlock()
+
+	l, r, undo, err := a.reserve(ctx, w)
+	if err != nil {
+		return api.Endpoint{}, translate(err)
+	}
+	l, err = a.attach(ctx, l, r, req.NetNS, len(undo) == 0)
+	if err != nil {
+		return api.Endpoint{}, translate(undo.run(ctx, err))
+	}
+	a.Logger.Info("attached", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network, "ip", l.IP, "port", l.Port)
+	return a.shown(l, r), nil
+}
+
+// attach gives the namespace the endpoint's interface and tells switch and
+// cluster of it. held says that the address was the endpoint's before this call.
+func (a *Agent) attach(ctx context.Context, l local, r network.Record, ns string, held bool) (local, error) {
+	if l.Attached {
+		if a.configure(ctx, l, r, ns) == nil {
+			return l, nil
+		}
+		// It is attached to a namespace that is gone or another: begin anew.
+		if err := a.detach(ctx, l); err != nil {
+			return l, err
+		}
+		l, _ = a.table.get(l.ID)
+	}
+	var undo undoStack
+	undo.push(func(ctx context.Context) error {
+		return errors.Join(a.unplug(ctx, l.ID), a.leave(ctx, r.ID, l.ID), a.forwarding.Do(ctx))
+	})
+	// The network's gateway here and the endpoint's own port do not need each other.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.join(gctx, r, l.ID) })
+	var ofport int
+	g.Go(func() (err error) {
+		ofport, err = a.plug(gctx, l, r, ns)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return l, undo.run(ctx, err)
+	}
+	before := l
+	l.Port, l.OFPort, l.Attached = link.HostName(l.ID), ofport, true
+	a.table.put(l)
+	undo.push(func(context.Context) error { a.table.put(before); return nil })
+
+	if err := a.announce(ctx, l.Network, held); err != nil {
+		return l, undo.run(ctx, err)
+	}
+	return l, nil
+}
+
+// announce programs the switch and publishes the endpoints of a network, side
+// by side. While the store is away, an endpoint that held its address before
+// goes on without being published: the others know it, and the converge loop
+// makes it up.
+func (a *Agent) announce(ctx context.Context, networkID string, held bool) error {
+	var g errgroup.Group
+	g.Go(func() error { return a.forwarding.Do(ctx) })
+	g.Go(func() error {
+		err := a.publish(ctx, networkID)
+		if held && errors.Is(err, state.ErrUnavailable) {
+			signal(a.kick)
+			return nil
+		}
+		return err
+	})
+	return g.Wait()
+}
+
+// plug makes the endpoint's veth pair, puts one end on the bridge and the other
+// into the namespace. It gives the OpenFlow port.
+func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) (int, error) {
+	veth := link.Veth{
+		Host: link.HostName(l.ID), Peer: link.PeerName(l.ID),
+		MAC: l.MAC, MTU: a.view.mtu(a.host()), Userspace: a.userspace(),
+	}
+	if err := a.Links.EnsureVeth(ctx, veth); err != nil {
+		return 0, err
+	}
+	var ofport int
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		ofport, err = a.Switch.AddPort(gctx, port(l, r, veth.MTU))
+		return err
+	})
+	g.Go(func() error { return a.configure(gctx, l, r, ns) })
+	return ofport, g.Wait()
+}
+
+// unplug takes away what plug made, all or part of it.
+func (a *Agent) unplug(ctx context.Context, id string) error {
+	name := link.HostName(id)
+	return errors.Join(a.Switch.RemovePort(ctx, name), a.Links.DeleteVeth(ctx, name))
+}
+
+// configure moves the container's end into the namespace and sets it up.
+func (a *Agent) configure(ctx context.Context, l local, r network.Record, ns string) error {
+	err := a.Links.Configure(ctx, link.PeerName(l.ID), ns, link.Config{
+		IfName: l.IfName, Addr: netip.PrefixFrom(l.IP, r.Subnet.Bits()), Gateway: r.Gateway,
+		MAC: l.MAC, MTU: a.view.mtu(a.host()), DefaultRoute: true,
+	})
+	if err != nil {
+		return fmt.Errorf("interface %q of %q: %w", l.IfName, l.ID, err)
+	}
+	return nil
+}
+
+// port is the endpoint's port on the bridge, with what tells it again later.
+func port(l local, r network.Record, mtu int) ovs.Port {
+	return ovs.Port{
+		Name: link.HostName(l.ID), Kind: ovs.KindEndpoint, VLAN: r.VLAN, MTU: mtu,
+		IDs: map[string]string{
+			idEndpoint: l.ID, idName: l.ContainerName, idNetwork: l.Network, idIP: l.IP.String(),
+			idMAC: l.MAC, idIfName: l.IfName, idSource: string(l.Source),
+		},
+	}
+}

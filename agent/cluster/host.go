@@ -1,0 +1,93 @@
+// Package cluster owns who is in the cluster: this host's identity and record,
+// its session that proves it alive, and the list of all hosts. It never
+// touches a packet and knows nothing of networks or endpoints.
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// HostsPrefix is where the records of the hosts lie, one key a host id.
+const HostsPrefix = state.Prefix + "hosts/"
+
+// recordVersion is the version of the record's layout.
+const recordVersion = 1
+
+// Host is a machine that runs the agent. Each host writes only its own record.
+type Host struct {
+	ID       string         // UUID, persisted in the state directory
+	Name     string         // for people; need not be unique
+	VTEP     netip.Addr     // tunnel address
+	MTU      int            // bytes of an IP packet on the underlay
+	Routes   []netip.Prefix // what this host can reach by a route of its own, for overlap checks
+	Version  string         // of the agent
+	Datapath string         // system or netdev
+	Alive    bool           // its session holds the record; not stored, read from the store
+}
+
+// record is the stored form of a Host.
+type record struct {
+	Version  int            `json:"version"`
+	ID       string         `json:"id"`
+	Name     string         `json:"name"`
+	VTEP     netip.Addr     `json:"vtep"`
+	MTU      int            `json:"underlay_mtu"`
+	Routes   []netip.Prefix `json:"routes"`
+	Agent    string         `json:"agent"`
+	Datapath string         `json:"datapath"`
+}
+
+func (h Host) encode() ([]byte, error) {
+	return json.Marshal(record{
+		Version: recordVersion, ID: h.ID, Name: h.Name, VTEP: h.VTEP, MTU: h.MTU,
+		Routes: h.Routes, Agent: h.Version, Datapath: h.Datapath,
+	})
+}
+
+// Decode reads a host's record. The error names the key.
+func Decode(e state.Entry) (Host, error) {
+	var r record
+	dec := json.NewDecoder(bytes.NewReader(e.Value))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&r); err != nil {
+		return Host{}, fmt.Errorf("record %q of a host: %w", e.Key, err)
+	}
+	switch {
+	case r.Version != recordVersion:
+		return Host{}, fmt.Errorf("record %q of a host has layout %d, this agent knows %d", e.Key, r.Version, recordVersion)
+	case r.ID != strings.TrimPrefix(e.Key, HostsPrefix):
+		return Host{}, fmt.Errorf("record %q of a host is of another, %q", e.Key, r.ID)
+	case !r.VTEP.IsValid() || r.VTEP.IsUnspecified() || r.VTEP.IsLoopback() || r.VTEP.IsMulticast():
+		return Host{}, fmt.Errorf("record %q of a host: %q is no tunnel address", e.Key, r.VTEP)
+	}
+	return Host{
+		ID: r.ID, Name: r.Name, VTEP: r.VTEP, MTU: r.MTU, Routes: r.Routes,
+		Version: r.Agent, Datapath: r.Datapath, Alive: e.Session != "",
+	}, nil
+}
+
+// DecodeAll reads a snapshot of HostsPrefix, sorted by name then id. A record
+// that cannot be read is left out and told in the errors.
+func DecodeAll(entries []state.Entry) ([]Host, []error) {
+	var hosts []Host
+	var errs []error
+	for _, e := range entries {
+		h, err := Decode(e)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		hosts = append(hosts, h)
+	}
+	slices.SortFunc(hosts, func(a, b Host) int {
+		return strings.Compare(a.Name+"\x00"+a.ID, b.Name+"\x00"+b.ID)
+	})
+	return hosts, errs
+}

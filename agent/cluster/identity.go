@@ -1,0 +1,51 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// LoadID reads this host's identity from dir, and makes it at the first start.
+// It is a random UUID (RFC 9562, version 4) that outlives renames and new
+// addresses.
+func LoadID(dir string) (string, error) {
+	path := filepath.Join(dir, "host-id")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return makeID(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the host's identity: %w", err)
+	}
+	id, err := uuid.Parse(strings.TrimSpace(string(data)))
+	if err != nil {
+		return "", fmt.Errorf("host identity in %s is not a UUID; remove the file to get a new one: %w", path, err)
+	}
+	return id.String(), nil
+}
+
+// makeID writes the file whole or not at all: a host with half an identity
+// would be a new host at every start.
+func makeID(path string) (string, error) {
+	id := uuid.NewString()
+	f, err := os.CreateTemp(filepath.Dir(path), ".host-id-")
+	if err != nil {
+		return "", fmt.Errorf("write the host's identity: %w", err)
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // gone already when the rename succeeded
+	_, err = f.WriteString(id + "\n")
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("write the host's identity: %w", err)
+	}
+	return id, nil
+}

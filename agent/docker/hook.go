@@ -1,0 +1,130 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// HookCommand is the first argument with which the OCI runtime calls this program.
+const HookCommand = "hook"
+
+const (
+	hookCreateRuntime = "create-runtime"
+	hookPoststop      = "poststop"
+)
+
+// defaultSocket is where the agent is looked for: a hook has no environment and
+// reads no settings.
+const defaultSocket = "/run/socketplane/socketplane.sock"
+
+// maxState bounds what is read of the container's state, in bytes.
+const maxState = 1 << 20
+
+// ociState is what a hook reads on stdin (OCI runtime-spec, runtime.md).
+type ociState struct {
+	ID     string `json:"id"`
+	PID    int    `json:"pid"`
+	Bundle string `json:"bundle"`
+}
+
+// RunHook is one OCI hook: args are its name and, where it is not the default,
+// the agent's socket. It gives the exit code; failing, the container does not start.
+func RunHook(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer) int {
+	if err := runHook(ctx, args, stdin); err != nil {
+		fmt.Fprintf(stderr, "socketplane: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return 1
+	}
+	return 0
+}
+
+func runHook(ctx context.Context, args []string, stdin io.Reader) error {
+	if len(args) < 1 || len(args) > 2 {
+		return errors.New("hook is called by the container runtime, with its state on standard input")
+	}
+	socket := defaultSocket
+	if len(args) == 2 {
+		socket = args[1]
+	}
+	state, err := readState(stdin)
+	if err != nil {
+		return err
+	}
+	svc := api.NewClient(socket)
+	switch args[0] {
+	case hookCreateRuntime:
+		return createRuntime(ctx, svc, state)
+	case hookPoststop:
+		return poststop(ctx, svc, state)
+	}
+	return fmt.Errorf("there is no hook %q", args[0])
+}
+
+func readState(r io.Reader) (ociState, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxState+1))
+	if err != nil {
+		return ociState{}, fmt.Errorf("container state: %w", err)
+	}
+	var s ociState
+	if len(data) > maxState {
+		return s, fmt.Errorf("container state is larger than %d bytes", maxState)
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return s, fmt.Errorf("container state: %w", err)
+	}
+	return s, api.CheckEndpointID(s.ID)
+}
+
+// createRuntime gives the container its interface. An agent that is just being
+// restarted does not fail a container's start.
+func createRuntime(ctx context.Context, svc api.Service, s ociState) error {
+	if s.PID <= 0 {
+		return fmt.Errorf("container %s: its state has no process", s.ID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 25*time.Second) // below the hook's own limit, to say why
+	defer cancel()
+	var e api.Endpoint
+	err := whileUnreachable(ctx, 10*time.Second, func() (err error) {
+		e, err = svc.Attach(ctx, api.AttachRequest{ID: s.ID, NetNS: fmt.Sprintf("/proc/%d/ns/net", s.PID), Source: api.SourceDocker})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return nameInHosts(filepath.Join(s.Bundle, "config.json"), s.ID, e)
+}
+
+// poststop takes the interface away; the address stays with the container.
+func poststop(ctx context.Context, svc api.Service, s ociState) error {
+	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
+	defer cancel()
+	return whileUnreachable(ctx, 2*time.Second, func() error { return svc.Detach(ctx, s.ID) })
+}
+
+// whileUnreachable repeats a call until the agent has answered or limit is over.
+func whileUnreachable(ctx context.Context, limit time.Duration, call func() error) error {
+	over := time.NewTimer(limit)
+	defer over.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := call()
+		if !errors.Is(err, api.ErrUnreachable) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-over.C:
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// maxDaemonJSON bounds dockerd's configuration, in bytes.
+const maxDaemonJSON = 1 << 20
+
+// Registration says how our runtime is made known to dockerd.
+type Registration struct {
+	DaemonJSON  string // dockerd's configuration, such as /etc/docker/daemon.json
+	PIDFile     string // of dockerd; empty: /var/run/docker.pid
+	Host        string // where dockerd answers, such as unix:///run/docker.sock
+	RuntimePath string // what InstallRuntime gave
+	Socket      string // of the agent; empty: the usual one
+	Logger      *slog.Logger
+}
+
+// InstallRuntime puts a link to this program, under the runtime's name, into
+// dir and gives its path.
+func InstallRuntime(dir string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("path of this program: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("runtime's directory: %w", err)
+	}
+	path := filepath.Join(dir, RuntimeProgram)
+	if target, err := os.Readlink(path); err == nil && target == self {
+		return path, nil
+	}
+	fresh := filepath.Join(dir, fmt.Sprintf(".%s.%d", RuntimeProgram, os.Getpid()))
+	if err := os.Symlink(self, fresh); err != nil {
+		return "", fmt.Errorf("link the runtime: %w", err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		_ = os.Remove(fresh) // the first error says more
+		return "", fmt.Errorf("link the runtime: %w", err)
+	}
+	return path, nil
+}
+
+// Register names our runtime in daemon.json, leaving all else as it is, and has
+// a running dockerd read it again. When dockerd runs, it knows the runtime on return.
+func Register(ctx context.Context, r Registration) error {
+	changed, err := r.edit(func(runtimes *object) error {
+		entry := struct {
+			Path        string   `json:"path"`
+			RuntimeArgs []string `json:"runtimeArgs,omitempty"`
+		}{Path: r.RuntimePath}
+		if r.Socket != "" && r.Socket != defaultSocket {
+			entry.RuntimeArgs = []string{socketFlag + r.Socket}
+		}
+		raw, err := json.Marshal(entry)
+		if err != nil {
+			return fmt.Errorf("runtime entry: %w", err)
+		}
+		runtimes.set(RuntimeName, raw)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.reload(ctx, changed, true)
+}
+
+// Unregister takes our runtime out of daemon.json again.
+func Unregister(ctx context.Context, r Registration) error {
+	changed, err := r.edit(func(runtimes *object) error {
+		runtimes.remove(RuntimeName)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.reload(ctx, changed, false)
+}
+
+// edit changes the runtimes in daemon.json. The file is written only when its
+// meaning changes, and never when it cannot be read as JSON.
+func (r Registration) edit(change func(runtimes *object) error) (changed bool, err error) {
+	path := r.DaemonJSON
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // what a link points at is changed, the link stays
+	}
+	mode := os.FileMode(0o644)
+	data, err := readBounded(path, maxDaemonJSON)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return false, fmt.Errorf("docker's configuration: %w", err)
+		}
+	case err != nil:
+		return false, fmt.Errorf("docker's configuration: %w", err)
+	default:
+		if info, err := os.Stat(path); err == nil {
+			mode = info.Mode().Perm()
+		}
+	}
+	mended, err := editRuntimes(data, change)
+	if err != nil {
+		return false, fmt.Errorf("docker's configuration %s, mend it first: %w", path, err)
+	}
+	if mended == nil {
+		return false, nil
+	}
+	return true, replaceFile(path, mended, mode, true)
+}
+
+// editRuntimes gives the changed text, or nil when nothing changes.
+func editRuntimes(data []byte, change func(runtimes *object) error) ([]byte, error) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		data = []byte("{}")
+	}
+	config, err := parseObject(data)
+	if err != nil {
+		return nil, err
+	}
+	runtimes, err := config.child("runtimes")
+	if err != nil {
+		return nil, err
+	}
+	before := compact(runtimes.bytes())
+	if err := change(runtimes); err != nil {
+		return nil, err
+	}
+	if bytes.Equal(before, compact(runtimes.bytes())) {
+		return nil, nil
+	}
+	if len(runtimes.keys) == 0 {
+		config.remove("runtimes")
+	} else {
+		config.set("runtimes", runtimes.bytes())
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, config.bytes(), "", "  "); err != nil {
+		return nil, err
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
+}
+
+func compact(raw json.RawMessage) []byte {
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		return raw
+	}
+	return b.Bytes()
+}
+
+// reload has dockerd read its configuration and waits until docker info shows
+// what is wanted. A dockerd that does not run will read it when it starts.
+func (r Registration) reload(ctx context.Context, changed, want bool) error {
+	pid, err := r.dockerd()
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		r.Logger.Info("dockerd does not run; it reads the runtime when it starts")
+		return nil
+	}
+	engine, err := Dial(r.Host)
+	if err != nil {
+		return err
+	}
+	defer engine.Close() //nolint:errcheck // only read from
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if !changed {
+		if names, err := engine.runtimes(ctx); err == nil && names[RuntimeName] == want {
+			return nil
+		}
+	}
+	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		return fmt.Errorf("tell dockerd (pid %d) to read its configuration: %w", pid, err)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		names, err := engine.runtimes(ctx)
+		if err == nil && names[RuntimeName] == want {
+			r.Logger.Info("dockerd has read its configuration", "runtime", RuntimeName, "known", want)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("dockerd has not taken over the runtime %q from %s; see dockerd's log", RuntimeName, r.DaemonJSON)
+		case <-tick.C:
+		}
+	}
+}
+
+// dockerd gives dockerd's pid, 0 when it does not run.
+func (r Registration) dockerd() (int, error) {
+	path := r.PIDFile
+	if path == "" {
+		path = "/var/run/docker.pid"
+	}
+	data, err := readBounded(path, 64)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("docker's pid file: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return 0, nil //nolint:nilerr // half-written: it is just starting
+	}
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil || strings.TrimSpace(string(comm)) != "dockerd" {
+		return 0, nil //nolint:nilerr // left by one that died
+	}
+	return pid, nil
+}

@@ -1,0 +1,147 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Gateway describes the port of a network's gateway on this host. The port
+// itself is the switch's: it exists before, and goes with the switch's record.
+type Gateway struct {
+	Name   string       // from GatewayName
+	MAC    string       // the same on every host
+	Addr   netip.Prefix // the gateway's address with the subnet's length
+	MTU    int          // bytes
+	Source netip.Addr   // what this host speaks to the subnet as, its VTEP; the gateway's address is every host's
+	// Userspace: the port is a tap of a switch in user space.
+	Userspace bool
+}
+
+// routeProtocol marks our routes for people who read `ip route`: RTPROT_STATIC.
+const routeProtocol = unix.RTPROT_STATIC
+
+// EnsureGateway gives a gateway port its MAC, MTU, address and route. What is
+// as it should be is not touched: it may be called in every converge.
+func (l *Links) EnsureGateway(ctx context.Context, g Gateway) error {
+	if err := l.ensureGateway(ctx, g); err != nil {
+		return fmt.Errorf("set up gateway port %q: %w", g.Name, err)
+	}
+	return nil
+}
+
+func (l *Links) ensureGateway(ctx context.Context, g Gateway) error {
+	mac, err := net.ParseMAC(g.MAC)
+	if err != nil {
+		return err
+	}
+	if !g.Addr.IsValid() || !g.Addr.Addr().Is4() {
+		return fmt.Errorf("address %s is not IPv4", g.Addr)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c, err := l.acquire()
+	if err != nil {
+		return err
+	}
+	defer l.release(c)
+	port, err := c.mustFind(g.Name)
+	if err != nil {
+		return err
+	}
+	if err := gatewaySysctls(g.Name); err != nil {
+		return err
+	}
+	if g.Userspace {
+		if err := disableTxChecksum(nil, nil, g.Name); err != nil {
+			return err
+		}
+	}
+	if err := c.mendLink(port, g.MTU, mac); err != nil {
+		return err
+	}
+	if err := c.onlyAddress(port, g.Addr); err != nil {
+		return err
+	}
+	if port.Attrs().RawFlags&unix.IFF_UP == 0 {
+		if err := c.LinkSetUp(port); err != nil {
+			return fmt.Errorf("set up: %w", err)
+		}
+	}
+	return c.subnetRoute(port, g)
+}
+
+// gatewaySysctls sets what must be so before the port comes up.
+func gatewaySysctls(name string) error {
+	if err := disableIPv6(name); err != nil {
+		return err
+	}
+	for _, s := range []struct{ key, value string }{
+		// 1: answer only for addresses of this very port, not for the
+		// underlay's or another network's gateway.
+		{"arp_ignore", "1"},
+		// 1, strict (RFC 3704): from this port only the subnet speaks.
+		{"rp_filter", "1"},
+	} {
+		if err := setSysctl("net/ipv4/conf/"+name+"/"+s.key, s.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// onlyAddress leaves the port with one IPv4 address, and without the route
+// that the kernel makes for it: that one would have the shared gateway address
+// as source, and the answer to it ends at the other host's own gateway.
+func (c *conn) onlyAddress(port netlink.Link, want netip.Prefix) error {
+	addrs, err := dump(func() ([]netlink.Addr, error) { return c.AddrList(port, netlink.FAMILY_V4) })
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	have := false
+	for _, a := range addrs {
+		if prefixOf(a.IPNet) == want && a.Flags&unix.IFA_F_NOPREFIXROUTE != 0 {
+			have = true
+			continue
+		}
+		if err := c.AddrDel(port, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+		}
+	}
+	if have {
+		return nil
+	}
+	err = c.AddrAdd(port, &netlink.Addr{IPNet: ipNet(want), Flags: unix.IFA_F_NOPREFIXROUTE})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add address %s: %w", want, err)
+	}
+	return nil
+}
+
+// subnetRoute is `ip route replace SUBNET dev NAME src Source`; the kernel
+// does nothing when the route is there already.
+func (c *conn) subnetRoute(port netlink.Link, g Gateway) error {
+	source := g.Source
+	if !source.IsValid() {
+		source = g.Addr.Addr()
+	}
+	subnet := g.Addr.Masked()
+	err := c.RouteReplace(&netlink.Route{
+		LinkIndex: port.Attrs().Index, Dst: ipNet(subnet), Src: source.AsSlice(),
+		Scope: netlink.SCOPE_LINK, Protocol: routeProtocol,
+	})
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("route %s from %s, which must be an address of this host: %w", subnet, source, err)
+	}
+	if err != nil {
+		return fmt.Errorf("route %s from %s: %w", subnet, source, err)
+	}
+	return nil
+}

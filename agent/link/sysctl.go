@@ -1,0 +1,75 @@
+package link
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// socketBuffer is what an AF_PACKET socket of a switch in user space needs to
+// lose nothing in a burst, in bytes; the kernel's default is 208 KiB.
+const socketBuffer = 8 << 20
+
+// PrepareHost sets what the host needs for any network: IPv4 forwarding, and
+// with a switch in user space a larger default socket buffer, which the switch
+// takes when it opens a port. It writes only what differs.
+func PrepareHost(userspace bool) error {
+	if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
+		return fmt.Errorf("prepare host: %w", err)
+	}
+	if !userspace {
+		return nil
+	}
+	const buffer = "net/core/rmem_default"
+	raw, err := os.ReadFile("/proc/sys/" + buffer)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a namespace of its own; the file belongs to the machine
+	}
+	if err != nil {
+		return fmt.Errorf("prepare host: %w", err)
+	}
+	if now, err := strconv.Atoi(string(bytes.TrimSpace(raw))); err == nil && now >= socketBuffer {
+		return nil
+	}
+	err = setSysctl(buffer, strconv.Itoa(socketBuffer))
+	if err != nil && !errors.Is(err, fs.ErrPermission) { // newer kernels show it read-only in a namespace of its own
+		return fmt.Errorf("prepare host: %w", err)
+	}
+	return nil
+}
+
+// setSysctl writes a value of /proc/sys where it differs. Names of interfaces
+// in the path were checked before: they hold no '/'.
+func setSysctl(name, value string) error {
+	path := "/proc/sys/" + name
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read sysctl %s: %w", name, err)
+	}
+	if strings.TrimSpace(string(raw)) == value {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	}
+	_, err = f.WriteString(value)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	}
+	return nil
+}
+
+// disableIPv6 turns IPv6 off on a link of the current namespace. A kernel
+// without IPv6 has nothing to turn off.
+func disableIPv6(name string) error {
+	err := setSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,85 @@
+// Package nat owns what iptables has to say about the gateway ports: which
+// packets the host forwards from and to the networks, and that they leave
+// under an address of the host. It works in chains of its own and in the jumps
+// to them, and never touches another rule. It works in the network namespace
+// of the process, with whatever backend (nft or legacy) the host's iptables has.
+package nat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+)
+
+// ErrNoIptables means that the host lacks the iptables programs.
+var ErrNoIptables = errors.New("iptables-save and iptables-restore were not found; install the iptables package")
+
+// restoreTries bounds how often a change is tried anew when somebody else,
+// such as dockerd, changed the tables between our look and our change.
+const restoreTries = 4
+
+// NAT keeps the rules of this host. It may be used by many goroutines.
+type NAT struct {
+	log *slog.Logger
+	cmd commands
+
+	mu sync.Mutex // one look-and-change at a time
+}
+
+// New finds the iptables programs; without them the error is ErrNoIptables.
+func New(logger *slog.Logger) (*NAT, error) {
+	cmd, err := findCommands()
+	if err != nil {
+		return nil, err
+	}
+	return &NAT{log: logger, cmd: cmd}, nil
+}
+
+// Set makes the rules what r says. It compares with what the kernel has: when
+// nothing differs it changes nothing and costs one iptables-save. A table is
+// changed in one step: no packet sees half of it.
+func (n *NAT) Set(ctx context.Context, r Rules) error {
+	want, err := r.chains()
+	if err != nil {
+		return fmt.Errorf("set iptables rules: %w", err)
+	}
+	if err := n.apply(ctx, func(have ruleset) string { return difference(have, want) }); err != nil {
+		return fmt.Errorf("set iptables rules: %w", err)
+	}
+	return nil
+}
+
+// Clear takes our chains and the jumps to them away. None there is success.
+func (n *NAT) Clear(ctx context.Context) error {
+	if err := n.apply(ctx, removal); err != nil {
+		return fmt.Errorf("clear iptables rules: %w", err)
+	}
+	return nil
+}
+
+// apply feeds what script says of the present rules to iptables-restore.
+func (n *NAT) apply(ctx context.Context, script func(have ruleset) string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var failed error
+	for range restoreTries {
+		have, err := n.cmd.save(ctx)
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		input := script(have)
+		if input == "" {
+			return nil
+		}
+		n.log.Debug("changing iptables rules", "input", input)
+		if failed = n.cmd.restore(ctx, input); failed == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return failed
+}

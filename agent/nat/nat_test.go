@@ -1,0 +1,193 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func rules() Rules {
+	return Rules{Networks: []Network{
+		{Subnet: netip.MustParsePrefix("10.7.0.0/16"), GatewayPort: "spgtest1"},
+		{Subnet: netip.MustParsePrefix("10.6.0.0/16"), GatewayPort: "spgtest0"},
+	}}
+}
+
+const want = `*nat
+:PREROUTING ACCEPT 
+:INPUT ACCEPT 
+:OUTPUT ACCEPT 
+:POSTROUTING ACCEPT 
+:SOCKETPLANE-POSTROUTING - 
+-A POSTROUTING -j SOCKETPLANE-POSTROUTING
+-A SOCKETPLANE-POSTROUTING -s 10.6.0.0/16 ! -o spg+ -j MASQUERADE
+-A SOCKETPLANE-POSTROUTING -s 10.7.0.0/16 ! -o spg+ -j MASQUERADE
+COMMIT
+*filter
+:INPUT ACCEPT 
+:FORWARD ACCEPT 
+:OUTPUT ACCEPT 
+:DOCKER-USER - 
+:SOCKETPLANE-FORWARD - 
+:SOCKETPLANE-INPUT - 
+-A INPUT -j SOCKETPLANE-INPUT
+-A FORWARD -j SOCKETPLANE-FORWARD
+-A FORWARD -j DOCKER-USER
+-A DOCKER-USER -j SOCKETPLANE-FORWARD
+-A DOCKER-USER -j RETURN
+-A SOCKETPLANE-FORWARD -i spg+ -o spg+ -j DROP
+-A SOCKETPLANE-FORWARD -o spg+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A SOCKETPLANE-FORWARD -o spg+ -j DROP
+-A SOCKETPLANE-FORWARD -i spg+ -o docker+ -j RETURN
+-A SOCKETPLANE-FORWARD -i spg+ -j ACCEPT
+-A SOCKETPLANE-INPUT -d 10.6.0.0/16 -i spgtest0 -j RETURN
+-A SOCKETPLANE-INPUT -d 10.7.0.0/16 -i spgtest1 -j RETURN
+-A SOCKETPLANE-INPUT -d 10.6.0.0/16 -i spg+ -j DROP
+-A SOCKETPLANE-INPUT -d 10.7.0.0/16 -i spg+ -j DROP
+COMMIT
+`
+
+// tables sorts the tables of a saved ruleset: the backends print them in
+// different orders.
+func tables(s string) map[string]string {
+	all := map[string]string{}
+	for part := range strings.SplitSeq(s, "COMMIT\n") {
+		name, _, _ := strings.Cut(part, "\n")
+		if name == "*filter" || name == "*nat" {
+			all[name] = part
+		}
+	}
+	return all
+}
+
+func TestSet(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			n := newNAT(t, backend)
+			ipt := func(args ...string) { t.Helper(); do(t, append([]string{"iptables-" + backend, "-w"}, args...)...) }
+			// Both tables exist from here on, so that before and after compare.
+			ipt("-t", "nat", "-L", "-n")
+			ipt("-N", "DOCKER-USER")
+			ipt("-A", "DOCKER-USER", "-j", "RETURN")
+			ipt("-I", "FORWARD", "-j", "DOCKER-USER")
+			before := saved(t, n)
+			check := func(r Rules, want string) {
+				t.Helper()
+				if err := n.Set(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(tables(want), tables(saved(t, n))); diff != "" {
+					t.Error(diff)
+				}
+			}
+			check(rules(), want)
+			check(rules(), want)
+
+			// Nothing differs: nothing is written.
+			working := n.cmd.restorePath
+			n.cmd.restorePath = "/nonexistent"
+			check(rules(), want)
+			n.cmd.restorePath = working
+
+			// Docker starts and comes first; a rule is lost; a jump is doubled.
+			ipt("-D", "FORWARD", "-j", "DOCKER-USER")
+			ipt("-I", "FORWARD", "-j", "DOCKER-USER")
+			ipt("-D", forwardChain, "1")
+			ipt("-A", "INPUT", "-j", inputChain)
+			ipt("-t", "nat", "-F", "POSTROUTING")
+			check(rules(), want)
+
+			one := rules()
+			one.Networks = one.Networks[1:]
+			var less []string
+			for line := range strings.Lines(want) {
+				if !strings.Contains(line, "10.7.0.0") {
+					less = append(less, line)
+				}
+			}
+			check(one, strings.Join(less, ""))
+
+			for range 2 {
+				if err := n.Clear(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(before, saved(t, n)); diff != "" {
+					t.Error(diff)
+				}
+			}
+		})
+	}
+}
+
+func TestSetParallel(t *testing.T) {
+	// Several agents' worth of hands, each with a lock of its own.
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			var wg sync.WaitGroup
+			var last *NAT
+			for range 4 {
+				n := newNAT(t, backend)
+				last = n
+				wg.Go(func() {
+					if err := n.Set(t.Context(), rules()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if err := last.Set(t.Context(), rules()); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Count(saved(t, last), "-A FORWARD -j "+forwardChain+"\n"); got != 1 {
+				t.Errorf("%d jumps", got)
+			}
+		})
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	n := newNAT(t, "nft")
+	subnet := netip.MustParsePrefix("10.6.0.0/16")
+	for _, r := range []Rules{
+		{Networks: []Network{{GatewayPort: "spgx"}}},
+		{Networks: []Network{{Subnet: netip.MustParsePrefix("fd00::/64"), GatewayPort: "spgx"}}},
+		{Networks: []Network{{Subnet: netip.MustParsePrefix("10.6.0.1/16"), GatewayPort: "spgx"}}},
+		{Networks: []Network{{Subnet: netip.MustParsePrefix("0.0.0.0/0"), GatewayPort: "spgx"}}},
+		{Networks: []Network{{Subnet: subnet, GatewayPort: "eth0"}}},
+		{Networks: []Network{{Subnet: subnet, GatewayPort: "spgx\nCOMMIT"}}},
+		{Networks: []Network{{Subnet: subnet, GatewayPort: "spg0123456789abcdef"}}},
+		{GatewayPrefix: "+"},
+	} {
+		if err := n.Set(t.Context(), r); err == nil {
+			t.Errorf("%+v was taken", r)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.Set(ctx, rules()); !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestMissingPrograms(t *testing.T) {
+	for _, path := range []string{"/usr/sbin/iptables-save", "/sbin/iptables-save"} {
+		if _, err := os.Stat(path); err == nil {
+			// They are found although the PATH lacks them.
+			t.Setenv("PATH", t.TempDir())
+			if _, err := New(nil); err != nil {
+				t.Error(err)
+			}
+			break
+		}
+	}
+	_, err := findIn("/nonexistent/")
+	if !errors.Is(err, ErrNoIptables) {
+		t.Errorf("err = %v", err)
+	}
+}

@@ -1,0 +1,174 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// EnsureDefault gives the network `default`, and makes it on a subnet that is
+// free on every host if it is not there. Two hosts that do so at once get the
+// same one.
+func (m *Manager) EnsureDefault(ctx context.Context) (Record, error) {
+	rec, _, err := m.Create(ctx, api.DefaultNetwork, netip.Prefix{})
+	return rec, err
+}
+
+// Create makes a network; the zero subnet means any that is free. The same name
+// with the same subnet, or with none, gives the existing network and false.
+// Errors: ErrExists, ErrOverlap, ErrNoSubnet, ErrNoVLAN, ErrBadRecord, an
+// *api.Error for a wrong name or subnet, and those of the store.
+func (m *Manager) Create(ctx context.Context, name string, subnet netip.Prefix) (Record, bool, error) {
+	if err := api.CheckNetworkName(name); err != nil {
+		return Record{}, false, err
+	}
+	if subnet != (netip.Prefix{}) {
+		if _, err := api.ParseSubnet(subnet.String()); err != nil {
+			return Record{}, false, err
+		}
+	}
+	for lost := 0; ; lost++ {
+		rec, created, err := m.createOnce(ctx, name, subnet)
+		if !errors.Is(err, state.ErrConflict) {
+			if created {
+				m.log.Info("network created", "network", name, "subnet", rec.Subnet, "vlan", rec.VLAN, "vni", rec.VNI)
+			}
+			return rec, created, err
+		}
+		if err := pause(ctx, lost); err != nil {
+			return Record{}, false, fmt.Errorf("create network %q: %w", name, err)
+		}
+	}
+}
+
+// createOnce tries once. ErrConflict: something was changed meanwhile, and all
+// that this try has read may be wrong.
+func (m *Manager) createOnce(ctx context.Context, name string, subnet netip.Prefix) (Record, bool, error) {
+	bump, err := m.bump(ctx) // read before everything that it guards
+	if err != nil {
+		return Record{}, false, err
+	}
+	entries, err := m.store.List(ctx, NetworksPrefix)
+	if err != nil {
+		return Record{}, false, fmt.Errorf("create network %q: %w", name, err)
+	}
+	var taken []occupied
+	vlans := map[int]bool{}
+	for _, e := range entries {
+		rec, err := Decode(e)
+		switch {
+		case err != nil && e.Key == Key(name):
+			return Record{}, false, err
+		case err != nil:
+			m.log.Warn("network record is left alone", "network", strings.TrimPrefix(e.Key, NetworksPrefix), "err", err)
+			if p, ok := salvage(e.Value); ok {
+				taken = append(taken, occupied{p, fmt.Sprintf("network %q (%s)", strings.TrimPrefix(e.Key, NetworksPrefix), p)})
+			}
+		case rec.ID == name && rec.Deleting:
+			return Record{}, false, m.finish(ctx, name)
+		case rec.ID == name && subnet != (netip.Prefix{}) && subnet != rec.Subnet:
+			return Record{}, false, refuse(ErrExists, "network %q exists with subnet %s; choose another name, or omit the subnet to use it as it is", name, rec.Subnet)
+		case rec.ID == name:
+			return rec, false, nil
+		default:
+			taken = append(taken, occupied{rec.Subnet, fmt.Sprintf("network %q (%s)", rec.ID, rec.Subnet)})
+			vlans[rec.VLAN] = true
+		}
+	}
+	if subnet, err = m.place(ctx, name, subnet, taken); err != nil {
+		return Record{}, false, err
+	}
+	vlan, err := m.freeVLAN(ctx, name, vlans)
+	if err != nil {
+		return Record{}, false, err
+	}
+	rec := Record{ID: name, Subnet: subnet, Gateway: subnet.Addr().Next(), VLAN: vlan, VNI: uint32(VNIBase + vlan)}
+	if err := m.put(ctx, rec, bump); err != nil {
+		return Record{}, false, err
+	}
+	stored, err := m.Get(ctx, name) // for its version
+	if errors.Is(err, ErrNotFound) {
+		return Record{}, false, fmt.Errorf("create network %q: deleted at once: %w", name, state.ErrConflict)
+	}
+	return stored, err == nil, err
+}
+
+// place checks the subnet that was asked for, or chooses one.
+func (m *Manager) place(ctx context.Context, name string, subnet netip.Prefix, taken []occupied) (netip.Prefix, error) {
+	routes, err := m.routes(ctx)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("create network %q: read the hosts' routes: %w", name, err)
+	}
+	for _, r := range routes {
+		if r.matters() {
+			taken = append(taken, occupied{r.Prefix, fmt.Sprintf("route %s of host %q", r.Prefix, r.Host)})
+		}
+	}
+	if subnet == (netip.Prefix{}) {
+		chosen, ok := freeSubnet(taken)
+		if !ok {
+			return netip.Prefix{}, refuse(ErrNoSubnet, "network %q: every private subnet overlaps a network or a route of a host; give a subnet, or delete a network that is not used", name)
+		}
+		return chosen, nil
+	}
+	if o, clash := overlapping(subnet, taken); clash {
+		return netip.Prefix{}, refuse(ErrOverlap, "network %q: subnet %s overlaps %s; choose another or omit it", name, subnet, o.by)
+	}
+	return subnet, nil
+}
+
+// freeVLAN gives the lowest VLAN that has no key and is no network's.
+func (m *Manager) freeVLAN(ctx context.Context, name string, used map[int]bool) (int, error) {
+	keys, err := m.store.List(ctx, VLANsPrefix)
+	if err != nil {
+		return 0, fmt.Errorf("create network %q: %w", name, err)
+	}
+	for _, e := range keys {
+		if id, err := strconv.Atoi(strings.TrimPrefix(e.Key, VLANsPrefix)); err == nil {
+			used[id] = true
+		}
+	}
+	for id := 1; id <= MaxVLAN; id++ {
+		if !used[id] {
+			return id, nil
+		}
+	}
+	return 0, refuse(ErrNoVLAN, "network %q: all %d VLANs are taken; delete a network that is not used", name, MaxVLAN)
+}
+
+// put writes a new network and its VLAN, if nothing has changed since bump was made.
+func (m *Manager) put(ctx context.Context, rec Record, bump state.Op) error {
+	value, err := rec.encode()
+	if err != nil {
+		return err
+	}
+	vlan, err := encode(rec.ID, vlanValue{Version: layout, Network: rec.ID})
+	if err != nil {
+		return err
+	}
+	err = m.store.Txn(ctx, []state.Op{
+		bump,
+		{Kind: state.OpCAS, Key: VLANKey(rec.VLAN), Value: vlan},
+		{Kind: state.OpCAS, Key: Key(rec.ID), Value: value},
+	})
+	if err != nil {
+		return fmt.Errorf("create network %q: %w", rec.ID, err)
+	}
+	return nil
+}
+
+// finish ends a deletion that somebody has begun, and may have died of. It
+// always gives an error: ErrConflict tells the caller to look again.
+func (m *Manager) finish(ctx context.Context, name string) error {
+	err := m.deleteOnce(ctx, name)
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInUse) {
+		return state.ErrConflict // gone, or there again: either way not as it was
+	}
+	return err
+}

@@ -1,0 +1,79 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Sentinel errors. What is returned is one whole sentence that names the network
+// and says what to do, and wraps one of these; or it is an *api.Error for a wrong
+// name or subnet, or an error of the store or the context.
+var (
+	ErrExists    = errors.New("network exists with another subnet")
+	ErrOverlap   = errors.New("subnet overlaps")
+	ErrInUse     = errors.New("network is in use")
+	ErrNotFound  = errors.New("network does not exist")
+	ErrNoVLAN    = errors.New("no VLAN is free")
+	ErrNoSubnet  = errors.New("no subnet is free")
+	ErrBadRecord = errors.New("value cannot be decoded")
+)
+
+// refusal is a sentinel with its sentence.
+type refusal struct {
+	kind error
+	text string
+}
+
+func refuse(kind error, format string, args ...any) error {
+	return &refusal{kind: kind, text: fmt.Sprintf(format, args...)}
+}
+
+func (r *refusal) Error() string { return r.text }
+func (r *refusal) Unwrap() error { return r.kind }
+
+// InUseError says who keeps a network from being deleted. It is an ErrInUse.
+type InUseError struct {
+	Network   string
+	Hosts     []string // UUIDs, sorted
+	Endpoints int      // on all of them; 0: a host's list could not be read
+}
+
+func (e *InUseError) Error() string {
+	what := "endpoints"
+	switch {
+	case e.Endpoints == 1:
+		what = "1 endpoint"
+	case e.Endpoints > 1:
+		what = fmt.Sprintf("%d endpoints", e.Endpoints)
+	}
+	const most = 4 // hosts in one line
+	hosts := e.Hosts
+	more := ""
+	if len(hosts) > most {
+		more = fmt.Sprintf(" and %d more", len(hosts)-most)
+		hosts = hosts[:most]
+	}
+	noun := "host"
+	if len(e.Hosts) > 1 {
+		noun = "hosts"
+	}
+	return fmt.Sprintf("network %q has %s on %s %s%s; remove them first", e.Network, what, noun, strings.Join(hosts, ", "), more)
+}
+
+// Unwrap gives ErrInUse.
+func (e *InUseError) Unwrap() error { return ErrInUse }
+
+// BadRecordError names a key of the store whose value is not what belongs there.
+// The value is left as it is. It is an ErrBadRecord.
+type BadRecordError struct {
+	Key   string
+	Cause error
+}
+
+func (e *BadRecordError) Error() string {
+	return fmt.Sprintf("value of key %q in the store cannot be decoded (%v); mend it or delete the key", e.Key, e.Cause)
+}
+
+// Unwrap gives ErrBadRecord and the cause.
+func (e *BadRecordError) Unwrap() []error { return []error{ErrBadRecord, e.Cause} }

@@ -1,0 +1,162 @@
+// Package network owns the networks of the cluster: their records, their
+// subnets, VLANs and VNIs in the store. It creates, finds and deletes them such
+// that two hosts never disagree and no network goes while an endpoint is on it.
+// It never touches a switch, an interface or an address, and keeps nothing in
+// memory between calls.
+package network
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// Where things lie in the store. Each prefix ends in a slash.
+const (
+	NetworksPrefix  = state.Prefix + "networks/"  // + name: a Record
+	EndpointsPrefix = state.Prefix + "endpoints/" // + network/host: that host's endpoints on the network
+	VLANsPrefix     = state.Prefix + "vlans/"     // + id: the network that has the VLAN
+
+	// GenerationKey changes with every network that is created or deleted. Who
+	// creates one writes it too, so that two creations cannot both believe that
+	// a subnet is free.
+	GenerationKey = state.Prefix + "network-generation"
+)
+
+// Bounds of the ids of a network.
+const (
+	MaxVLAN = 4094      // IEEE 802.1Q: 0 and 4095 are reserved
+	maxVNI  = 1<<24 - 1 // RFC 7348: 24 bits
+	// VNIBase plus the VLAN is the VNI of a network made here. It keeps ours
+	// apart from the low VNIs that people pick by hand.
+	VNIBase = 10000
+)
+
+const layout = 1 // version of every value written here
+
+// Record is a network as the store has it.
+type Record struct {
+	ID      string // the network's name
+	Subnet  netip.Prefix
+	Gateway netip.Addr
+	VLAN    int
+	VNI     uint32
+	// Deleting is set while somebody deletes the network. Whoever puts an
+	// endpoint on a network refuses then, and checks Version in the transaction
+	// that publishes the endpoint: that is what keeps a network from going away
+	// under an endpoint.
+	Deleting bool
+	Version  uint64 // of the key in the store; it changes with every write
+}
+
+// recordValue is a record's value in the store.
+type recordValue struct {
+	Version  int          `json:"version"`
+	ID       string       `json:"id"`
+	Subnet   netip.Prefix `json:"subnet"`
+	Gateway  netip.Addr   `json:"gateway"`
+	VLAN     int          `json:"vlan"`
+	VNI      uint32       `json:"vni"`
+	Deleting bool         `json:"deleting,omitempty"`
+}
+
+// vlanValue is the value of a VLAN's key.
+type vlanValue struct {
+	Version int    `json:"version"`
+	Network string `json:"network"`
+}
+
+// generationValue is the value of GenerationKey. The number makes each value
+// another: a store may take writing the same value again for no write at all.
+type generationValue struct {
+	Version    int    `json:"version"`
+	Generation uint64 `json:"generation"`
+}
+
+// Key is where a network's record lies.
+func Key(name string) string { return NetworksPrefix + name }
+
+// VLANKey is where the owner of a VLAN is written.
+func VLANKey(id int) string { return VLANsPrefix + strconv.Itoa(id) }
+
+// EndpointsKey is where a host, given by its UUID, publishes its endpoints on a network.
+func EndpointsKey(network, host string) string { return EndpointsPrefix + network + "/" + host }
+
+// Decode reads a record strictly. Its error is a BadRecordError.
+func Decode(entry state.Entry) (Record, error) {
+	bad := func(err error) (Record, error) { return Record{}, &BadRecordError{Key: entry.Key, Cause: err} }
+	var v recordValue
+	if err := decode(entry.Value, &v); err != nil {
+		return bad(err)
+	}
+	if v.Version != layout {
+		return bad(fmt.Errorf("layout version %d is not %d", v.Version, layout))
+	}
+	if err := api.CheckNetworkName(v.ID); err != nil {
+		return bad(err)
+	}
+	if Key(v.ID) != entry.Key {
+		return bad(fmt.Errorf("it is the record of %q", v.ID))
+	}
+	if _, err := api.ParseSubnet(v.Subnet.String()); err != nil {
+		return bad(err)
+	}
+	switch {
+	case !v.Subnet.Contains(v.Gateway) || v.Gateway == v.Subnet.Addr() || !v.Subnet.Contains(v.Gateway.Next()):
+		return bad(fmt.Errorf("gateway %s is no host address of %s", v.Gateway, v.Subnet))
+	case v.VLAN < 1 || v.VLAN > MaxVLAN:
+		return bad(fmt.Errorf("VLAN %d is not 1 to %d", v.VLAN, MaxVLAN))
+	case v.VNI < 1 || v.VNI > maxVNI:
+		return bad(fmt.Errorf("VNI %d is not 1 to %d", v.VNI, maxVNI))
+	}
+	return Record{
+		ID: v.ID, Subnet: v.Subnet, Gateway: v.Gateway, VLAN: v.VLAN, VNI: v.VNI,
+		Deleting: v.Deleting, Version: entry.Version,
+	}, nil
+}
+
+func (r Record) encode() ([]byte, error) {
+	return encode(r.ID, recordValue{
+		Version: layout, ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI, Deleting: r.Deleting,
+	})
+}
+
+// salvage reads the subnet out of a record that is otherwise unreadable, so that
+// nobody else is given its addresses.
+func salvage(value []byte) (netip.Prefix, bool) {
+	var v struct {
+		Subnet netip.Prefix `json:"subnet"`
+	}
+	if err := json.Unmarshal(value, &v); err != nil || !v.Subnet.IsValid() {
+		return netip.Prefix{}, false
+	}
+	return v.Subnet.Masked(), true
+}
+
+// decode reads one JSON value with known fields only, and nothing behind it.
+func decode(value []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(value))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the value")
+	}
+	return nil
+}
+
+func encode(name string, v any) ([]byte, error) {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("network %q: encode: %w", name, err)
+	}
+	return value, nil
+}

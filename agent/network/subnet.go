@@ -1,0 +1,61 @@
+package network
+
+import (
+	"iter"
+	"net/netip"
+)
+
+// occupied is a prefix that a new network may not overlap, with what holds it.
+type occupied struct {
+	prefix netip.Prefix
+	by     string // for people: network "web" (10.6.128.0/17)
+}
+
+// overlapping finds what overlaps a subnet.
+func overlapping(subnet netip.Prefix, taken []occupied) (occupied, bool) {
+	for _, o := range taken {
+		if o.prefix.Overlaps(subnet) {
+			return o, true
+		}
+	}
+	return occupied{}, false
+}
+
+// freeSubnet gives the first candidate that overlaps nothing.
+func freeSubnet(taken []occupied) (netip.Prefix, bool) {
+	for subnet := range candidates() {
+		if _, clash := overlapping(subnet, taken); !clash {
+			return subnet, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// candidates yields the subnets that a network may be given when none was asked
+// for: the private ranges of RFC 1918, in /16s as long as there are any, and
+// 10.0.0.0/16 last of its range because that is where most sites begin.
+func candidates() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for i := 1; i <= 256; i++ {
+			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16)) {
+				return
+			}
+		}
+		for i := 16; i < 32; i++ {
+			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(i), 0, 0}), 16)) {
+				return
+			}
+		}
+		for i := range 256 {
+			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i), 0}), 24)) {
+				return
+			}
+		}
+	}
+}
+
+// matters says whether a host's route keeps networks away. A default route does
+// not, also where a VPN has split it into two halves.
+func (r HostRoute) matters() bool {
+	return r.Prefix.IsValid() && r.Prefix.Addr().Is4() && r.Prefix.Bits() > 1
+}

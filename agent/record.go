@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// listVersion is the version of the layout of a stored list of endpoints.
+const listVersion = 1
+
+// endpoint is one of a host's endpoints on a network, as the cluster sees it.
+type endpoint struct {
+	ID            string     `json:"id"`
+	ContainerName string     `json:"container_name,omitempty"`
+	IP            netip.Addr `json:"ip"`
+	MAC           string     `json:"mac"`
+	IfName        string     `json:"ifname"`
+	Source        api.Source `json:"source"`
+	Attached      bool       `json:"attached"` // false: the address is held, nobody is there
+}
+
+// endpointList is the value of a key endpoints/<network>/<host>.
+type endpointList struct {
+	Version   int        `json:"version"`
+	Endpoints []endpoint `json:"endpoints"`
+}
+
+func encodeEndpoints(list []endpoint) ([]byte, error) {
+	slices.SortFunc(list, func(a, b endpoint) int { return strings.Compare(a.ID, b.ID) })
+	return json.Marshal(endpointList{Version: listVersion, Endpoints: list})
+}
+
+// decodeEndpoints reads one host's list and says whose it is.
+func decodeEndpoints(e state.Entry) (networkID, hostID string, list []endpoint, err error) {
+	networkID, hostID, ok := strings.Cut(strings.TrimPrefix(e.Key, network.EndpointsPrefix), "/")
+	if !ok || networkID == "" || hostID == "" || strings.Contains(hostID, "/") {
+		return "", "", nil, fmt.Errorf("key %q is not one of a list of endpoints", e.Key)
+	}
+	var l endpointList
+	dec := json.NewDecoder(bytes.NewReader(e.Value))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&l); err != nil {
+		return "", "", nil, fmt.Errorf("endpoints in %q: %w", e.Key, err)
+	}
+	if l.Version != listVersion {
+		return "", "", nil, fmt.Errorf("endpoints in %q have layout %d, this agent knows %d", e.Key, l.Version, listVersion)
+	}
+	for _, ep := range l.Endpoints {
+		// The MAC follows from the address, so a list cannot make a host
+		// program an address that belongs to something else on the bridge.
+		if !ep.IP.Is4() || ep.MAC != macOf(ep.IP) || api.CheckEndpointID(ep.ID) != nil {
+			return "", "", nil, fmt.Errorf("endpoints in %q: %q with address %q and MAC %q is none", e.Key, ep.ID, ep.IP, ep.MAC)
+		}
+	}
+	return networkID, hostID, l.Endpoints, nil
+}
+
+// macOf is the MAC address of an IPv4 endpoint: locally administered, and the
+// address behind it, as Docker users know it.
+func macOf(ip netip.Addr) string {
+	b := ip.As4()
+	return fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
+}

@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/network"
+)
+
+// want is what Reserve and Attach both ask for.
+type want struct {
+	id, name, network, ip, ifname string
+	source                        api.Source
+}
+
+func (w want) check() error {
+	if err := api.CheckEndpointID(w.id); err != nil {
+		return err
+	}
+	if err := api.CheckContainerName(w.name); err != nil {
+		return err
+	}
+	if w.network != "" {
+		if err := api.CheckNetworkRef(w.network); err != nil {
+			return err
+		}
+	}
+	if w.ip != "" {
+		if _, err := api.ParseIP(w.ip); err != nil {
+			return err
+		}
+	}
+	switch w.source {
+	case api.SourceDocker, api.SourceConnect, "":
+	default:
+		return api.Errorf(api.CodeInvalid, "source %q is unknown; it is one of docker, connect", w.source)
+	}
+	return api.CheckIfName(w.ifname)
+}
+
+// Reserve implements api.Service.
+func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoint, error) {
+	w := want{
+		id: req.ID, name: req.ContainerName, network: req.Network, ip: req.IP,
+		ifname: defaultIfName, source: req.Source,
+	}
+	if w.network == "" {
+		w.network = api.DefaultNetwork
+	}
+	if err := w.check(); err != nil {
+		return api.Endpoint{}, err
+	}
+	if err := a.checkLoaded(); err != nil {
+		return api.Endpoint{}, err
+	}
+	unlock, err := a.ids.Lock(ctx, w.id)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	defer unlock()
+
+	l, r, undo, err := a.reserve(ctx, w)
+	if err != nil {
+		return api.Endpoint{}, translate(err)
+	}
+	if err := a.publish(ctx, l.Network); err != nil {
+		return api.Endpoint{}, translate(undo.run(ctx, err))
+	}
+	return a.shown(l, r), nil
+}
+
+// reserve finds the endpoint, or makes it with an address of its own. It is
+// not published yet. The caller holds the lock on the id; undo takes back what
+// was made here, nothing if the endpoint was there before.
+func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record, undo undoStack, err error) {
+	if old, ok := a.table.get(w.id); ok && !old.Releasing {
+		if err := same(old, w); err != nil {
+			return local{}, r, nil, err
+		}
+		r, err = a.findNetwork(ctx, old.Network)
+		return old, r, nil, err
+	}
+	if w.network == "" {
+		return local{}, r, nil, api.Errorf(api.CodeNotFound,
+			"container %q holds no address on this host; create it with: socketplane run", w.id)
+	}
+	if r, err = a.findNetwork(ctx, w.network); err != nil {
+		return local{}, r, nil, err
+	}
+	ip, err := a.allocate(ctx, r, w)
+	if err != nil {
+		return local{}, r, nil, err
+	}
+	undo.push(func(ctx context.Context) error { return a.Addresses.Release(ctx, pool(r), a.owner(w.id)) })
+	l = local{Network: r.ID, endpoint: endpoint{
+		ID: w.id, ContainerName: w.name, IP: ip, MAC: macOf(ip), IfName: w.ifname, Source: w.source,
+	}}
+	a.table.put(l)
+	undo.push(func(ctx context.Context) error {
+		a.table.remove(w.id)
+		return a.publish(ctx, r.ID)
+	})
+	return l, r, undo, nil
+}
+
+func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.Addr, error) {
+	if w.ip == "" {
+		return a.Addresses.Allocate(ctx, pool(r), a.owner(w.id))
+	}
+	ip, err := api.ParseIP(w.ip)
+	if err != nil {
+		return ip, err
+	}
+	return ip, a.Addresses.AllocateAddr(ctx, pool(r), ip, a.owner(w.id))
+}
+
+// same says whether w asks for what the endpoint already is.
+func same(l local, w want) error {
+	if w.network != "" && w.network != l.Network {
+		return api.Errorf(api.CodeConflict, "%q is on network %q already; disconnect it first, or use another id", l.ID, l.Network)
+	}
+	if w.ip != "" && w.ip != l.IP.String() {
+		return api.Errorf(api.CodeConflict, "%q has address %s already; disconnect it first, or use another id", l.ID, l.IP)
+	}
+	return nil
+}
+
+// findNetwork looks a network up in what the watch has shown, and in the store
+// before it says that there is none.
+func (a *Agent) findNetwork(ctx context.Context, id string) (network.Record, error) {
+	if r, ok := a.view.network(id); ok {
+		return r, nil
+	}
+	r, err := a.Catalog.Get(ctx, id)
+	if err != nil {
+		return network.Record{}, err
+	}
+	a.view.putNetwork(r)
+	return r, nil
+}

@@ -1,0 +1,184 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+const (
+	// slowTimer is how often everything is compared when nothing seems to
+	// change: it bounds how long a change that nobody announced can last.
+	slowTimer = 30 * time.Second
+	// retryConverge paces passes while something fails.
+	retryConverge = time.Second
+	// retryWatch is the longest pause between attempts to read a part of the
+	// store that does not answer.
+	retryWatch = 3 * time.Second
+	// watchPause is the most that a watch waits between two readings, and
+	// watchFactor what it waits of the time the last one took: in a small
+	// cluster nothing to speak of, in a large one a reading is dear.
+	watchPause  = time.Second
+	watchFactor = 2
+)
+
+// Run keeps the host as it should be until ctx ends. It returns an error only
+// when the ports of an earlier life cannot be read at the start. Nothing is
+// taken down at the end: containers go on while the agent is away.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.adopt(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, part := range []string{partHosts, partNetworks, partEndpoints} {
+		g.Go(func() error { return a.watch(ctx, part) })
+	}
+	g.Go(func() error { return a.ensureDefault(ctx) })
+	g.Go(func() error { return a.convergeLoop(ctx) })
+	return g.Wait()
+}
+
+// watch reads one part of the store whole, each time it changes.
+func (a *Agent) watch(ctx context.Context, part string) error {
+	var index uint64
+	failing := false
+	pause := retryWatch / 8
+	for ctx.Err() == nil {
+		snap, err := a.Store.Wait(ctx, part, index)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil {
+			if !failing {
+				a.Logger.Warn("a watch of the store failed; trying on", "part", part, "err", err)
+			}
+			failing, index = true, 0
+			sleep(ctx, pause+rand.N(pause))
+			pause = min(pause*2, retryWatch)
+			continue
+		}
+		if failing {
+			a.Logger.Info("the store answers again", "part", part)
+			failing, pause = false, retryWatch/8
+		}
+		if snap.Index != index || index == 0 {
+			index = snap.Index
+			a.take(ctx, part, snap)
+		}
+	}
+	return nil
+}
+
+// take puts a snapshot into force.
+func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
+	start := time.Now()
+	first := !a.view.complete()
+	for _, err := range a.view.set(part, snap) {
+		a.Logger.Error("a value of the store is left alone", "part", part, "err", err)
+	}
+	if first || part != partEndpoints {
+		signal(a.kick)
+	} else if err := a.forwarding.Do(ctx); err != nil && ctx.Err() == nil {
+		a.Logger.Warn("the switch did not take the endpoints of other hosts; trying on", "err", err)
+		signal(a.kick)
+	}
+	if cost := time.Since(start) * watchFactor; cost > time.Millisecond {
+		sleep(ctx, min(cost+rand.N(cost), watchPause))
+	}
+}
+
+// ensureDefault makes the network that a container joins when none is named.
+func (a *Agent) ensureDefault(ctx context.Context) error {
+	for ctx.Err() == nil {
+		r, err := a.Catalog.EnsureDefault(ctx)
+		if err == nil {
+			a.view.putNetwork(r)
+			return nil
+		}
+		if !errors.Is(err, state.ErrUnavailable) && ctx.Err() == nil {
+			a.Logger.Error("the default network cannot be made; trying on", "err", err)
+		}
+		sleep(ctx, retryWatch)
+	}
+	return nil
+}
+
+// convergeLoop runs converge whenever something says that it may be needed.
+func (a *Agent) convergeLoop(ctx context.Context) error {
+	compare := true
+	var last string
+	for ctx.Err() == nil {
+		err := a.converge(ctx, compare)
+		if ctx.Err() != nil {
+			break
+		}
+		a.report(err, &last)
+		wait := slowTimer
+		if err != nil {
+			wait = retryConverge
+		}
+		compare = a.await(ctx, wait)
+	}
+	return nil
+}
+
+// await waits for a reason to converge and says whether the flows themselves
+// must be compared: after the switch lost its state, and on the slow timer.
+func (a *Agent) await(ctx context.Context, d time.Duration) (compare bool) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-a.kick:
+		return false
+	case <-a.Switch.Changed():
+		return true
+	case <-t.C:
+		return true
+	}
+}
+
+// report keeps what a pass said for Status and logs it when it is news.
+func (a *Agent) report(err error, last *string) {
+	var problems []string
+	if err != nil {
+		problems = strings.Split(err.Error(), "\n")
+	}
+	complete := a.view.complete() && a.isLoaded()
+	if err == nil && !complete {
+		problems = []string{"the state has not been read yet: " + a.Store.String() + " has not answered"}
+	}
+	a.mu.Lock()
+	a.problems = problems
+	a.ready = a.ready || (err == nil && complete)
+	a.mu.Unlock()
+
+	text := strings.Join(problems, "; ")
+	if err == nil && !complete {
+		text = "" // the watches log a store that does not answer; at the start it is no news
+	}
+	switch {
+	case text != "" && text != *last:
+		a.Logger.Warn("this host is not as it should be; trying on", "err", text)
+	case text == "" && *last != "":
+		a.Logger.Info("this host is as it should be")
+	}
+	*last = text
+}
+
+// sleep waits for d or for ctx to end.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

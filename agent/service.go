@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// States of a peer, see api.Peer.
+const (
+	peerAlive   = "alive"
+	peerSuspect = "suspect"
+)
+
+// Status implements api.Service.
+func (a *Agent) Status(context.Context) (api.Status, error) {
+	a.mu.Lock()
+	ready, problems, tunnels, self := a.ready, slices.Clone(a.problems), a.tunnels, a.self
+	a.mu.Unlock()
+	s := api.Status{
+		Version: self.Version, PID: os.Getpid(), Ready: ready, Store: a.Store.String(), Bridge: a.Switch.Bridge(),
+		Host:     api.Host{ID: self.ID, Name: self.Name, VTEP: self.VTEP.String(), Datapath: self.Datapath},
+		Problems: append([]string{}, append(problems, a.view.problems()...)...),
+		Peers:    []api.Peer{},
+	}
+	for _, h := range a.view.peers() {
+		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: peerSuspect}
+		if h.Alive {
+			p.State = peerAlive
+		}
+		if tunnels[h.ID] > 0 {
+			p.Tunnel = ovs.TunnelName(h.ID)
+		}
+		s.Peers = append(s.Peers, p)
+	}
+	return s, nil
+}
+
+// CreateNetwork implements api.Service.
+func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest) (api.Network, error) {
+	if err := api.CheckNetworkName(req.ID); err != nil {
+		return api.Network{}, err
+	}
+	var subnet netip.Prefix
+	if req.Subnet != "" {
+		var err error
+		if subnet, err = api.ParseSubnet(req.Subnet); err != nil {
+			return api.Network{}, err
+		}
+	}
+	r, _, err := a.Catalog.Create(ctx, req.ID, subnet)
+	if err != nil {
+		return api.Network{}, translate(err)
+	}
+	a.view.putNetwork(r)
+	return a.shownNetwork(r), nil
+}
+
+// Networks implements api.Service. It reads the store, since a network that
+// was made a moment ago on another host must be in the list.
+func (a *Agent) Networks(ctx context.Context) ([]api.Network, error) {
+	entries, err := a.Store.List(ctx, network.NetworksPrefix)
+	if err != nil {
+		return nil, translate(err)
+	}
+	list := []api.Network{}
+	for _, e := range entries {
+		// One that cannot be decoded is told by Status.
+		if r, err := network.Decode(e); err == nil && !r.Deleting {
+			list = append(list, a.shownNetwork(r))
+		}
+	}
+	slices.SortFunc(list, func(x, y api.Network) int { return cmp.Compare(x.ID, y.ID) })
+	return list, nil
+}
+
+// Network implements api.Service.
+func (a *Agent) Network(ctx context.Context, id string) (api.Network, error) {
+	if err := api.CheckNetworkRef(id); err != nil {
+		return api.Network{}, err
+	}
+	r, err := a.Catalog.Get(ctx, id)
+	if err != nil {
+		return api.Network{}, translate(err)
+	}
+	return a.shownNetwork(r), nil
+}
+
+// DeleteNetwork implements api.Service.
+func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
+	if err := api.CheckNetworkRef(id); err != nil {
+		return err
+	}
+	if err := a.Catalog.Delete(ctx, id); err != nil {
+		return translate(err)
+	}
+	a.view.dropNetwork(id)
+	a.Logger.Info("network deleted", "network", id)
+	return nil
+}
+
+// Endpoints implements api.Service.
+func (a *Agent) Endpoints(context.Context) ([]api.Endpoint, error) {
+	if err := a.checkLoaded(); err != nil {
+		return nil, err
+	}
+	list := []api.Endpoint{}
+	for _, l := range a.table.all() {
+		r, _ := a.view.network(l.Network)
+		list = append(list, a.shown(l, r))
+	}
+	return list, nil
+}
+
+// Endpoint implements api.Service.
+func (a *Agent) Endpoint(ctx context.Context, ref string) (api.Endpoint, error) {
+	if err := a.checkLoaded(); err != nil {
+		return api.Endpoint{}, err
+	}
+	l, err := a.table.find(ref)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	r, err := a.findNetwork(ctx, l.Network)
+	if err != nil {
+		return api.Endpoint{}, translate(err)
+	}
+	return a.shown(l, r), nil
+}
+
+// checkLoaded refuses what needs to know the endpoints of an earlier life
+// before the store has told them.
+func (a *Agent) checkLoaded() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.loaded {
+		return nil
+	}
+	return api.Errorf(api.CodeUnavailable,
+		"the endpoints of this host are not known yet, since %s has not answered; see: socketplane agent status", a.Store.String())
+}
+
+func (a *Agent) shownNetwork(r network.Record) api.Network {
+	return api.Network{
+		ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI, MTU: a.view.mtu(a.host()),
+	}
+}
+
+func (a *Agent) shown(l local, r network.Record) api.Endpoint {
+	self := a.host()
+	return api.Endpoint{
+		ID: l.ID, ContainerID: l.ID, ContainerName: l.ContainerName, Network: l.Network,
+		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: r.Subnet.Bits(), MTU: a.view.mtu(self),
+		Port: l.Port, Host: self.Name, Source: l.Source, Attached: l.Attached,
+	}
+}
+
+// host is this host as last looked at.
+func (a *Agent) host() cluster.Host {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.self
+}

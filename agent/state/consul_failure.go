@@ -1,0 +1,177 @@
+package state
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+// statusError is an answer that is a refusal, or the server's own failure.
+type statusError struct {
+	code int
+	body string
+}
+
+func (e *statusError) Error() string {
+	if e.body == "" {
+		return fmt.Sprintf("%d %s", e.code, http.StatusText(e.code))
+	}
+	return fmt.Sprintf("%d %s", e.code, e.body)
+}
+
+// brokenError is a request without an answer. sent is false when it never left
+// this host: no connection was to be had.
+type brokenError struct {
+	sent bool
+	err  error
+}
+
+func (e *brokenError) Error() string { return e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }
+
+// failure is a judged error.
+type failure struct {
+	err      error         // wraps a sentinel of the package or the context's error
+	maybe    bool          // a write may have been applied all the same
+	patience time.Duration // for how long to go on trying; 0: not at all
+}
+
+const (
+	// refusedPatience outlasts a Consul that is just being restarted by its
+	// supervisor, and is short enough for a person who waits.
+	refusedPatience = time.Second
+	// lostPatience outlasts the election of a new leader.
+	lostPatience = 5 * time.Second
+	// attemptDeadline makes room for a second attempt within callDeadline.
+	attemptDeadline = 4 * time.Second
+
+	firstPause = 25 * time.Millisecond
+	lastPause  = 400 * time.Millisecond
+)
+
+// judge tells what err, from a request made under ctx, means.
+func (c *consulStore) judge(ctx context.Context, err error) failure {
+	broken, isBroken := errors.AsType[*brokenError](err)
+	maybe := !isBroken || broken.sent
+	if ctx.Err() != nil {
+		return failure{err: c.ended(ctx, maybe), maybe: maybe}
+	}
+	if status, ok := errors.AsType[*statusError](err); ok {
+		return c.judgeStatus(status)
+	}
+	f := failure{maybe: maybe, patience: lostPatience, err: c.unavailable(err)}
+	if !maybe {
+		f.patience = refusedPatience
+		f.err = c.unavailable(shortCause(err))
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		f.patience = 0 // it will not be better the next time
+	}
+	return f
+}
+
+func (c *consulStore) judgeStatus(status *statusError) failure {
+	switch code := status.code; {
+	case code == http.StatusForbidden || code == http.StatusUnauthorized:
+		return failure{err: fmt.Errorf("%w: consul at %s: permission denied: check the token (%w)", ErrInvalid, c.address, status)}
+	case code == http.StatusTooManyRequests:
+		// A limit of the server's: it did nothing.
+		return failure{err: c.unavailable(status), patience: lostPatience}
+	case code >= 500:
+		return failure{err: c.unavailable(status), maybe: true, patience: lostPatience}
+	default:
+		return failure{err: fmt.Errorf("%w: consul at %s: %w", ErrInvalid, c.address, status)}
+	}
+}
+
+// ended is the error of a call whose context is over: the context's own when
+// the caller ended it before anything was in doubt.
+func (c *consulStore) ended(ctx context.Context, maybe bool) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) && !maybe {
+		return fmt.Errorf("consul at %s: %w", c.address, cause)
+	}
+	if cause != ctx.Err() {
+		cause = fmt.Errorf("%w (%w)", cause, ctx.Err())
+	}
+	return c.unavailable(cause)
+}
+
+func (c *consulStore) unavailable(cause error) error {
+	return fmt.Errorf("%w: consul at %s: %w", ErrUnavailable, c.address, cause)
+}
+
+// shortCause leaves the request's URL and the address, which the message has
+// already, out of a failed connection's error.
+func shortCause(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		if call, ok := errors.AsType[*os.SyscallError](op.Err); ok {
+			if errno, ok := errors.AsType[syscall.Errno](call.Err); ok {
+				return errno
+			}
+		}
+		return op.Err
+	}
+	if broken, ok := errors.AsType[*brokenError](err); ok {
+		return broken.err
+	}
+	return err
+}
+
+// pacer spaces the attempts of one call.
+type pacer struct {
+	since time.Time // of the first failure
+	pause time.Duration
+}
+
+// again waits before the next attempt. It is false when patience, counted from
+// the first failure, or ctx is over.
+func (p *pacer) again(ctx context.Context, patience time.Duration) bool {
+	if p.since.IsZero() {
+		p.since, p.pause = time.Now(), firstPause
+	} else {
+		p.pause = min(2*p.pause, lastPause)
+	}
+	if patience == 0 || time.Since(p.since)+p.pause > patience {
+		return false
+	}
+	timer := time.NewTimer(p.pause/2 + rand.N(p.pause/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// read does a request that changes nothing until it is answered or refused.
+func (c *consulStore) read(ctx context.Context, request func(context.Context) error) error {
+	var pace pacer
+	for {
+		err := c.attempt(ctx, request)
+		if err == nil {
+			return nil
+		}
+		f := c.judge(ctx, err)
+		if ctx.Err() != nil {
+			return c.ended(ctx, false)
+		}
+		if !pace.again(ctx, f.patience) {
+			return f.err
+		}
+	}
+}
+
+func (c *consulStore) attempt(ctx context.Context, request func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, attemptDeadline, fmt.Errorf("no answer within %v", attemptDeadline))
+	defer cancel()
+	return request(ctx)
+}

@@ -1,0 +1,143 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// errUndecided is why a lost write can stay unknown: others have written its
+// keys since.
+var errUndecided = errors.New("the answer was lost, and the keys have been written by another since: it is not known whether this write was applied")
+
+// verdict is what the keys tell about a write.
+type verdict int
+
+const (
+	undecided verdict = iota
+	applied
+	notApplied
+)
+
+// lookUp reads the keys of a write that is in doubt, for as long as it takes
+// within the patience, and tells whether it was applied. The error is that it
+// cannot be told.
+func (w *write) lookUp(ctx context.Context, pace *pacer, f failure) (bool, error) {
+	keys := w.evidence()
+	if len(keys) == 0 {
+		// Checks change nothing, and a tree that is deleted twice is deleted.
+		return false, nil
+	}
+	for {
+		found, err := w.fetch(ctx, keys)
+		if err == nil {
+			switch w.decide(found) {
+			case applied:
+				w.versions = make(map[string]uint64, len(found))
+				for key, pair := range found {
+					w.versions[key] = pair.ModifyIndex
+				}
+				return true, nil
+			case notApplied:
+				return false, nil
+			default:
+				return false, w.store.unavailable(errUndecided)
+			}
+		}
+		if ctx.Err() != nil {
+			return false, w.store.ended(ctx, true)
+		}
+		if !pace.again(ctx, lostPatience) {
+			if ctx.Err() != nil {
+				return false, w.store.ended(ctx, true)
+			}
+			return false, fmt.Errorf("it is not known whether the write was applied: %w", f.err)
+		}
+	}
+}
+
+// evidence is the operations whose keys show whether the write was applied.
+func (w *write) evidence() []Op {
+	var keys []Op
+	for _, op := range w.ops {
+		if op.Kind == OpCAS || op.Kind == OpDelete {
+			keys = append(keys, op)
+		}
+	}
+	return keys
+}
+
+// fetch reads the keys at one moment; those that are absent have ModifyIndex 0.
+func (w *write) fetch(ctx context.Context, ops []Op) (map[string]*api.KVPair, error) {
+	if w.large {
+		return w.fetchLarge(ctx, ops[0].Key)
+	}
+	var gets api.TxnOps
+	for _, op := range ops {
+		gets = append(gets, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: op.Key}})
+	}
+	found := make(map[string]*api.KVPair, len(ops))
+	err := w.store.attempt(ctx, func(ctx context.Context) error {
+		_, reply, _, err := w.store.client.Txn().Txn(gets, consistent().WithContext(ctx))
+		if err != nil {
+			return err
+		}
+		for _, result := range reply.Results {
+			if result.KV != nil {
+				found[result.KV.Key] = result.KV
+			}
+		}
+		if len(found) != len(ops) {
+			return errors.New("not all keys may be read")
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (w *write) fetchLarge(ctx context.Context, key string) (map[string]*api.KVPair, error) {
+	pair := &api.KVPair{Key: key}
+	err := w.store.attempt(ctx, func(ctx context.Context) error {
+		found, _, err := w.store.client.KV().Get(key, consistent().WithContext(ctx))
+		if found != nil {
+			pair = found
+		}
+		return err
+	})
+	return map[string]*api.KVPair{key: pair}, err
+}
+
+// decide tells from the keys whether the write was applied. It is all or
+// nothing, so one key that shows it suffices.
+func (w *write) decide(found map[string]*api.KVPair) verdict {
+	result := undecided
+	gone := true // every key to be deleted is gone, and nothing was to be set
+	for _, op := range w.ops {
+		pair := found[op.Key]
+		switch op.Kind {
+		case OpCAS:
+			gone = false
+			if pair.Flags == w.mark && pair.ModifyIndex != 0 {
+				return applied
+			}
+			if pair.ModifyIndex == op.Version {
+				result = notApplied
+			}
+		case OpDelete:
+			if pair.ModifyIndex != 0 {
+				gone = false
+			}
+			// Created no later than the version that was to be deleted: it
+			// was never deleted since.
+			if pair.ModifyIndex != 0 && pair.CreateIndex <= op.Version {
+				result = notApplied
+			}
+		}
+	}
+	if result == undecided && gone {
+		return applied
+	}
+	return result
+}

@@ -1,0 +1,148 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+const (
+	// The range of a session's TTL is Consul's.
+	minTTL = 10 * time.Second
+	maxTTL = 24 * time.Hour
+	// lockDelay is how long a key cannot be held by another after its holder's
+	// session ended. Consul's default of 15 s covers holders that go on
+	// writing; ours compare versions. 0 would mean the default.
+	lockDelay = time.Millisecond
+	// renewPause is between two attempts to renew while the server is away.
+	renewPause = time.Second
+)
+
+func checkTTL(name string, ttl time.Duration) error {
+	if ttl < minTTL || ttl > maxTTL {
+		return fmt.Errorf("%w: session %q: a ttl of %v is not within %v to %v", ErrInvalid, name, ttl, minTTL, maxTTL)
+	}
+	return nil
+}
+
+// consulSession is a session that lives by its TTL alone, on whichever server
+// is reached. It is not tied to the health of the node that it was opened on:
+// that may be a server elsewhere.
+type consulSession struct {
+	store *consulStore
+	id    string
+	ttl   time.Duration
+	log   *slog.Logger
+	lost  chan struct{}
+	stop  context.CancelFunc
+	done  chan struct{} // closed when it is no longer renewed
+}
+
+func (c *consulStore) OpenSession(ctx context.Context, name string, ttl time.Duration) (Session, error) {
+	if err := checkTTL(name, ttl); err != nil {
+		return nil, err
+	}
+	entry := &api.SessionEntry{
+		Name: name, TTL: ttl.String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorRelease,
+	}
+	var (
+		id     string
+		opened time.Time
+	)
+	opening, done := c.begin(ctx)
+	defer done()
+	// Creating twice is harmless: a session whose id was lost ends by its TTL.
+	err := c.read(opening, func(ctx context.Context) (err error) {
+		opened = time.Now()
+		id, _, err = c.client.Session().CreateNoChecks(entry, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open session %q: %w", name, err)
+	}
+	renewing, stop := context.WithCancel(ctx)
+	s := &consulSession{
+		store: c, id: id, ttl: ttl, log: c.log.With("session", id),
+		lost: make(chan struct{}), stop: stop, done: make(chan struct{}),
+	}
+	unlink := context.AfterFunc(c.ctx, stop)
+	go func() {
+		defer close(s.done)
+		defer stop()
+		defer unlink()
+		s.renew(renewing, opened)
+	}()
+	return s, nil
+}
+
+func (s *consulSession) ID() string            { return s.id }
+func (s *consulSession) Lost() <-chan struct{} { return s.lost }
+
+// Close ends the session at once; keys that it held are free. Lost is not
+// closed by it. It fails when the store cannot be reached: the session then
+// ends by its TTL.
+func (s *consulSession) Close(ctx context.Context) error {
+	s.stop()
+	<-s.done
+	ctx, done := s.store.begin(ctx)
+	defer done()
+	err := s.store.read(ctx, func(ctx context.Context) error {
+		_, err := s.store.client.Session().Destroy(s.id, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("close session %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// renew keeps the session alive until ctx ends or it is lost. alive is when it
+// was last known to live: the time before the request, as the store counts
+// from a moment after that.
+func (s *consulSession) renew(ctx context.Context, alive time.Time) {
+	timer := time.NewTimer(s.ttl / 3)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		start := time.Now()
+		left := alive.Add(s.ttl).Sub(start)
+		if left <= 0 {
+			s.lose("it could not be renewed in time")
+			return
+		}
+		found, err := s.renewOnce(ctx, min(left, attemptDeadline))
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && !found:
+			s.lose("the store has ended it")
+			return
+		case err == nil:
+			alive = start
+			timer.Reset(s.ttl / 3)
+		default:
+			s.log.Warn("session was not renewed", "err", s.store.judge(ctx, err).err)
+			timer.Reset(max(0, min(renewPause, time.Until(alive.Add(s.ttl)))))
+		}
+	}
+}
+
+func (s *consulSession) renewOnce(ctx context.Context, within time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	entry, _, err := s.store.client.Session().Renew(s.id, (&api.WriteOptions{}).WithContext(ctx))
+	return entry != nil, err
+}
+
+// lose is called by renew only, and once.
+func (s *consulSession) lose(why string) {
+	s.log.Warn("session is lost: " + why)
+	close(s.lost)
+}

@@ -1,0 +1,62 @@
+package systemtest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// footprint is all that SocketPlane has made on a host and in the cluster: what
+// the store holds, the ports of the bridge, the interfaces and the filter rules.
+func footprint(t testing.TB, k int) []string {
+	t.Helper()
+	var all []string
+	add := func(what, text string) {
+		for l := range strings.Lines(text) {
+			all = append(all, what+" "+strings.TrimSpace(l))
+		}
+	}
+	// A host's record tells its routes, which come and go with Docker's.
+	for l := range strings.Lines(must(t, k, "consul", "kv", "export", "socketplane/")) {
+		if strings.Contains(l, `"key"`) && !strings.Contains(l, "/hosts/") {
+			add("key", strings.Trim(strings.TrimSpace(l), `",`))
+		}
+	}
+	add("port", must(t, k, "ovs-vsctl", "-t", "5", "list-ports", "docker0-ovs"))
+	for l := range strings.Lines(must(t, k, "ip", "-br", "link")) {
+		if name := strings.Fields(l)[0]; strings.HasPrefix(name, "sp") {
+			add("link", strings.Split(name, "@")[0])
+		}
+	}
+	for l := range strings.Lines(must(t, k, "ovs-ofctl", "-O", "OpenFlow13", "--no-stats", "dump-flows", "docker0-ovs")) {
+		if !strings.Contains(l, "OFPST_FLOW") {
+			add("flow", l)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// differs says what is in one footprint and not in the other, but for lines
+// that hold one of the allowed texts.
+func differs(before, after []string, allowed ...string) error {
+	allow := func(line string) bool {
+		return slices.ContainsFunc(allowed, func(a string) bool { return strings.Contains(line, a) })
+	}
+	var diff []string
+	for _, l := range after {
+		if !slices.Contains(before, l) && !allow(l) {
+			diff = append(diff, "+ "+l)
+		}
+	}
+	for _, l := range before {
+		if !slices.Contains(after, l) && !allow(l) {
+			diff = append(diff, "- "+l)
+		}
+	}
+	if len(diff) > 0 {
+		return fmt.Errorf("changed:\n%s", strings.Join(diff, "\n"))
+	}
+	return nil
+}

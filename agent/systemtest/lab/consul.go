@@ -1,0 +1,84 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// consulBinary is where consul is: on the PATH, else as scripts/consul.sh built
+// it. "" is nowhere.
+func consulBinary(root string) string {
+	if path, err := exec.LookPath("consul"); err == nil {
+		if path, err = filepath.Abs(path); err == nil {
+			return path
+		}
+	}
+	path := filepath.Join(root, "bin", "consul")
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// consulServers is how many of n hosts run a server: an odd number, 3 at most.
+func consulServers(n int) int {
+	if n < 3 {
+		return 1
+	}
+	return 3
+}
+
+// consulConfig is the configuration of host h's Consul in a lab of n hosts.
+func consulConfig(h *Host, n int) string {
+	servers := consulServers(n)
+	var join []string
+	for k := 1; k <= servers; k++ {
+		join = append(join, underlayAddr(k).String())
+	}
+	config := map[string]any{
+		"datacenter":           "lab",
+		"node_name":            h.Name,
+		"data_dir":             filepath.Join(h.Dir(), "consul", "data"),
+		"bind_addr":            h.Addr.String(),
+		"client_addr":          "127.0.0.1",
+		"retry_join":           join,
+		"retry_interval":       "500ms",
+		"disable_update_check": true,
+		"performance":          map[string]any{"raft_multiplier": 1},
+	}
+	if h.Number <= servers {
+		config["server"] = true
+		config["bootstrap_expect"] = servers
+	}
+	text, err := json.MarshalIndent(config, "", "  ")
+	if err != nil {
+		panic(fmt.Sprintf("a map of plain values has no JSON: %v", err)) // cannot happen
+	}
+	return string(text) + "\n"
+}
+
+// awaitLeader waits until host h's Consul knows a leader.
+func awaitLeader(ctx context.Context, h *Host) error {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		out, err := h.Exec(ctx, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8500/v1/status/leader")
+		if err == nil && strings.Contains(out, ":") {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("consul has no leader: %w; its log ends:\n%s",
+				ctx.Err(), tail(filepath.Join(h.Dir(), "log", "consul.log"), 15))
+		case <-tick.C:
+		}
+	}
+}

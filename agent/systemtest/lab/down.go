@@ -1,0 +1,129 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Down takes away all that a lab made: processes, namespaces, cgroups, files, and
+// the changed kernel setting. It needs no record of a finished Up, and does
+// nothing where there is nothing. StateDir goes last, so that a Down that was
+// interrupted can be repeated.
+func Down(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return errors.New("the lab needs root: run it with sudo")
+	}
+	// Processes first: they hold everything else.
+	if err := killAll(ctx); err != nil {
+		return err
+	}
+	err := errors.Join(
+		unmakeUnderlay(ctx),
+		removeCgroups(ctx),
+		restoreMachine(),
+	)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(StateDir); err != nil {
+		return fmt.Errorf("remove the lab's files: %w", err)
+	}
+	return nil
+}
+
+// restoreMachine undoes builder.machine as far as the manifest says it was done.
+func restoreMachine() error {
+	m, err := loadManifest()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = os.WriteFile(rmemDefault, []byte(m.Rmem), 0o644)
+	for _, d := range m.Created {
+		// Whoever put something there meanwhile keeps it.
+		if e := os.Remove(d); e != nil && !errors.Is(e, fs.ErrNotExist) && !notEmpty(d) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+func notEmpty(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && len(entries) > 0
+}
+
+// removeCgroups removes the hosts' cgroups from every hierarchy. The kernel lets
+// a cgroup go a little after its last process has.
+func removeCgroups(ctx context.Context) error {
+	mounts, err := cgroupMounts()
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for _, m := range mounts {
+		top := filepath.Join(m, Prefix)
+		for {
+			err := removeCgroup(top)
+			if err == nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("remove cgroup: %w", err)
+			case <-tick.C:
+			}
+		}
+	}
+	return nil
+}
+
+// removeCgroup removes a cgroup and those below it. Its files are the kernel's.
+func removeCgroup(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// cgroupMounts are the roots of all cgroup hierarchies, version 1 and 2.
+func cgroupMounts() ([]string, error) {
+	f, err := os.Open("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var mounts []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) > 2 && (fields[2] == "cgroup" || fields[2] == "cgroup2") {
+			mounts = append(mounts, fields[1])
+		}
+	}
+	return mounts, lines.Err()
+}

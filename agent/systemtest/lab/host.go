@@ -1,0 +1,179 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+//go:embed files/init.sh
+var initScript string
+
+//go:embed files/service.sh
+var serviceScript string
+
+// hostPath is the PATH of every process in a host; its first directory is the
+// lab's own.
+const hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Host is one machine of the lab.
+type Host struct {
+	Name   string     // h1, h2, ...
+	Number int        // 1, 2, ...
+	Addr   netip.Addr // on the underlay
+}
+
+func newHost(k int) *Host {
+	return &Host{Name: fmt.Sprintf("h%d", k), Number: k, Addr: underlayAddr(k)}
+}
+
+// Dir is the machine's directory that holds the host's files: etc, lib, log.
+func (h *Host) Dir() string { return filepath.Join(StateDir, h.Name) }
+
+// Namespace is the path of the host's network namespace on the machine.
+func (h *Host) Namespace() string { return namespacePath(h.Name) }
+
+// Pid is the host's first process as the machine numbers it, 0 when the host is
+// off. Killing it is a power cut.
+func (h *Host) Pid() int {
+	pid, err := findInit(h.Name)
+	if err != nil {
+		return 0
+	}
+	return pid
+}
+
+// Boot turns a host on again after its first process was killed. Its programs
+// are started with Service.
+func (h *Host) Boot(ctx context.Context) error { return h.boot(ctx) }
+
+// boot starts the first process and waits until it has set the host up.
+func (h *Host) boot(ctx context.Context) error {
+	logfile, err := os.OpenFile(filepath.Join(h.Dir(), "log", "init.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer logfile.Close()
+	ready, child, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+
+	// nsenter and the shell replace each other: pid 1 of the new namespace is
+	// tini in the end, and no process outside stands for it.
+	cmd := exec.Command("nsenter", "--net="+h.Namespace(), "--",
+		"sh", "-c", initScript, "init", h.Name, fmt.Sprint(h.Number), StateDir)
+	cmd.Env = append(hostEnv(), initMark+h.Name)
+	cmd.Stdout, cmd.Stderr = logfile, logfile
+	cmd.ExtraFiles = []*os.File{child} // descriptor 3
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:     true,
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+	}
+	err = cmd.Start()
+	child.Close()
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	go cmd.Wait() //nolint:errcheck // it ends when the host is turned off; reaping is all there is to do
+
+	stop := context.AfterFunc(ctx, func() { ready.Close() })
+	defer stop()
+	said, err := io.ReadAll(ready)
+	if strings.TrimSpace(string(said)) != "ok" {
+		return errors.Join(fmt.Errorf("its first process gave up: %s", tail(logfile.Name(), 5)), err, ctx.Err())
+	}
+	return nil
+}
+
+// Command is a command on the host, with the host's PATH and a plain environment.
+// It dies with ctx. If the host is off, starting it fails.
+func (h *Host) Command(ctx context.Context, args ...string) *exec.Cmd {
+	pid, err := findInit(h.Name)
+	if err != nil {
+		cmd := exec.CommandContext(ctx, "nsenter")
+		cmd.Err = err
+		return cmd
+	}
+	// setpriv ties the command's life to nsenter's, which ctx ends.
+	enter := []string{
+		"--target", fmt.Sprint(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--",
+		"setpriv", "--pdeathsig", "KILL", "--",
+	}
+	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+	cmd.Env = hostEnv()
+	return cmd
+}
+
+// Exec runs a command on the host and returns what it printed; the error carries
+// what it said on stderr, and wraps *exec.ExitError.
+func (h *Host) Exec(ctx context.Context, args ...string) (string, error) {
+	out, err := run(h.Command(ctx, args...))
+	if err != nil {
+		return out, fmt.Errorf("%s: %s: %w", h.Name, strings.Join(args, " "), err)
+	}
+	return out, nil
+}
+
+// Service starts, stops, kills or restarts one of ovsdb-server, ovs-vswitchd,
+// consul, dockerd, and returns when it is done.
+func (h *Host) Service(ctx context.Context, verb, service string) error {
+	// A file takes the output: a pipe would stay open in the daemon.
+	out, err := os.CreateTemp("", "lab-service-")
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	defer os.Remove(out.Name())
+	cmd := h.Command(ctx, "lab-service", verb, service)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", verb, service, err, tail(out.Name(), 20))
+	}
+	return nil
+}
+
+// run gives a command's stdout, and an error that carries its stderr. What a
+// command left in the background may keep the pipes open: nobody waits for that.
+func run(cmd *exec.Cmd) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = 2 * time.Second
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	if err != nil {
+		if said := strings.TrimSpace(stderr.String()); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+	}
+	return stdout.String(), err
+}
+
+// hostEnv is the environment of a host's processes. Nothing of the caller's
+// leaks in: no proxy, no DOCKER_HOST.
+func hostEnv() []string {
+	return []string{"PATH=" + hostPath, "HOME=/root", "LANG=C.UTF-8", "TERM=dumb"}
+}
+
+// tail is the end of a file, for an error message; "" if there is none.
+func tail(path string, lines int) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,131 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// rmemDefault is the kernel's default for socket receive buffers, in bytes. It is
+// the machine's, not a namespace's.
+const rmemDefault = "/proc/sys/net/core/rmem_default"
+
+// afPacketBuffer is the receive buffer that the userspace switch's AF_PACKET
+// sockets get while the lab is up; with the usual 208 KiB a burst overruns them.
+const afPacketBuffer = "8388608"
+
+// manifest is the record of a lab: what Down has to put back. It is written
+// before the machine is changed, so that a crash leaves nothing unrecorded.
+type manifest struct {
+	Hosts   int      `json:"hosts"`
+	Bare    bool     `json:"bare"`
+	Rmem    string   `json:"rmem_default"` // as it was before
+	Created []string `json:"created"`      // mount points that the machine lacked
+}
+
+func manifestPath() string { return filepath.Join(StateDir, "lab.json") }
+
+func loadManifest() (*manifest, error) {
+	data, err := os.ReadFile(manifestPath())
+	if err != nil {
+		return nil, err
+	}
+	m := new(manifest)
+	if err := json.Unmarshal(data, m); err != nil {
+		return nil, fmt.Errorf("%s: %w", manifestPath(), err)
+	}
+	return m, nil
+}
+
+// mountPoints are the directories that each host has for itself. A machine that
+// lacks one gets it, empty, until Down.
+func mountPoints() []string {
+	return []string{
+		"/etc/docker", "/etc/openvswitch", "/etc/socketplane",
+		"/var/lib/docker", "/var/lib/containerd", "/var/lib/openvswitch", "/var/lib/socketplane",
+		"/usr/local/sbin",
+	}
+}
+
+// claim makes StateDir and the manifest. Making the directory decides who has the
+// lab: it succeeds once.
+func claim(opts Options) error {
+	stale, err := namespaces()
+	if err != nil {
+		return err
+	}
+	if len(stale) > 0 {
+		return ErrUp
+	}
+	if err := os.Mkdir(StateDir, 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return ErrUp
+		}
+		return err
+	}
+	rmem, err := os.ReadFile(rmemDefault)
+	if err != nil {
+		return err
+	}
+	m := manifest{Hosts: opts.Hosts, Bare: opts.Bare, Rmem: strings.TrimSpace(string(rmem))}
+	for _, d := range mountPoints() {
+		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
+			m.Created = append(m.Created, d)
+		}
+	}
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := manifestPath() + ".new"
+	if err := os.WriteFile(tmp, append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, manifestPath())
+}
+
+// machine makes the two changes that the machine itself sees: missing mount
+// points, and the receive buffer's default.
+func (b *builder) machine() error {
+	for _, d := range mountPoints() {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(rmemDefault, []byte(afPacketBuffer), 0o644)
+}
+
+// checkTools names everything missing at once.
+func checkTools(opts Options) error {
+	need := []string{
+		"ip", "nsenter", "setpriv", "ethtool", "nft", "tini", "busybox",
+		"ovsdb-server", "ovsdb-tool", "ovs-vswitchd", "ovs-vsctl",
+	}
+	if !opts.NoDocker {
+		need = append(need, "dockerd", "docker", "containerd", "runc", "iptables")
+	}
+	var missing []string
+	for _, tool := range need {
+		if _, err := exec.LookPath(tool); err != nil {
+			missing = append(missing, tool)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("not on the PATH: %s; scripts/deps.sh installs what is missing", strings.Join(missing, ", "))
+	}
+	if opts.Bare {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(opts.Root, "bin", "socketplane")); err != nil {
+		return fmt.Errorf("socketplane is not built (%w); make build", err)
+	}
+	if consulBinary(opts.Root) == "" {
+		return errors.New("no consul on the PATH and none at bin/consul; scripts/consul.sh builds it")
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// local is an endpoint of this host. Values are replaced, never changed, so
+// that a reader may keep one without a lock.
+type local struct {
+	endpoint
+	Network   string
+	Port      string // OVS port; empty while not attached
+	OFPort    int    // 0 while not attached
+	Releasing bool   // its owner is gone, and the address must go back
+}
+
+// table is what this host has, by endpoint id. The lock on an id (keyLocks)
+// says who may change it; the mutex here only keeps the map whole.
+type table struct {
+	mu   sync.Mutex
+	byID map[string]local
+}
+
+func newTable() *table { return &table{byID: map[string]local{}} }
+
+func (t *table) get(id string) (local, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l, ok := t.byID[id]
+	return l, ok
+}
+
+func (t *table) put(l local) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.byID[l.ID] = l
+}
+
+func (t *table) remove(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byID, id)
+}
+
+// all lists the endpoints, sorted by id.
+func (t *table) all() []local {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]local, 0, len(t.byID))
+	for _, l := range t.byID {
+		list = append(list, l)
+	}
+	slices.SortFunc(list, func(a, b local) int { return strings.Compare(a.ID, b.ID) })
+	return list
+}
+
+// on lists the endpoints on a network, sorted by id.
+func (t *table) on(network string) []local {
+	return slices.DeleteFunc(t.all(), func(l local) bool { return l.Network != network })
+}
+
+// find looks an endpoint up by id, container name, or a unique beginning of the id.
+func (t *table) find(ref string) (local, error) {
+	if l, ok := t.get(ref); ok {
+		return l, nil
+	}
+	var found []local
+	for _, l := range t.all() {
+		if l.ContainerName == ref {
+			return l, nil
+		}
+		if strings.HasPrefix(l.ID, ref) {
+			found = append(found, l)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return local{}, api.Errorf(api.CodeNotFound, "container %q has no endpoint on this host; see: socketplane info", ref)
+	case 1:
+		return found[0], nil
+	}
+	return local{}, api.Errorf(api.CodeInvalid, "container %q could be %d endpoints of this host; give more of the id", ref, len(found))
+}

@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// socketGroup is the group whose members may speak to the agent.
+const socketGroup = "socketplane"
+
+// netListener is net.Listener; it keeps the wiring free of package net.
+type netListener = net.Listener
+
+// listen opens the agent's socket: mode 0660, group socketplane where there is
+// one. A socket that nobody answers on is left over and is replaced.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("directory of the socket: %w", err)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("another process answers on %s; stop it first: socketplane agent stop", path)
+	}
+	if fi, err := os.Lstat(path); err == nil {
+		if fi.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("%s is in the way: it is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove a socket left over: %w", err)
+		}
+	}
+	// The mode must be right from the first moment.
+	old := syscall.Umask(0o117)
+	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if g, err := user.LookupGroup(socketGroup); err == nil {
+		gid, err := strconv.Atoi(g.Gid)
+		if err == nil {
+			err = os.Chown(path, 0, gid)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("give %s to group %s: %w", path, socketGroup, err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// lockState takes the state directory for this process. The kernel gives it
+// back when the process ends, however it ends.
+func lockState(dir string) (unlock func(), err error) {
+	path := filepath.Join(dir, "agent.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		who := make([]byte, 16)
+		n, _ := f.ReadAt(who, 0) // empty when it cannot be read
+		_ = f.Close()
+		return nil, fmt.Errorf("another agent (pid %s) runs on this host with state directory %s; see: socketplane agent status",
+			strings.TrimSpace(string(who[:n])), dir)
+	}
+	pid := []byte(strconv.Itoa(os.Getpid()) + "\n")
+	if err := errors.Join(f.Truncate(0), writeAt(f, pid)); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+func writeAt(f *os.File, b []byte) error {
+	_, err := f.WriteAt(b, 0)
+	return err
+}

@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/socketplane/socketplane/agent"
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/nat"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/ipam"
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// openTimeout bounds the wait for Open vSwitch at the start.
+const openTimeout = 15 * time.Second
+
+// shutdownTimeout bounds how long requests under way may go on at the end.
+const shutdownTimeout = 5 * time.Second
+
+// runAgent puts the agent together and runs it until ctx ends.
+func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
+	if os.Geteuid() != 0 {
+		return errors.New("the agent changes the host's network and must be run as root; try: sudo socketplane agent run")
+	}
+	// One agent a host: two would undo each other's work.
+	if err := os.MkdirAll(s.Host.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	unlock, err := lockState(s.Host.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	id, err := cluster.LoadID(s.Host.StateDir)
+	if err != nil {
+		return err
+	}
+
+	// The store may be away; the agent then keeps what is and waits for it.
+	store, err := openStore(s, logger)
+	if err != nil {
+		return err
+	}
+	defer store.Close() //nolint:errcheck // the process ends
+
+	// The switch must be there: without it there is nothing to agree with.
+	openCtx, cancel := context.WithTimeout(ctx, openTimeout)
+	sw, err := ovs.Open(openCtx, ovs.Config{
+		Socket: "unix:" + s.OVS.Socket, Bridge: s.OVS.Bridge, Datapath: s.OVS.Datapath, Logger: logger,
+	})
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer sw.Close()
+
+	links := link.New(logger)
+	defer links.Close()
+	if err := link.PrepareHost(sw.Datapath() == ovs.DatapathNetdev); err != nil {
+		return err
+	}
+	filter, err := nat.New(logger)
+	if err != nil {
+		return err
+	}
+	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, links, sw) }
+
+	a, err := agent.New(agent.Config{
+		Self:  self,
+		Store: store,
+		Catalog: network.New(network.Config{
+			Store: store, Logger: logger, Routes: hostRoutes(store, self),
+		}),
+		Addresses: ipam.New(store, id),
+		Switch:    sw,
+		Links:     links,
+		NAT:       filter,
+		Logger:    logger,
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := listen(s.API.Socket)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler:           api.NewHandler(a, logger),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+	}
+
+	// Everything that goes on side by side; the first that fails ends all.
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return sw.Run(ctx) })
+	g.Go(func() error {
+		return cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger).Run(ctx)
+	})
+	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return serve(ctx, server, listener) })
+	logger.Info("agent started", "version", Version(), "host", s.Host.Name, "id", id,
+		"store", store.String(), "bridge", sw.Bridge(), "datapath", sw.Datapath())
+	err = g.Wait()
+	logger.Info("agent stopped")
+	return err
+}
+
+// openStore gives the cluster's Consul, or the file of a host on its own.
+func openStore(s Settings, logger *slog.Logger) (state.Store, error) {
+	if s.Consul.Address == "" {
+		return state.OpenEmbedded(filepath.Join(s.Host.StateDir, "state.db"))
+	}
+	return state.OpenConsul(state.ConsulConfig{
+		Address: s.Consul.Address, Token: s.Consul.Token, TokenFile: s.Consul.TokenFile,
+		CAFile: s.Consul.CAFile, CertFile: s.Consul.CertFile, KeyFile: s.Consul.KeyFile, Logger: logger,
+	})
+}
+
+// describeHost looks at this host as it is now.
+func describeHost(ctx context.Context, s Settings, id string, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
+	underlay, err := links.Underlay(s.Cluster.Iface)
+	if err != nil {
+		return cluster.Host{}, err
+	}
+	routes, err := links.Routes(ctx)
+	if err != nil {
+		return cluster.Host{}, err
+	}
+	return cluster.Host{
+		ID: id, Name: s.Host.Name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes,
+		Version: Version(), Datapath: sw.Datapath(),
+	}, nil
+}
+
+// hostRoutes gives the routes of all hosts, this one's as they are now.
+func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(context.Context) ([]network.HostRoute, error) {
+	return func(ctx context.Context) ([]network.HostRoute, error) {
+		hosts, err := cluster.List(ctx, store)
+		if err != nil {
+			return nil, err
+		}
+		me, err := self()
+		if err != nil {
+			return nil, err
+		}
+		var routes []network.HostRoute
+		for _, h := range append(hosts, me) {
+			for _, p := range h.Routes {
+				routes = append(routes, network.HostRoute{Host: h.Name, Prefix: p})
+			}
+		}
+		return routes, nil
+	}
+}
+
+// serve answers on l until ctx ends, then lets requests under way finish.
+func serve(ctx context.Context, server *http.Server, l netListener) error {
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		stopped <- server.Shutdown(end)
+	})
+	err := server.Serve(l)
+	if stop() || !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return <-stopped
+}

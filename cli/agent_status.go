@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) agentStatusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the agent, its peers and what is wrong",
+		Long: `Shows the running agent: the host as others see it, the store, the peers with their
+tunnels, and what keeps the host from what it should be. Exits 3 when no agent runs.`,
+		Example: `  socketplane agent status
+  socketplane agent status -o json`,
+		Args: args(0, 0),
+	}
+	format := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		svc, err := a.service()
+		if err != nil {
+			return err
+		}
+		st, err := svc.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if *format == outputJSON {
+			if st.Problems == nil {
+				st.Problems = []string{}
+			}
+			if st.Peers == nil {
+				st.Peers = []api.Peer{}
+			}
+			return writeJSON(a.stdout, st)
+		}
+		return writeStatus(a.stdout, st)
+	}
+	return cmd
+}
+
+func writeStatus(w io.Writer, st api.Status) error {
+	ready := "yes"
+	if !st.Ready {
+		ready = "not yet"
+	}
+	facts := [][2]string{
+		{"Version", st.Version},
+		{"PID", strconv.Itoa(st.PID)},
+		{"Ready", ready},
+		{"Host", st.Host.Name + " (" + st.Host.ID + ")"},
+		{"Tunnel address", st.Host.VTEP},
+		{"Bridge", st.Bridge + " (datapath " + st.Host.Datapath + ")"},
+		{"Store", st.Store},
+	}
+	for _, f := range facts {
+		if _, err := fmt.Fprintf(w, "%-16s%s\n", f[0]+":", oneLine(f[1])); err != nil {
+			return err
+		}
+	}
+	for _, p := range st.Problems {
+		if _, err := fmt.Fprintf(w, "%-16s%s\n", "Problem:", oneLine(p)); err != nil {
+			return err
+		}
+	}
+	if len(st.Peers) == 0 {
+		_, err := fmt.Fprintf(w, "%-16s%s\n", "Peers:", "none")
+		return err
+	}
+	fmt.Fprintln(w)
+	rows := make([][]string, 0, len(st.Peers))
+	for _, p := range st.Peers {
+		rows = append(rows, []string{p.Name, p.VTEP, p.State, p.Tunnel})
+	}
+	return writeTable(w, []string{"PEER", "ADDRESS", "STATE", "TUNNEL"}, rows)
+}

@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// stopDeadline is how long an agent may take to end.
+const stopDeadline = 15 * time.Second
+
+func (a *app) agentStopCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop",
+		Short: "Stop the agent",
+		Long: `Stops the agent and returns when it has ended. Containers keep their network; an
+agent that does not run is no error.`,
+		Example: `  socketplane agent stop`,
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.settings()
+			if err != nil {
+				return err
+			}
+			_, err = a.stopAgent(cmd.Context(), s)
+			return err
+		},
+	}
+}
+
+// stopAgent stops the agent and gives the arguments with which it ran; nil when
+// none ran, or when systemd knows them.
+func (a *app) stopAgent(ctx context.Context, s Settings) ([]string, error) {
+	p, err := findAgent(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if p == nil {
+		_, err := fmt.Fprintln(a.stdout, "the agent does not run")
+		return nil, err
+	}
+	bySystemd := underSystemd()
+	if bySystemd {
+		// Also ends a start that systemd is repeating.
+		if err := a.systemctl("stop"); err != nil {
+			return nil, err
+		}
+	}
+	if p.alive() { // systemd knows nothing of one that was started by hand
+		if err := p.stop(ctx, stopDeadline); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Remove(pidFile(s)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("pid file: %w", err)
+	}
+	if bySystemd {
+		p.args = nil
+	}
+	_, err = fmt.Fprintf(a.stdout, "the agent (pid %d) has ended\n", p.pid)
+	return p.args, err
+}

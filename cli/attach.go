@@ -1,0 +1,14 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+func (a *app) attachCommand() *cobra.Command {
+	cmd := a.passthrough("attach", &cobra.Command{
+		Short: "Attach to a running container's streams",
+		Long: `Attaches this terminal to a running container as docker attach does. It has nothing
+to do with networks; see connect for those.`,
+		Example: `  socketplane attach shop`,
+	}, func(_ *cobra.Command, argv []string) error { return a.becomeDocker("attach", argv) })
+	cmd.Use = "attach [DOCKER_ARGS...] CONTAINER"
+	return cmd
+}

@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) connectCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "connect -n NETWORK --netns PATH --id ID [--ifname eth0] [--ip ADDR]",
+		Short: "Give any network namespace an interface",
+		Long: `Puts an interface on a network into a network namespace, whoever made it: LXC,
+systemd-nspawn, ip netns. The interface has its address and default route when the
+command returns. The same command again gives the same interface. It stays until
+disconnect, or until the namespace is gone.`,
+		Example: `  ip netns add blue
+  socketplane connect -n web --netns /run/netns/blue --id blue
+  ip netns exec blue ping 10.6.0.1`,
+		Args:                  args(0, 0),
+		DisableFlagsInUseLine: true,
+	}
+	format := outputFlag(cmd)
+	var req api.AttachRequest
+	flags := cmd.Flags()
+	flags.StringVarP(&req.Network, "network", "n", api.DefaultNetwork, "network")
+	flags.StringVar(&req.NetNS, "netns", "", "path of the network namespace (required)")
+	flags.StringVar(&req.ID, "id", "", "name for the endpoint, unique on this host (required)")
+	flags.StringVar(&req.IfName, "ifname", "eth0", "interface's name inside the namespace")
+	flags.StringVar(&req.IP, "ip", "", "address (default: the next free one)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		req.Source = api.SourceConnect
+		if err := checkConnect(cmd, &req); err != nil {
+			return err
+		}
+		svc, err := a.service()
+		if err != nil {
+			return err
+		}
+		e, err := svc.Attach(cmd.Context(), req)
+		if err != nil {
+			return err
+		}
+		return writeEndpoint(a.stdout, *format, e)
+	}
+	return cmd
+}
+
+// checkConnect refuses early what the agent would refuse, and makes the path
+// absolute: the agent has another working directory.
+func checkConnect(cmd *cobra.Command, req *api.AttachRequest) error {
+	for _, name := range []string{"netns", "id"} {
+		if !cmd.Flags().Changed(name) {
+			return usagef("--%s is missing; usage: %s", name, usageLine(cmd))
+		}
+	}
+	if err := api.CheckNetworkName(req.Network); err != nil {
+		return err
+	}
+	if err := api.CheckEndpointID(req.ID); err != nil {
+		return err
+	}
+	if err := api.CheckIfName(req.IfName); err != nil {
+		return err
+	}
+	if req.IP != "" {
+		if _, err := api.ParseIP(req.IP); err != nil {
+			return err
+		}
+	}
+	if req.NetNS == "" || strings.ContainsRune(req.NetNS, 0) {
+		return usagef("--netns %q is no path; give one like /run/netns/blue", req.NetNS)
+	}
+	abs, err := filepath.Abs(req.NetNS)
+	if err != nil {
+		return fmt.Errorf("--netns %q: %w", req.NetNS, err)
+	}
+	req.NetNS = abs
+	return nil
+}

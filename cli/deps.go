@@ -1,0 +1,177 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) depsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "deps",
+		Short: "Show what is needed on this host and what is here",
+		Long: `Shows every program that SocketPlane calls, the version that is needed and the one
+that was found, and how to get what is missing. Exits 1 when something needed is
+missing. Changes nothing.`,
+		Example: `  socketplane deps
+  socketplane deps -o json`,
+		Args: args(0, 0),
+	}
+	format := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		found := checkDeps(cmd.Context())
+		missing := 0
+		for _, d := range found {
+			if !d.OK && !d.Optional {
+				missing++
+			}
+		}
+		if err := a.writeDeps(*format, found); err != nil {
+			return err
+		}
+		if missing > 0 {
+			return fmt.Errorf("%d needed programs are missing or too old; the table says how to get them", missing)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// dependency is a program that is needed, and what was found of it.
+type dependency struct {
+	Name     string `json:"name"`
+	For      string `json:"for"`
+	Needed   string `json:"needed"` // oldest version; empty: any
+	Found    string `json:"found"`  // version; empty: not there
+	Optional bool   `json:"optional"`
+	OK       bool   `json:"ok"`
+	Remedy   string `json:"remedy,omitempty"`
+
+	versionArgs []string
+	apt, dnf    string // packages; empty: no package
+	elsewhere   string // how to get it where there is no package
+}
+
+func dependencies() []dependency {
+	return []dependency{
+		{Name: "ovs-vswitchd", For: "the switch", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-switch", dnf: "openvswitch"},
+		{Name: "ovsdb-server", For: "the switch's database", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-switch", dnf: "openvswitch"},
+		{Name: "ovs-ofctl", For: "programming flows", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-common", dnf: "openvswitch"},
+		{Name: "iptables", For: "the way out through NAT", Needed: "1.8", versionArgs: []string{"--version"}, apt: "iptables", dnf: "iptables-nft"},
+		{Name: "dockerd", For: "containers (not for connect)", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine"},
+		{Name: "docker", For: "run, start, stop, restart, rm, attach", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine"},
+		{Name: "runc", For: "containers (not for connect)", Needed: "1.0", Optional: true, versionArgs: []string{"--version"}, apt: "runc", dnf: "runc"},
+		{Name: "consul", For: "a cluster, where no Consul is given", Needed: "1.12", Optional: true, versionArgs: []string{"version"}, elsewhere: "https://developer.hashicorp.com/consul/install"},
+	}
+}
+
+func checkDeps(ctx context.Context) []dependency {
+	manager := packageManager()
+	list := dependencies()
+	for i := range list {
+		d := &list[i]
+		d.Found = foundVersion(ctx, d.Name, d.versionArgs)
+		d.OK = d.Found != "" && !older(d.Found, d.Needed)
+		if !d.OK {
+			d.Remedy = d.remedy(manager)
+		}
+	}
+	return list
+}
+
+// systemDirs hold programs of the system that a user's PATH may lack.
+func systemDirs() []string { return []string{"/usr/sbin/", "/sbin/", "/usr/local/sbin/"} }
+
+// foundVersion asks a program for its version; "unknown" when it does not say.
+func foundVersion(ctx context.Context, name string, versionArgs []string) string {
+	path, err := exec.LookPath(name)
+	for _, dir := range systemDirs() {
+		if err != nil {
+			path, err = exec.LookPath(dir + name)
+		}
+	}
+	if err != nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, versionArgs...).Output()
+	if err != nil {
+		return "unknown"
+	}
+	return versionIn(string(out))
+}
+
+func versionIn(text string) string {
+	if m := regexp.MustCompile(`\d+(\.\d+)+`).FindString(text); m != "" {
+		return m
+	}
+	return "unknown"
+}
+
+// older compares versions number by number; what is unknown is not older.
+func older(found, needed string) bool {
+	f, n := strings.Split(found, "."), strings.Split(needed, ".")
+	for i := range n {
+		if i >= len(f) {
+			return true
+		}
+		have, err1 := strconv.Atoi(f[i])
+		want, err2 := strconv.Atoi(n[i])
+		if err1 != nil || err2 != nil {
+			return false
+		}
+		if have != want {
+			return have < want
+		}
+	}
+	return false
+}
+
+func packageManager() string {
+	for _, name := range []string{"apt-get", "dnf"} {
+		if _, err := exec.LookPath(name); err == nil {
+			return name
+		}
+	}
+	return ""
+}
+
+func (d dependency) remedy(manager string) string {
+	switch {
+	case manager == "apt-get" && d.apt != "":
+		return "apt-get install " + d.apt
+	case manager == "dnf" && d.dnf != "":
+		return "dnf install " + d.dnf
+	case d.elsewhere != "":
+		return d.elsewhere
+	}
+	return "install " + d.apt
+}
+
+func (a *app) writeDeps(format outputFormat, list []dependency) error {
+	if format == outputJSON {
+		return writeJSON(a.stdout, list)
+	}
+	rows := make([][]string, 0, len(list))
+	for _, d := range list {
+		state := "ok"
+		switch {
+		case d.OK:
+		case d.Optional && d.Found == "":
+			state = "missing, optional"
+		case d.Found == "":
+			state = "missing"
+		default:
+			state = "too old"
+		}
+		rows = append(rows, []string{d.Name, d.Needed, d.Found, state, d.For, d.Remedy})
+	}
+	return writeTable(a.stdout, []string{"PROGRAM", "NEEDED", "FOUND", "STATE", "FOR", "GET IT WITH"}, rows)
+}

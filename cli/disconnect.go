@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) disconnectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "disconnect ID",
+		Short: "Take an interface away and free its address",
+		Long: `Undoes connect: removes the interface, the port and its flows, and frees the
+address. An id that is not connected is an error.`,
+		Example: `  socketplane disconnect blue`,
+		Args:    args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			svc, err := a.service()
+			if err != nil {
+				return err
+			}
+			// Release is idempotent; a person who mistypes an id wants to know.
+			e, err := svc.Endpoint(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			switch {
+			case e.ID != args[0]: // found by the beginning of its id or by a name: too vague to destroy
+				return api.Errorf(api.CodeNotFound, "no endpoint has the id %q; did you mean %q?", args[0], e.ID)
+			case e.Source == api.SourceDocker:
+				return api.Errorf(api.CodeConflict, "%s is a Docker container; take it away with: socketplane rm %s", args[0], shortID(e.ID))
+			}
+			if err := svc.Release(cmd.Context(), e.ID); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.stdout, e.ID)
+			return err
+		},
+	}
+}

@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"io"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) infoCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "info [CONTAINER]",
+		Short: "Show what is attached on this host",
+		Long: `Shows the containers of this host that have an interface on a network, or one of
+them, named by its name, its id or the beginning of its id. A stopped container
+keeps its address: --all shows these too.`,
+		Example: `  socketplane info
+  socketplane info shop
+  socketplane info -o json`,
+		Args: args(0, 1),
+	}
+	format := outputFlag(cmd)
+	all := cmd.Flags().BoolP("all", "a", false, "also what holds an address without being attached")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		svc, err := a.service()
+		if err != nil {
+			return err
+		}
+		if len(args) == 1 {
+			e, err := svc.Endpoint(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return writeEndpoint(a.stdout, *format, e)
+		}
+		endpoints, err := svc.Endpoints(cmd.Context())
+		if err != nil {
+			return err
+		}
+		views := make([]endpointView, 0, len(endpoints)) // never nil: JSON shows []
+		for _, e := range endpoints {
+			if e.Attached || *all {
+				views = append(views, viewEndpoint(e))
+			}
+		}
+		if *format == outputJSON {
+			return writeJSON(a.stdout, views)
+		}
+		return writeEndpoints(a.stdout, views)
+	}
+	return cmd
+}
+
+// endpointView is an endpoint as it is printed; the field names are stable.
+type endpointView struct {
+	ContainerID   string `json:"container_id"`
+	ContainerName string `json:"container_name"`
+	Network       string `json:"network"`
+	IP            string `json:"ip"`
+	MAC           string `json:"mac"`
+	Gateway       string `json:"gateway"`
+	Port          string `json:"port"`
+	Host          string `json:"host"`
+}
+
+func viewEndpoint(e api.Endpoint) endpointView {
+	v := endpointView{
+		ContainerID: e.ContainerID, ContainerName: e.ContainerName, Network: e.Network,
+		MAC: e.MAC, Port: e.Port, Host: e.Host,
+	}
+	if v.ContainerID == "" {
+		v.ContainerID = e.ID
+	}
+	if e.IP.IsValid() {
+		v.IP = e.IP.String()
+	}
+	if e.Gateway.IsValid() {
+		v.Gateway = e.Gateway.String()
+	}
+	return v
+}
+
+func writeEndpoint(w io.Writer, format outputFormat, e api.Endpoint) error {
+	if format == outputJSON {
+		return writeJSON(w, viewEndpoint(e))
+	}
+	return writeEndpoints(w, []endpointView{viewEndpoint(e)})
+}
+
+func writeEndpoints(w io.Writer, endpoints []endpointView) error {
+	rows := make([][]string, 0, len(endpoints))
+	for _, e := range endpoints {
+		rows = append(rows, []string{shortID(e.ContainerID), e.ContainerName, e.Network, e.IP, e.MAC, e.Gateway, e.Port})
+	}
+	return writeTable(w, []string{"CONTAINER", "NAME", "NETWORK", "IP", "MAC", "GATEWAY", "PORT"}, rows)
+}
+
+// shortID cuts a container id to the 12 characters that Docker shows; other
+// ids stay whole.
+func shortID(id string) string {
+	if len(id) == 64 && isHex(id) {
+		return id[:12]
+	}
+	return id
+}
+
+func isHex(s string) bool {
+	for _, r := range s {
+		if (r < '0' || r > '9') && (r < 'a' || r > 'f') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,53 @@
+package cli
+
+import (
+	"io"
+	"strconv"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) networkCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:     "network",
+		Aliases: []string{"net"},
+		Short:   "Create, list, show and delete networks",
+		Long: `A network is a layer-2 and layer-3 segment with a subnet of its own that spans all
+hosts of the cluster. Containers of one network never reach those of another.`,
+		Example: `  socketplane network create web 10.6.0.0/16
+  socketplane network list
+  socketplane network delete web`,
+	})
+	cmd.AddCommand(a.networkCreateCommand(), a.networkListCommand(), a.networkInfoCommand(), a.networkDeleteCommand())
+	return cmd
+}
+
+// networkView is a network as it is printed; the field names are stable.
+type networkView struct {
+	ID      string `json:"id"`
+	Subnet  string `json:"subnet"`
+	Gateway string `json:"gateway"`
+	VLAN    int    `json:"vlan"`
+	VNI     uint32 `json:"vni"`
+	MTU     int    `json:"mtu"`
+}
+
+func viewNetwork(n api.Network) networkView {
+	return networkView{ID: n.ID, Subnet: n.Subnet.String(), Gateway: n.Gateway.String(), VLAN: n.VLAN, VNI: n.VNI, MTU: n.MTU}
+}
+
+func writeNetworks(w io.Writer, networks []networkView) error {
+	rows := make([][]string, 0, len(networks))
+	for _, n := range networks {
+		rows = append(rows, []string{n.ID, n.Subnet, n.Gateway, strconv.Itoa(n.VLAN), strconv.FormatUint(uint64(n.VNI), 10), strconv.Itoa(n.MTU)})
+	}
+	return writeTable(w, []string{"NETWORK", "SUBNET", "GATEWAY", "VLAN", "VNI", "MTU"}, rows)
+}
+
+func writeNetwork(w io.Writer, format outputFormat, n api.Network) error {
+	if format == outputJSON {
+		return writeJSON(w, viewNetwork(n))
+	}
+	return writeNetworks(w, []networkView{viewNetwork(n)})
+}

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) networkCreateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "create NAME [CIDR]",
+		Short: "Create a network on all hosts",
+		Long: `Creates a network. Without a CIDR a free subnet is picked that overlaps no other
+network and no route of any host. The same name with the same subnet again gives
+the existing network; with another subnet it is an error.`,
+		Example: `  socketplane network create web 10.6.0.0/16
+  socketplane network create db -o json`,
+		Args: args(1, 2),
+	}
+	format := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := api.CheckNetworkName(args[0]); err != nil {
+			return err
+		}
+		req := api.CreateNetworkRequest{ID: args[0]}
+		if len(args) == 2 {
+			if _, err := api.ParseSubnet(args[1]); err != nil {
+				return err
+			}
+			req.Subnet = args[1]
+		}
+		svc, err := a.service()
+		if err != nil {
+			return err
+		}
+		n, err := svc.CreateNetwork(cmd.Context(), req)
+		if err != nil {
+			return err
+		}
+		return writeNetwork(a.stdout, *format, n)
+	}
+	return cmd
+}

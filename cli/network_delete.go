@@ -1,0 +1,36 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) networkDeleteCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "delete NAME",
+		Aliases: []string{"rm"},
+		Short:   "Delete a network that nobody uses",
+		Long: `Deletes a network on all hosts. A network with endpoints cannot be deleted, on
+whatever host they are: remove its containers first. A stopped container counts,
+because it keeps its address.`,
+		Example: `  socketplane network delete web`,
+		Args:    args(1, 1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := api.CheckNetworkName(args[0]); err != nil {
+			return err
+		}
+		svc, err := a.service()
+		if err != nil {
+			return err
+		}
+		if err := svc.DeleteNetwork(cmd.Context(), args[0]); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(a.stdout, args[0])
+		return err
+	}
+	return cmd
+}

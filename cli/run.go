@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run [-n NETWORK] [--ip ADDR] DOCKER_RUN_ARGS...",
+		Short: "docker run, with the container on a network",
+		Long: `Runs a container as docker run does, with the network there before its first
+instruction. -n (--network) and --ip may stand anywhere before the image; every
+other flag goes to Docker as it is. Without -n the network is "default".
+
+The exit code is the container's, 125 when it could not be made or started, 126
+and 127 when its command could not be run.`,
+		Example: `  socketplane run -n web -d --name shop nginx
+  socketplane run --rm -it -n web busybox sh
+  socketplane run -n web --ip 10.6.0.9 -d busybox sleep 1000`,
+		DisableFlagParsing:    true,
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			r, err := parseRun(argv)
+			if err != nil {
+				return ours(err)
+			}
+			if r.help {
+				return cmd.Help()
+			}
+			a.debug = a.debug || r.debug
+			if r.socket != "" {
+				a.socket = r.socket
+			}
+			if r.config != "" {
+				a.configFile = r.config
+			}
+			return a.runContainer(cmd.Context(), r)
+		},
+	}
+}
+
+// ours marks a failure of run that is not the container's.
+func ours(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*exitError](err); ok {
+		return err
+	}
+	return &exitError{code: exitRun, cause: err}
+}
+
+// runContainer is create, reserve, start. What was made is taken away again
+// when a later step fails.
+func (a *app) runContainer(ctx context.Context, r runArgs) error {
+	s, err := a.settings()
+	if err != nil {
+		return ours(err)
+	}
+	if !r.detach && r.tty && attaches(r.attach, "stdin", r.interactive) && !isTerminal(a.stdin) {
+		return &exitError{code: exitFailed, cause: errors.New("the input device is not a TTY")} // Docker's words and code
+	}
+	host, err := a.dockerHost(s)
+	if err != nil {
+		return ours(err)
+	}
+	engine, err := docker.Dial(host)
+	if err != nil {
+		return ours(err)
+	}
+	defer engine.Close()
+	svc := api.NewClient(s.API.Socket)
+
+	// Until the container starts, a signal ends the command and undoes it.
+	making, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	// Before Docker pulls an image for a network that is not there.
+	if _, err := svc.Network(making, r.network); err != nil {
+		return ours(err)
+	}
+	id, err := a.createContainer(making, host, r)
+	if err != nil {
+		return ours(err)
+	}
+	if err := reserve(making, svc, engine, id, r); err != nil {
+		undoRun(ctx, svc, engine, id, r)
+		return ours(err)
+	}
+	stop() // from here on signals belong to the container
+	return a.startContainer(ctx, engine, host, id, r)
+}
+
+// createContainer makes the container and gives its full id.
+func (a *app) createContainer(ctx context.Context, host string, r runArgs) (string, error) {
+	argv := append([]string{"create", "--runtime", docker.RuntimeName, "--network", "none"}, r.create...)
+	cmd := exec.CommandContext(ctx, "docker", argv...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+host)
+	var out bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, &out, a.stderr
+	err := cmd.Run()
+	id := strings.TrimSpace(out.String())
+	switch _, failed := errors.AsType[*exec.ExitError](err); {
+	case ctx.Err() != nil:
+		return "", errors.New("interrupted before the container was made")
+	case failed:
+		return "", &exitError{code: exitRun} // Docker has said why
+	case errors.Is(err, exec.ErrNotFound):
+		return "", errors.New("the program docker is not installed; see: socketplane deps")
+	case err != nil:
+		return "", fmt.Errorf("docker create: %w", err)
+	case len(id) != 64 || !isHex(id):
+		return "", fmt.Errorf("docker create gave %q, which is no container id", id)
+	}
+	return id, nil
+}
+
+func reserve(ctx context.Context, svc api.Service, engine *docker.Engine, id string, r runArgs) error {
+	name := r.name
+	if name == "" {
+		var err error
+		if name, err = engine.Name(ctx, id); err != nil {
+			return err
+		}
+	}
+	_, err := svc.Reserve(ctx, api.ReserveRequest{ID: id, ContainerName: name, Network: r.network, IP: r.ip, Source: api.SourceDocker})
+	return err
+}
+
+// undoRun leaves nothing of a container that was made and never started.
+func undoRun(ctx context.Context, svc api.Service, engine *docker.Engine, id string, r runArgs) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	// Neither failure is worth more words than the error that led here: what
+	// stays is visible to docker ps -a, and the agent frees it when it goes.
+	_ = engine.Remove(ctx, id)
+	_ = svc.Release(ctx, id)
+	if r.cidFile != "" {
+		_ = os.Remove(r.cidFile)
+	}
+}
+
+// dockerHost is where Docker is reached: a socket of this host, always the
+// same one for the docker program and for ourselves.
+func (a *app) dockerHost(s Settings) (string, error) {
+	host, ok := a.getenv("DOCKER_HOST")
+	switch {
+	case !ok || host == "":
+		return "unix://" + s.Docker.Socket, nil
+	case strings.HasPrefix(host, "unix://"):
+		return host, nil
+	}
+	return "", fmt.Errorf("DOCKER_HOST is %q, but the network is made on this host; run socketplane where that Docker is, or unset it", host)
+}

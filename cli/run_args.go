@@ -1,0 +1,220 @@
+package cli
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// runArgs is a command line of `run`, taken apart.
+type runArgs struct {
+	// Ours.
+	network string
+	ip      string
+	help    bool
+	debug   bool
+	socket  string
+	config  string
+
+	// Docker's that `docker create` does not know, or that decide how to start.
+	name        string
+	cidFile     string
+	detach      bool
+	interactive bool
+	tty         bool
+	autoRemove  bool
+	attach      []string // streams of -a
+	detachKeys  string
+	sigProxy    bool
+
+	// create is what `docker create` gets: flags, image, command.
+	create []string
+}
+
+// flagToken is one flag as the user wrote it.
+type flagToken struct {
+	name    string // without dashes
+	value   string
+	valued  bool     // a value was given
+	passing []string // the same for Docker
+}
+
+// parseRun takes the arguments of `run` apart as Docker does (pflag without
+// interspersing): flags up to the first word that is none, which is the image.
+func parseRun(argv []string) (runArgs, error) {
+	r := runArgs{network: api.DefaultNetwork, sigProxy: true}
+	booleans := dockerBooleans()
+	var flags []string
+	rest := argv
+	for len(rest) > 0 {
+		word := rest[0]
+		if word == "--" {
+			rest = rest[1:]
+			break
+		}
+		if len(word) < 2 || word[0] != '-' {
+			break
+		}
+		var tokens []flagToken
+		var err error
+		if strings.HasPrefix(word, "--") {
+			tokens, rest, err = longFlag(rest, booleans)
+		} else {
+			tokens, rest, err = shortFlags(rest, booleans)
+		}
+		if err != nil {
+			return runArgs{}, err
+		}
+		for _, t := range tokens {
+			pass, err := r.take(t)
+			if err != nil {
+				return runArgs{}, err
+			}
+			if pass {
+				flags = append(flags, t.passing...)
+			}
+		}
+	}
+	if r.help {
+		return r, nil
+	}
+	if len(rest) == 0 {
+		return runArgs{}, usagef("no image is named; usage: socketplane run [-n NETWORK] [--ip ADDR] DOCKER_RUN_ARGS")
+	}
+	if err := r.check(); err != nil {
+		return runArgs{}, err
+	}
+	// A detached container must not be given the stdin that nobody will close.
+	if r.detach {
+		flags = append(flags, "--attach", "stdout", "--attach", "stderr")
+	}
+	r.create = append(append(flags, "--"), rest...)
+	return r, nil
+}
+
+// longFlag reads --name, --name=value or --name value.
+func longFlag(argv []string, booleans map[string]bool) ([]flagToken, []string, error) {
+	name, value, valued := strings.Cut(argv[0][2:], "=")
+	if name == "" {
+		return nil, nil, usagef("%q is no flag", argv[0])
+	}
+	t := flagToken{name: name, value: value, valued: valued, passing: argv[:1]}
+	if valued || booleans[name] {
+		return []flagToken{t}, argv[1:], nil
+	}
+	if len(argv) < 2 {
+		return nil, nil, usagef("flag --%s needs a value", name)
+	}
+	t.value, t.valued, t.passing = argv[1], true, argv[:2]
+	return []flagToken{t}, argv[2:], nil
+}
+
+// shortFlags reads -b, -bcd, -v value, -vvalue, -v=value, and booleans before
+// the last of these.
+func shortFlags(argv []string, booleans map[string]bool) ([]flagToken, []string, error) {
+	var tokens []flagToken
+	cluster := argv[0][1:]
+	for cluster != "" {
+		name := cluster[:1]
+		cluster = cluster[1:]
+		if booleans[name] {
+			t := flagToken{name: name, passing: []string{"-" + name}}
+			if strings.HasPrefix(cluster, "=") {
+				t.value, t.valued, t.passing = cluster[1:], true, []string{"-" + name + cluster}
+				cluster = ""
+			}
+			tokens = append(tokens, t)
+			continue
+		}
+		t := flagToken{name: name, valued: true}
+		if cluster != "" {
+			t.value = strings.TrimPrefix(cluster, "=")
+			t.passing = []string{"-" + name + cluster}
+			return append(tokens, t), argv[1:], nil
+		}
+		if len(argv) < 2 {
+			return nil, nil, usagef("flag -%s needs a value", name)
+		}
+		t.value, t.passing = argv[1], []string{"-" + name, argv[1]}
+		return append(tokens, t), argv[2:], nil
+	}
+	return tokens, argv[1:], nil
+}
+
+// take keeps what a flag says and tells whether Docker's create gets it too.
+func (r *runArgs) take(t flagToken) (pass bool, err error) {
+	if why := refusal(t.name); why != "" {
+		return false, usagef("%s cannot be used: %s", flagText(t.name), why)
+	}
+	switch canonical(t.name) {
+	case "network":
+		r.network = t.value
+	case "ip":
+		if t.value == "" {
+			return false, usagef("--ip needs an address")
+		}
+		r.ip = t.value
+	case "socket":
+		r.socket = t.value
+	case "config":
+		r.config = t.value
+	case "help":
+		return false, boolean(t, &r.help)
+	case "debug":
+		return false, boolean(t, &r.debug)
+	case "detach":
+		return false, boolean(t, &r.detach)
+	case "sig-proxy":
+		return false, boolean(t, &r.sigProxy)
+	case "detach-keys":
+		r.detachKeys = t.value
+	case "name":
+		r.name = t.value
+		return true, nil
+	case "cidfile":
+		r.cidFile = t.value
+		return true, nil
+	case "attach":
+		r.attach = append(r.attach, t.value)
+		return true, nil
+	case "interactive":
+		return true, boolean(t, &r.interactive)
+	case "tty":
+		return true, boolean(t, &r.tty)
+	case "rm":
+		return true, boolean(t, &r.autoRemove)
+	default:
+		return true, nil
+	}
+	return false, nil
+}
+
+func boolean(t flagToken, into *bool) error {
+	if !t.valued {
+		*into = true
+		return nil
+	}
+	v, err := strconv.ParseBool(t.value)
+	if err != nil {
+		return usagef("%s is true or false, not %q", flagText(t.name), t.value)
+	}
+	*into = v
+	return nil
+}
+
+// check refuses what can be refused before anything is made.
+func (r *runArgs) check() error {
+	if err := api.CheckNetworkName(r.network); err != nil {
+		return err
+	}
+	if r.ip != "" {
+		if _, err := api.ParseIP(r.ip); err != nil {
+			return err
+		}
+	}
+	if r.detach && len(r.attach) > 0 {
+		return usagef("-a and -d exclude each other")
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// DefaultConfigFile is read when it exists and no other was named.
+const DefaultConfigFile = "/etc/socketplane/socketplane.toml"
+
+// DefaultSocket is where the agent listens and where an OCI hook, which gets
+// no environment, looks for it.
+const DefaultSocket = "/run/socketplane/socketplane.sock"
+
+// Settings is everything that can be configured. The toml tags are the names
+// in the file; table settingTable holds their flags, variables and checks.
+type Settings struct {
+	Host struct {
+		Name     string `toml:"name"`
+		StateDir string `toml:"state_dir"`
+	} `toml:"host"`
+	Cluster struct {
+		Iface      string   `toml:"iface"`       // interface whose address is the tunnel's end; empty: found by the agent
+		SessionTTL Duration `toml:"session_ttl"` // 10 s to 24 h, Consul's limits
+	} `toml:"cluster"`
+	Consul struct {
+		Address   string `toml:"address"` // URL; empty: the embedded store of a single host
+		Token     string `toml:"token"`
+		TokenFile string `toml:"token_file"`
+		CAFile    string `toml:"ca_file"`
+		CertFile  string `toml:"cert_file"`
+		KeyFile   string `toml:"key_file"`
+	} `toml:"consul"`
+	OVS struct {
+		Bridge   string `toml:"bridge"`
+		Datapath string `toml:"datapath"` // system, netdev, or empty: found by the agent
+		Socket   string `toml:"socket"`   // OVSDB's unix socket
+	} `toml:"ovs"`
+	Docker struct {
+		Enabled         bool   `toml:"enabled"`
+		Socket          string `toml:"socket"`
+		RegisterRuntime bool   `toml:"register_runtime"`
+		DaemonJSON      string `toml:"daemon_json"`
+	} `toml:"docker"`
+	API struct {
+		Socket string `toml:"socket"`
+	} `toml:"api"`
+	Log struct {
+		Level string `toml:"level"` // debug, info, warn or error
+		File  string `toml:"file"`  // where a background agent writes; under systemd it is the journal
+	} `toml:"log"`
+}
+
+// Duration is a time.Duration that is written as text, such as "10s".
+type Duration struct{ time.Duration }
+
+// UnmarshalText reads what time.ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration; write it like 10s or 1m30s", text)
+	}
+	d.Duration = v
+	return nil
+}
+
+// setting is one configurable value: its name in the file (table.key), its
+// flag on `agent run` if it has one, and what it may hold.
+type setting struct {
+	key    string
+	flag   string
+	help   string
+	secret bool
+	field  func(*Settings) any // *string, *bool or *Duration
+	check  func(string) error  // nil: anything
+}
+
+// env names the variable that overrides the file.
+func (s setting) env() string { return envName(s.key) }
+
+// set reads text into the field.
+func (s setting) set(into *Settings, text string) error {
+	switch p := s.field(into).(type) {
+	case *string:
+		*p = text
+	case *bool:
+		v, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("%q is not true or false", text)
+		}
+		*p = v
+	case *Duration:
+		return p.UnmarshalText([]byte(text))
+	}
+	return nil
+}
+
+// text gives the value as set would read it.
+func (s setting) text(from *Settings) string {
+	switch p := s.field(from).(type) {
+	case *string:
+		return *p
+	case *bool:
+		return strconv.FormatBool(*p)
+	case *Duration:
+		return p.String()
+	}
+	return ""
+}
+
+// settingTable lists every setting in the order in which it is shown.
+func settingTable() []setting {
+	return []setting{
+		{"host.name", "name", "name of this host", false, func(s *Settings) any { return &s.Host.Name }, checkHostName},
+		{"host.state_dir", "state-dir", "directory of the host's identity and the embedded store", false, func(s *Settings) any { return &s.Host.StateDir }, checkAbs},
+		{"cluster.iface", "iface", "interface that carries the tunnels (default: the one with the default route)", false, func(s *Settings) any { return &s.Cluster.Iface }, orEmpty(checkInterface)},
+		{"cluster.session_ttl", "", "how long a silent host counts as alive", false, func(s *Settings) any { return &s.Cluster.SessionTTL }, checkTTL},
+		{"consul.address", "consul", "URL of Consul, such as http://127.0.0.1:8500 (default: an embedded store for this host alone)", false, func(s *Settings) any { return &s.Consul.Address }, orEmpty(checkConsul)},
+		{"consul.token", "", "Consul ACL token", true, func(s *Settings) any { return &s.Consul.Token }, checkToken},
+		{"consul.token_file", "", "file that holds the Consul ACL token", false, func(s *Settings) any { return &s.Consul.TokenFile }, orEmpty(checkAbs)},
+		{"consul.ca_file", "", "certificates that Consul's must be signed by", false, func(s *Settings) any { return &s.Consul.CAFile }, orEmpty(checkAbs)},
+		{"consul.cert_file", "", "client certificate for Consul", false, func(s *Settings) any { return &s.Consul.CertFile }, orEmpty(checkAbs)},
+		{"consul.key_file", "", "key of the client certificate", false, func(s *Settings) any { return &s.Consul.KeyFile }, orEmpty(checkAbs)},
+		{"ovs.bridge", "bridge", "integration bridge", false, func(s *Settings) any { return &s.OVS.Bridge }, checkInterface},
+		{"ovs.datapath", "datapath", "system or netdev (default: system where the kernel has openvswitch)", false, func(s *Settings) any { return &s.OVS.Datapath }, checkOneOf("", "system", "netdev")},
+		{"ovs.socket", "", "unix socket of ovsdb-server", false, func(s *Settings) any { return &s.OVS.Socket }, checkAbs},
+		{"docker.enabled", "", "follow Docker's containers", false, func(s *Settings) any { return &s.Docker.Enabled }, nil},
+		{"docker.socket", "", "unix socket of dockerd", false, func(s *Settings) any { return &s.Docker.Socket }, checkAbs},
+		{"docker.register_runtime", "", "name our runtime in Docker's daemon.json", false, func(s *Settings) any { return &s.Docker.RegisterRuntime }, nil},
+		{"docker.daemon_json", "", "dockerd's configuration file", false, func(s *Settings) any { return &s.Docker.DaemonJSON }, checkAbs},
+		{"api.socket", "socket", "unix socket of the agent", false, func(s *Settings) any { return &s.API.Socket }, checkSocket},
+		{"log.level", "log-level", "debug, info, warn or error", false, func(s *Settings) any { return &s.Log.Level }, checkOneOf("debug", "info", "warn", "error")},
+		{"log.file", "", "log of an agent that was started in the background", false, func(s *Settings) any { return &s.Log.File }, checkAbs},
+	}
+}
+
+// defaultSettings is what holds when nobody says anything.
+func defaultSettings(hostname string) Settings {
+	var s Settings
+	s.Host.Name = hostname
+	s.Host.StateDir = "/var/lib/socketplane"
+	s.Cluster.SessionTTL = Duration{10 * time.Second} // Consul's shortest
+	s.OVS.Bridge = "docker0-ovs"
+	s.OVS.Socket = "/run/openvswitch/db.sock"
+	s.Docker.Enabled = true
+	s.Docker.Socket = "/run/docker.sock"
+	s.Docker.RegisterRuntime = true
+	s.Docker.DaemonJSON = "/etc/docker/daemon.json"
+	s.API.Socket = DefaultSocket
+	s.Log.Level = "info"
+	s.Log.File = "/var/log/socketplane.log"
+	return s
+}

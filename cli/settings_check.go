@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// orEmpty lets the empty text pass: the value is not set.
+func orEmpty(check func(string) error) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return nil
+		}
+		return check(s)
+	}
+}
+
+func checkHostName(s string) error {
+	if s == "" {
+		return errors.New("is empty; give the host a name")
+	}
+	if err := api.CheckContainerName(s); err != nil {
+		return fmt.Errorf("%q must be letters, digits, '_', '.' or '-', and begin with a letter or digit", s)
+	}
+	return nil
+}
+
+func checkInterface(s string) error { return api.CheckIfName(s) }
+
+func checkAbs(s string) error {
+	switch {
+	case strings.ContainsRune(s, 0):
+		return fmt.Errorf("%q holds a NUL", s)
+	case !filepath.IsAbs(s):
+		return fmt.Errorf("%q is not an absolute path", s)
+	}
+	return nil
+}
+
+// checkSocket also bounds the length: sun_path holds 108 bytes with its NUL, unix(7).
+func checkSocket(s string) error {
+	if err := checkAbs(s); err != nil {
+		return err
+	}
+	if len(s) > 107 {
+		return fmt.Errorf("%q is %d bytes long; a unix socket's path holds 107", s, len(s))
+	}
+	return nil
+}
+
+func checkConsul(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.Trim(u.Path, "/") != "" || u.User != nil {
+		return fmt.Errorf("%q is not Consul's URL; write it like http://127.0.0.1:8500", s)
+	}
+	return nil
+}
+
+// checkToken refuses what an HTTP header cannot carry. It never shows the token.
+func checkToken(s string) error {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return errors.New("holds control characters")
+	}
+	return nil
+}
+
+func checkOneOf(allowed ...string) func(string) error {
+	return func(s string) error {
+		var shown []string
+		for _, a := range allowed {
+			if s == a {
+				return nil
+			}
+			if a != "" {
+				shown = append(shown, a)
+			}
+		}
+		return fmt.Errorf("%q is none of %s", s, strings.Join(shown, ", "))
+	}
+}
+
+// checkTTL keeps to what Consul takes for a session: 10 s to 86400 s.
+func checkTTL(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 10*time.Second || d > 24*time.Hour {
+		return fmt.Errorf("%q is out of range; Consul takes 10s to 24h", s)
+	}
+	return nil
+}
+
+// checkTogether looks at settings that only make sense with one another.
+func checkTogether(s *Settings) error {
+	switch {
+	case s.Consul.Token != "" && s.Consul.TokenFile != "":
+		return errors.New("consul.token and consul.token_file are both set; choose one")
+	case (s.Consul.CertFile == "") != (s.Consul.KeyFile == ""):
+		return errors.New("consul.cert_file and consul.key_file belong together; set both or none")
+	}
+	return nil
+}

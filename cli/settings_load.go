@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// maxConfigFile bounds what is read as a settings file, in bytes.
+const maxConfigFile = 1 << 20
+
+// sources says where settings come from, weakest first after the built-in ones.
+type sources struct {
+	hostname string
+	file     string                      // path of the settings file
+	fileMust bool                        // the file was named: it must exist
+	client   bool                        // a client may go on when it may not read the file
+	getenv   func(string) (string, bool) // os.LookupEnv
+	flags    map[string]string           // by key; only those given
+}
+
+// origins tells for every key which source won, for people.
+type origins map[string]string
+
+func envName(key string) string {
+	return "SOCKETPLANE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// loadSettings merges the sources; the later wins. Errors say which source is
+// to be mended, and are usage errors.
+func loadSettings(src sources) (Settings, origins, error) {
+	s := defaultSettings(src.hostname)
+	from := origins{}
+	table := settingTable()
+	for _, e := range table {
+		from[e.key] = "built in"
+	}
+	inFile, err := readSettingsFile(src, &s)
+	if err != nil {
+		return Settings{}, nil, usageError{err}
+	}
+	for _, e := range table {
+		if inFile[e.key] {
+			from[e.key] = src.file
+		}
+		if text, ok := src.getenv(e.env()); ok {
+			if err := e.set(&s, text); err != nil {
+				return Settings{}, nil, usagef("%s: %w", e.env(), err)
+			}
+			from[e.key] = e.env()
+		}
+		if text, ok := src.flags[e.key]; ok {
+			if err := e.set(&s, text); err != nil {
+				return Settings{}, nil, usagef("--%s: %w", e.flag, err)
+			}
+			from[e.key] = "--" + e.flag
+		}
+	}
+	for _, e := range table {
+		if e.check == nil {
+			continue
+		}
+		if err := e.check(e.text(&s)); err != nil {
+			return Settings{}, nil, usagef("%s (from %s): %w", e.key, from[e.key], err)
+		}
+	}
+	if err := checkTogether(&s); err != nil {
+		return Settings{}, nil, usageError{err}
+	}
+	return s, from, nil
+}
+
+// readSettingsFile decodes the file over s and says which keys it held.
+func readSettingsFile(src sources, s *Settings) (map[string]bool, error) {
+	f, err := os.Open(src.file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !src.fileMust:
+		return nil, nil
+	case errors.Is(err, fs.ErrPermission) && src.client && !src.fileMust:
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("settings file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("settings file %s: %w", src.file, err)
+	}
+	if len(data) > maxConfigFile {
+		return nil, fmt.Errorf("settings file %s is larger than %d bytes", src.file, maxConfigFile)
+	}
+	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(s); err != nil {
+		return nil, describeTOML(src.file, err)
+	}
+	var tree map[string]map[string]any // the strict decode above has proven this shape
+	if err := toml.Unmarshal(data, &tree); err != nil {
+		return nil, describeTOML(src.file, err)
+	}
+	keys := map[string]bool{}
+	for table, values := range tree {
+		for key := range values {
+			keys[table+"."+key] = true
+		}
+	}
+	return keys, nil
+}
+
+// describeTOML gives file, line and key in one line.
+func describeTOML(file string, err error) error {
+	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(strict.Errors) > 0 {
+		first := strict.Errors[0]
+		line, _ := first.Position()
+		return fmt.Errorf("%s:%d: unknown key %q; the keys are shown by: socketplane agent run --print-config", file, line, strings.Join(first.Key(), "."))
+	}
+	if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
+		line, column := decode.Position()
+		if key := decode.Key(); len(key) > 0 {
+			return fmt.Errorf("%s:%d:%d: key %q: %s", file, line, column, strings.Join(key, "."), strings.TrimPrefix(decode.Error(), "toml: "))
+		}
+		return fmt.Errorf("%s:%d:%d: %s", file, line, column, strings.TrimPrefix(decode.Error(), "toml: "))
+	}
+	return fmt.Errorf("%s: %w", file, err)
+}
+
+// printSettings writes every value with where it came from. The lines are
+// themselves a settings file; secrets are masked.
+func printSettings(w io.Writer, s Settings, from origins) error {
+	for _, e := range settingTable() {
+		value := e.text(&s)
+		if e.secret && value != "" {
+			value = "********"
+		}
+		if _, isBool := e.field(&s).(*bool); !isBool {
+			value = fmt.Sprintf("%q", value)
+		}
+		if _, err := fmt.Fprintf(w, "%-46s # %s\n", e.key+" = "+value, from[e.key]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

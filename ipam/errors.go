@@ -1,0 +1,58 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// Sentinel errors. What is returned wraps one of them, an error of the store,
+// or an error of the context.
+var (
+	ErrExhausted = errors.New("no address is free")
+	ErrTaken     = errors.New("address is taken")
+	ErrOutside   = errors.New("address is outside the subnet")
+	ErrReserved  = errors.New("address is reserved")
+	ErrOwnerHas  = errors.New("owner has another address")
+	ErrBadBlock  = errors.New("block cannot be decoded")
+)
+
+// TakenError says who has the address that was asked for. It is an ErrTaken.
+type TakenError struct {
+	Addr  netip.Addr
+	Owner string
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("address %s is taken by %q", e.Addr, e.Owner)
+}
+
+// Unwrap gives ErrTaken.
+func (e *TakenError) Unwrap() error { return ErrTaken }
+
+// OwnerHasError says which address the owner already has. It is an ErrOwnerHas.
+type OwnerHasError struct {
+	Owner string
+	Addr  netip.Addr
+}
+
+func (e *OwnerHasError) Error() string {
+	return fmt.Sprintf("%q already has address %s of this subnet", e.Owner, e.Addr)
+}
+
+// Unwrap gives ErrOwnerHas.
+func (e *OwnerHasError) Unwrap() error { return ErrOwnerHas }
+
+// BadBlockError names a key of the store whose value is not a block. The value
+// is left as it is, and its addresses are not handed out. It is an ErrBadBlock.
+type BadBlockError struct {
+	Key   string
+	Cause error
+}
+
+func (e *BadBlockError) Error() string {
+	return fmt.Sprintf("block %q cannot be decoded: %v", e.Key, e.Cause)
+}
+
+// Unwrap gives ErrBadBlock and the cause.
+func (e *BadBlockError) Unwrap() []error { return []error{ErrBadBlock, e.Cause} }

@@ -1,0 +1,160 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// view is what this allocator believes about one subnet. It may be behind the
+// store; that costs a retry and never a wrong answer, because each write
+// compares the block's version, and what refuses a caller is read again first.
+// Whoever uses it holds its lock.
+type view struct {
+	subnet  netip.Prefix
+	lock    chan struct{} // holds one token while somebody uses the view; a channel, so that waiting for it ends with the context
+	loaded  bool
+	blocks  map[int]*block // the claimed ones
+	owners  map[string][]netip.Addr
+	current int         // block the last address was handed out from
+	last    map[int]int // offset within the block of the address handed out last
+}
+
+func newView(subnet netip.Prefix) *view {
+	return &view{subnet: subnet, lock: make(chan struct{}, 1), last: map[int]int{}}
+}
+
+// load reads the whole subnet, once, until something makes the view doubtful.
+func (v *view) load(ctx context.Context, store Store) error {
+	if v.loaded {
+		return nil
+	}
+	entries, err := store.List(ctx, Prefix(v.subnet))
+	if err != nil {
+		return fmt.Errorf("read addresses of %s: %w", v.subnet, err)
+	}
+	v.blocks, v.owners = map[int]*block{}, map[string][]netip.Addr{}
+	for _, e := range entries {
+		if index, err := blockIndex(v.subnet, e.Key); err == nil {
+			v.put(index, decodeBlock(v.subnet, index, e.Value, e.Version))
+		}
+	}
+	v.loaded = true
+	return nil
+}
+
+// refresh reads one block again.
+func (v *view) refresh(ctx context.Context, store Store, index int) error {
+	e, err := store.Get(ctx, blockKey(v.subnet, index))
+	switch {
+	case errors.Is(err, state.ErrNotFound):
+		v.put(index, nil)
+	case err != nil:
+		return fmt.Errorf("read block %d of %s: %w", index, v.subnet, err)
+	default:
+		v.put(index, decodeBlock(v.subnet, index, e.Value, e.Version))
+	}
+	return nil
+}
+
+// put replaces what is known of a block; nil: it is not claimed.
+func (v *view) put(index int, b *block) {
+	if old := v.blocks[index]; old != nil {
+		for addr, owner := range old.owners {
+			kept := slices.DeleteFunc(v.owners[owner], func(a netip.Addr) bool { return a == addr })
+			if len(kept) == 0 {
+				delete(v.owners, owner)
+			} else {
+				v.owners[owner] = kept
+			}
+		}
+	}
+	if b == nil {
+		delete(v.blocks, index)
+		return
+	}
+	v.blocks[index] = b
+	for addr, owner := range b.owners {
+		v.owners[owner] = append(v.owners[owner], addr)
+	}
+}
+
+// at is the block as known, or as it would be claimed by host.
+func (v *view) at(index int, host string) *block {
+	if b := v.blocks[index]; b != nil {
+		return b
+	}
+	return &block{index: index, host: host}
+}
+
+func (v *view) indexOf(addr netip.Addr) int { return offset(v.subnet, addr) / BlockSize }
+
+func (v *view) freeIn(pool Pool, b *block) (netip.Addr, bool) {
+	if b == nil || b.err != nil {
+		return netip.Addr{}, false
+	}
+	after, known := v.last[b.index]
+	if !known {
+		after = -1
+	}
+	return b.free(pool, after)
+}
+
+// pick chooses the next address for a host: from its current block, from another
+// of its own, from the lowest block that nobody has claimed, and only then from
+// somebody else's. lost counts the races lost so far: the more, the wider the
+// range of unclaimed blocks it chooses from, so that hosts that begin at the same
+// moment part.
+func (v *view) pick(pool Pool, host string, lost int) (netip.Addr, bool) {
+	if b := v.blocks[v.current]; b != nil && b.host == host {
+		if addr, ok := v.freeIn(pool, b); ok {
+			return addr, true
+		}
+	}
+	var others []netip.Addr
+	own, found := netip.Addr{}, false
+	for _, b := range v.blocks {
+		addr, ok := v.freeIn(pool, b)
+		switch {
+		case !ok:
+		case b.host != host:
+			others = append(others, addr)
+		case !found || addr.Less(own):
+			own, found = addr, true
+		}
+	}
+	if found {
+		return own, true
+	}
+	if open := v.unclaimed(pool, lost); len(open) > 0 {
+		return open[rand.IntN(len(open))], true
+	}
+	if len(others) > 0 {
+		return others[rand.IntN(len(others))], true
+	}
+	return netip.Addr{}, false
+}
+
+// unclaimed gives the next address of each of the lowest unclaimed blocks: of
+// one, and after a lost race of 16, 32 and up to 1,024.
+func (v *view) unclaimed(pool Pool, lost int) []netip.Addr {
+	want := 1
+	if lost > 0 {
+		want = 8 << min(lost, 7)
+	}
+	var open []netip.Addr
+	for index := 0; index < blockCount(v.subnet) && len(open) < want; index++ {
+		if v.blocks[index] != nil {
+			continue
+		}
+		if addr, ok := v.freeIn(pool, &block{index: index}); ok {
+			open = append(open, addr)
+		}
+	}
+	return open
+}

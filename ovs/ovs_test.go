@@ -1,0 +1,117 @@
+package ovs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/socketplane/socketplane/ovs/ovstest"
+)
+
+// open starts an instance and a switch on it whose Run ends with the test.
+func open(t testing.TB) (*Switch, *ovstest.Instance) {
+	t.Helper()
+	i := ovstest.Start(t)
+	return openOn(t, i), i
+}
+
+func openOn(t testing.TB, i *ovstest.Instance) *Switch {
+	t.Helper()
+	s, err := Open(t.Context(), Config{RunDir: i.Dir, Datapath: DatapathNetdev})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		s.Close()
+	})
+	return s
+}
+
+// awaitChanged fails the test when no notice comes.
+func awaitChanged(t *testing.T, s *Switch) {
+	t.Helper()
+	select {
+	case <-s.Changed():
+	case <-time.After(20 * time.Second):
+		t.Fatal("no notice of a change came")
+	}
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+		<-tick.C
+	}
+}
+
+func TestOpenWithoutSwitch(t *testing.T) {
+	_, err := Open(t.Context(), Config{RunDir: t.TempDir()})
+	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "systemctl start openvswitch-switch") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOpenTwice(t *testing.T) {
+	s, i := open(t)
+	show := func() string {
+		return vsctl(t, i, "--columns=fail_mode,datapath_type,controller,stp_enable,external_ids,name", "list", "Bridge")
+	}
+	first := show()
+	for _, want := range []string{"secure", "netdev", "socketplane=bridge", "docker0-ovs"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("bridge lacks %s:\n%s", want, first)
+		}
+	}
+	if got := s.Bridge(); got != DefaultBridge {
+		t.Errorf("bridge %q", got)
+	}
+	openOn(t, i)
+	if diff := cmp.Diff(first, show()); diff != "" {
+		t.Errorf("opening again changed the bridge:\n%s", diff)
+	}
+}
+
+func vsctl(t testing.TB, i *ovstest.Instance, args ...string) string {
+	t.Helper()
+	return i.Run(t, "ovs-vsctl", append([]string{"--db=" + i.Socket(), "-t", "10"}, args...)...)
+}
+
+func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+func mac(n int) string             { return fmt.Sprintf("02:42:0a:06:00:%02x", n) }
+
+// dump lists the switch's flows, without their counters.
+func dump(t testing.TB, i *ovstest.Instance) []string {
+	t.Helper()
+	out := i.Run(t, "ovs-ofctl", "-O", "OpenFlow14", "--no-stats", "--no-names", "dump-flows", "unix:"+i.Dir+"/"+DefaultBridge+".mgmt")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	slices.Sort(lines)
+	return lines
+}
+
+func equalFlows(t testing.TB, want, got []string) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("flows (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,169 @@
+package ovs
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// The tables, each with one job. Register 0 holds the VNI, register 1 is 1 for
+// what came from a tunnel. Learning and NORMAL are used nowhere, and
+// what no flow wants is dropped in every table.
+const (
+	tableClassify  = 0
+	tableGuard     = 1
+	tableAnswer    = 2
+	tablePolicy    = 3
+	tableForward   = 4
+	tableBroadcast = 5
+	tableNeighbour = 6 // second half of neighbour discovery's answer; IPv4 networks leave it empty
+	tableCanary    = 63
+)
+
+// untagged matches frames without an 802.1Q header (OpenFlow's OFPVID_NONE).
+const untagged = "vlan_tci=0x0000/0x1fff"
+
+// Flows renders f, what is local first. Equal states give equal flows in equal
+// order, whatever the order of their parts. What f says that the switch must
+// not be told is left out, see sane.
+func (f Forwarding) Flows() []Flow {
+	f, _ = f.sane()
+	var r rendering
+	for t := tableClassify; t <= tableNeighbour; t++ {
+		r.add(t, 0, "", "drop")
+	}
+	r.add(tableCanary, 0, "", "drop")
+	r.add(tableForward, 200, "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00", "goto_table:%d", tableBroadcast)
+	for _, g := range f.Segments {
+		r.local(g)
+	}
+	for _, p := range f.Peers {
+		r.add(tableClassify, 100, fmt.Sprintf("in_port=%d,%s", p.OFPort, untagged),
+			"move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG0[],set_field:1->reg1,goto_table:%d", tablePolicy)
+	}
+	for _, g := range f.Segments {
+		r.broadcast(g)
+		r.host(g, f.Self, f.Peers)
+		r.remote(g)
+	}
+	return r.flows
+}
+
+// tunnels are the ports towards hosts that have an endpoint on the segment.
+func (g Segment) tunnels() []int {
+	set := map[int]bool{}
+	for _, r := range g.Remote {
+		if r.OFPort > 0 {
+			set[r.OFPort] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+type rendering struct{ flows []Flow }
+
+func (r *rendering) add(table, priority int, match, actions string, args ...any) {
+	r.flows = append(r.flows, Flow{Table: table, Priority: priority, Match: match, Actions: fmt.Sprintf(actions, args...)})
+}
+
+// local renders what the endpoints and the gateway of this host need to reach each other.
+func (r *rendering) local(g Segment) {
+	r.add(tablePolicy, 100, fmt.Sprintf("reg0=%#x", g.VNI), "goto_table:%d", tableForward)
+	for _, l := range g.Local {
+		r.classify(g, l.OFPort)
+		// A port speaks with its own addresses only. IPv6 has no line here, so
+		// it is dropped.
+		own := fmt.Sprintf("in_port=%d,dl_src=%s,%s", l.OFPort, l.MAC, untagged)
+		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_spa=%s,arp_sha=%s", own, l.IP, l.MAC), "goto_table:%d", tableAnswer)
+		r.add(tableGuard, 100, fmt.Sprintf("%s,ip,nw_src=%s", own, l.IP), "goto_table:%d", tablePolicy)
+		// An answer for its own address would tell it that another has it (RFC 5227).
+		r.add(tableAnswer, 110, fmt.Sprintf("arp,in_port=%d,arp_tpa=%s", l.OFPort, l.IP), "drop")
+		r.answer(g, l.IP, l.MAC)
+		r.add(tableForward, 100, fmt.Sprintf("reg0=%#x,dl_dst=%s", g.VNI, l.MAC), "output:%d", l.OFPort)
+	}
+	if g.GatewayPort > 0 {
+		r.gateway(g)
+	}
+}
+
+// gateway renders this host's gateway. It speaks for the outside, so the
+// source addresses of what it sends are not looked at.
+func (r *rendering) gateway(g Segment) {
+	r.classify(g, g.GatewayPort)
+	own := fmt.Sprintf("in_port=%d,dl_src=%s,%s", g.GatewayPort, g.GatewayMAC, untagged)
+	r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_sha=%s", own, g.GatewayMAC), "goto_table:%d", tableAnswer)
+	r.add(tableGuard, 100, own+",ip", "goto_table:%d", tablePolicy)
+	r.add(tableAnswer, 110, fmt.Sprintf("arp,in_port=%d,arp_tpa=%s", g.GatewayPort, g.Gateway), "drop")
+	r.answer(g, g.Gateway, g.GatewayMAC)
+	r.add(tableForward, 100, fmt.Sprintf("reg0=%#x,reg1=0,dl_dst=%s", g.VNI, g.GatewayMAC), "output:%d", g.GatewayPort)
+}
+
+func (r *rendering) classify(g Segment, port int) {
+	r.add(tableClassify, 100, fmt.Sprintf("in_port=%d", port), "set_field:%#x->reg0,goto_table:%d", g.VNI, tableGuard)
+}
+
+// answer turns an ARP request for ip into the reply that its owner would give,
+// and sends it back (RFC 826).
+func (r *rendering) answer(g Segment, ip netip.Addr, mac string) {
+	r.add(tableAnswer, 100, fmt.Sprintf("arp,reg0=%#x,arp_op=1,arp_tpa=%s", g.VNI, ip),
+		"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:%[1]s->eth_src,set_field:2->arp_op,"+
+			"move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],set_field:%[1]s->arp_sha,"+
+			"move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[],set_field:%[2]s->arp_spa,in_port", mac, ip)
+}
+
+// broadcast renders who gets broadcast and multicast: every endpoint here and,
+// for what came from here, one copy a host that has endpoints. What came from a
+// tunnel never leaves by a tunnel. The sender gets no copy: a switch does not
+// output to the port that a packet came in by.
+func (r *rendering) broadcast(g Segment) {
+	var local, remote []string
+	for _, l := range g.Local {
+		local = append(local, fmt.Sprintf("output:%d", l.OFPort))
+	}
+	if tunnels := g.tunnels(); len(tunnels) > 0 {
+		remote = append(remote, fmt.Sprintf("set_field:%#x->tun_id", g.VNI))
+		for _, t := range tunnels {
+			remote = append(remote, fmt.Sprintf("output:%d", t))
+		}
+	}
+	if both := slices.Concat(local, remote); len(both) > 0 {
+		r.add(tableBroadcast, 100, fmt.Sprintf("reg0=%#x,reg1=0", g.VNI), "%s", strings.Join(both, ","))
+	}
+	if len(local) > 0 {
+		r.add(tableBroadcast, 100, fmt.Sprintf("reg0=%#x,reg1=0x1", g.VNI), "%s", strings.Join(local, ","))
+	}
+}
+
+// host renders what lets hosts and remote containers speak: a host does so from
+// its VTEP address, for the gateway's is every host's, and an answer to that
+// would end at the container's own host. Only VTEPs of hosts with endpoints on
+// the segment go by the tunnel; elsewhere there is no gateway to receive it.
+func (r *rendering) host(g Segment, self netip.Addr, peers []Peer) {
+	if g.GatewayMAC == "" {
+		return
+	}
+	used := g.tunnels()
+	for _, p := range peers {
+		if !slices.Contains(used, p.OFPort) || !p.VTEP.Is4() {
+			continue
+		}
+		r.add(tableForward, 110, fmt.Sprintf("ip,reg0=%#x,reg1=0,dl_dst=%s,nw_dst=%s", g.VNI, g.GatewayMAC, p.VTEP),
+			"set_field:%#x->tun_id,output:%d", g.VNI, p.OFPort)
+	}
+	if g.GatewayPort > 0 && self.Is4() {
+		r.add(tableForward, 110, fmt.Sprintf("ip,reg0=%#x,reg1=0x1,dl_dst=%s,nw_dst=%s", g.VNI, g.GatewayMAC, self),
+			"output:%d", g.GatewayPort)
+	}
+}
+
+func (r *rendering) remote(g Segment) {
+	for _, m := range g.Remote {
+		r.answer(g, m.IP, m.MAC)
+		if m.OFPort > 0 {
+			r.add(tableForward, 100, fmt.Sprintf("reg0=%#x,reg1=0,dl_dst=%s", g.VNI, m.MAC),
+				"set_field:%#x->tun_id,output:%d", g.VNI, m.OFPort)
+		}
+	}
+}

@@ -1,0 +1,264 @@
+package ovs
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ovn-org/libovsdb/ovsdb"
+)
+
+// The kinds of port.
+const (
+	KindEndpoint = "endpoint" // the host's end of a veth that exists already
+	KindGateway  = "gateway"  // an internal port, which the switch makes
+	KindTunnel   = "tunnel"   // VXLAN to one peer, see SetTunnels
+)
+
+// Keys of a port's external_ids. A port without the kind is not ours. Those of
+// Port.IDs are stored with the prefix.
+const (
+	idPrefix = "socketplane_"
+	idKind   = idPrefix + "kind"
+	idPeer   = idPrefix + "peer"
+)
+
+// Port is a port of the integration bridge that is ours.
+type Port struct {
+	Name   string
+	Kind   string
+	VLAN   int               // the port's tag, 1 to 4094; 0: none. It informs people, the flows do not look at it
+	MAC    string            // gateway only: of the interface
+	MTU    int               // gateway only: of the interface, in bytes; 0: the switch's choice
+	OFPort int               // OpenFlow port number; 0 or less: the switch has not opened it
+	Error  string            // why the switch could not open it
+	IDs    map[string]string // whose it is: endpoint, container, network, ip, mac ...
+}
+
+func (p Port) check() error {
+	switch {
+	case p.Name == "" || len(p.Name) > 15: // IFNAMSIZ
+		return fmt.Errorf("name must be 1 to 15 bytes")
+	case p.Kind != KindEndpoint && p.Kind != KindGateway:
+		return fmt.Errorf("kind %q is neither %s nor %s", p.Kind, KindEndpoint, KindGateway)
+	case p.VLAN < 0 || p.VLAN > 4094:
+		return fmt.Errorf("vlan %d is outside 0 to 4094", p.VLAN)
+	case p.Kind == KindGateway && p.MAC != "" && parseMAC(p.MAC) == "":
+		return fmt.Errorf("mac %q is not a unicast MAC address", p.MAC)
+	}
+	return nil
+}
+
+// portSpec is what we want in a port's two rows.
+type portSpec struct {
+	name, kind, typ, mac string
+	mtu, tag             int
+	options, externalIDs map[string]string
+}
+
+func (p Port) spec() portSpec {
+	spec := portSpec{name: p.Name, kind: p.Kind, tag: p.VLAN, options: map[string]string{}, externalIDs: map[string]string{idKind: p.Kind}}
+	for k, v := range p.IDs {
+		spec.externalIDs[idPrefix+k] = v
+	}
+	if p.Kind == KindGateway {
+		spec.typ, spec.mac, spec.mtu = "internal", p.MAC, p.MTU
+	}
+	return spec
+}
+
+// AddPort puts a port on the bridge and returns its OpenFlow number when the
+// switch has opened it. A port of that name that is ours is changed where it
+// differs; one that is not gives ErrForeign. A port that the switch cannot
+// open is taken away again.
+func (s *Switch) AddPort(ctx context.Context, p Port) (int, error) {
+	if err := p.check(); err != nil {
+		return 0, fmt.Errorf("add port %q: %w", p.Name, err)
+	}
+	unlock, err := s.lockName(ctx, p.Name)
+	if err != nil {
+		return 0, fmt.Errorf("add port %q: %w", p.Name, err)
+	}
+	defer unlock()
+	ofport, err := s.addPort(ctx, p.spec())
+	if err != nil {
+		return 0, fmt.Errorf("add port %q: %w", p.Name, err)
+	}
+	return ofport, nil
+}
+
+func (s *Switch) addPort(ctx context.Context, spec portSpec) (int, error) {
+	sess, err := s.connected(ctx)
+	if err != nil {
+		return 0, err
+	}
+	port, iface := cachedPort(sess, spec.name)
+	if port != nil && (port.ExternalIDs[idKind] == "" || !s.onBridge(sess, port.UUID)) {
+		return 0, ErrForeign
+	}
+	if port != nil && iface != nil && deref(iface.OFPort) > 0 && deref(iface.OFPortRequest) > 0 && iface.Type == spec.typ {
+		if ops := spec.diffOps(port, iface); len(ops) > 0 {
+			s.remember(spec, false)
+			if _, err := s.transact(ctx, ops...); err != nil {
+				return 0, err
+			}
+		}
+		return deref(iface.OFPort), nil
+	}
+	request, release := s.reserveOFPort(sess, spec.name)
+	defer release()
+	var ops []ovsdb.Operation
+	if port != nil { // the switch could not open it the last time, or it is of another type
+		ops = append(ops, s.detachOp(port.UUID))
+	}
+	ops = append(ops, s.insertOps(spec, request, 0)...)
+	s.remember(spec, port != nil)
+	if _, err := s.transact(ctx, ops...); err != nil {
+		return 0, err
+	}
+	ofport, err := s.awaitOFPort(ctx, spec.name)
+	if err != nil {
+		return 0, s.undoPort(ctx, spec.name, err)
+	}
+	return ofport, nil
+}
+
+// undoPort takes a half-made port away, also when ctx has ended.
+func (s *Switch) undoPort(ctx context.Context, name string, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	if err := s.removePort(ctx, name); err != nil {
+		return fmt.Errorf("%w (and it could not be removed: %w)", cause, err)
+	}
+	return cause
+}
+
+// insertOps makes the two rows and puts them on the bridge. n tells the rows of
+// several ports in one transaction apart.
+func (s *Switch) insertOps(spec portSpec, request, n int) []ovsdb.Operation {
+	iface, port := "iface"+strconv.Itoa(n), "port"+strconv.Itoa(n)
+	ifaceRow := ovsdb.Row{"name": spec.name, "type": spec.typ, "ofport_request": request}
+	if spec.mac != "" {
+		ifaceRow["mac"] = spec.mac
+	}
+	if spec.mtu > 0 {
+		ifaceRow["mtu_request"] = spec.mtu
+	}
+	if len(spec.options) > 0 {
+		ifaceRow["options"] = ovsMap(spec.options)
+	}
+	row := ovsdb.Row{"name": spec.name, "interfaces": namedUUID(iface), "external_ids": ovsMap(spec.externalIDs)}
+	if spec.tag > 0 {
+		row["tag"] = spec.tag
+	}
+	return []ovsdb.Operation{
+		{Op: ovsdb.OperationInsert, Table: tableInterface, UUIDName: iface, Row: ifaceRow},
+		{Op: ovsdb.OperationInsert, Table: tablePort, UUIDName: port, Row: row},
+		{
+			Op: ovsdb.OperationMutate, Table: tableBridge, Where: whereName(s.cfg.Bridge),
+			Mutations: []ovsdb.Mutation{{Column: "ports", Mutator: ovsdb.MutateOperationInsert, Value: namedUUID(port)}},
+		},
+	}
+}
+
+// detachOp takes a port off the bridge; the database then drops its rows.
+func (s *Switch) detachOp(uuid string) ovsdb.Operation {
+	return ovsdb.Operation{
+		Op: ovsdb.OperationMutate, Table: tableBridge, Where: whereName(s.cfg.Bridge),
+		Mutations: []ovsdb.Mutation{{Column: "ports", Mutator: ovsdb.MutateOperationDelete, Value: ovsdb.UUID{GoUUID: uuid}}},
+	}
+}
+
+// diffOps sets the columns that differ. External ids that are not ours stay.
+func (p portSpec) diffOps(port *portRow, iface *interfaceRow) []ovsdb.Operation {
+	var ops []ovsdb.Operation
+	row := ovsdb.Row{}
+	if deref(port.Tag) != p.tag {
+		row["tag"] = optional(p.tag)
+	}
+	if ids := p.mergedIDs(port.ExternalIDs); !maps.Equal(port.ExternalIDs, ids) {
+		row["external_ids"] = ovsMap(ids)
+	}
+	if len(row) > 0 {
+		ops = append(ops, ovsdb.Operation{Op: ovsdb.OperationUpdate, Table: tablePort, Row: row, Where: whereName(p.name)})
+	}
+	row = ovsdb.Row{}
+	if deref(iface.MAC) != p.mac {
+		row["mac"] = optional(p.mac)
+	}
+	if deref(iface.MTURequest) != p.mtu {
+		row["mtu_request"] = optional(p.mtu)
+	}
+	if !maps.Equal(iface.Options, p.options) {
+		row["options"] = ovsMap(p.options)
+	}
+	if len(row) > 0 {
+		ops = append(ops, ovsdb.Operation{Op: ovsdb.OperationUpdate, Table: tableInterface, Row: row, Where: whereName(p.name)})
+	}
+	return ops
+}
+
+// mergedIDs is our external ids and those of others that the port has.
+func (p portSpec) mergedIDs(have map[string]string) map[string]string {
+	ids := maps.Clone(p.externalIDs)
+	for k, v := range have {
+		if !strings.HasPrefix(k, idPrefix) {
+			ids[k] = v
+		}
+	}
+	return ids
+}
+
+// RemovePort takes a port off the bridge; one that is not there is fine, one
+// that is not ours gives ErrForeign.
+func (s *Switch) RemovePort(ctx context.Context, name string) error {
+	unlock, err := s.lockName(ctx, name)
+	if err != nil {
+		return fmt.Errorf("remove port %q: %w", name, err)
+	}
+	defer unlock()
+	if err := s.removePort(ctx, name); err != nil {
+		return fmt.Errorf("remove port %q: %w", name, err)
+	}
+	return nil
+}
+
+// removePort asks the database itself for the port: the cache may lag behind
+// what this process has just written.
+func (s *Switch) removePort(ctx context.Context, name string) error {
+	results, err := s.transact(
+		ctx,
+		ovsdb.Operation{Op: ovsdb.OperationSelect, Table: tablePort, Where: whereName(name), Columns: []string{"_uuid", "external_ids"}},
+		ovsdb.Operation{Op: ovsdb.OperationSelect, Table: tableBridge, Where: whereName(s.cfg.Bridge), Columns: []string{"ports"}},
+	)
+	if err != nil {
+		return err
+	}
+	if len(results[0].Rows) == 0 {
+		return nil
+	}
+	row := results[0].Rows[0]
+	uuids := rowUUIDs(row, "_uuid")
+	if len(uuids) != 1 {
+		return fmt.Errorf("the database gave no id for it")
+	}
+	if rowMap(row, "external_ids")[idKind] == "" || len(results[1].Rows) == 0 || !slices.Contains(rowUUIDs(results[1].Rows[0], "ports"), uuids[0]) {
+		return ErrForeign
+	}
+	s.forget(name)
+	_, err = s.transact(ctx, s.detachOp(uuids[0]))
+	return err
+}
+
+// Ports lists the bridge's ports that are ours, tunnels too, as the database
+// has them now, sorted by name.
+func (s *Switch) Ports(ctx context.Context) ([]Port, error) {
+	ports, err := s.selectPorts(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list ports of bridge %q: %w", s.cfg.Bridge, err)
+	}
+	return ports, nil
+}

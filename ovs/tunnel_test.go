@@ -1,0 +1,104 @@
+package ovs
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestTunnelName(t *testing.T) {
+	name := TunnelName("b7d5f1de-8ab6-4a40-9c50-3e0b6c8f3c11")
+	if len(name) != 15 || !strings.HasPrefix(name, "vxlan-") || name == TunnelName("another") {
+		t.Errorf("got %q", name)
+	}
+}
+
+func TestTunnels(t *testing.T) {
+	s, i := open(t)
+	set := func(tunnels ...Tunnel) (map[string]int, error) { return s.SetTunnels(t.Context(), tunnels) }
+	local := addr("198.18.0.1")
+	a := Tunnel{Peer: "a", Remote: addr("198.18.0.2"), Local: local}
+	b := Tunnel{Peer: "b", Remote: addr("198.18.0.3"), Local: local}
+	c := Tunnel{Peer: "c", Remote: addr("198.18.0.4"), Local: local}
+	first, err := set(a, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int{"a": 1, "b": 2}, map[string]int{"a": min(first["a"], first["b"]), "b": max(first["a"], first["b"])}); diff != "" {
+		t.Errorf("numbers:\n%s", diff)
+	}
+	options := vsctl(t, i, "get", "Interface", TunnelName("a"), "type", "options")
+	if want := "vxlan\n{key=flow, local_ip=\"198.18.0.1\", remote_ip=\"198.18.0.2\"}\n"; options != want {
+		t.Errorf("got %s, want %s", options, want)
+	}
+
+	// A port that is no tunnel, and one of another owner, are left alone.
+	i.AddVeth(t, "v1")
+	i.AddVeth(t, "v2")
+	if _, err := s.AddPort(t.Context(), Port{Name: "v1", Kind: KindEndpoint}); err != nil {
+		t.Fatal(err)
+	}
+	vsctl(t, i, "add-port", DefaultBridge, "v2")
+
+	b.Remote = addr("198.18.0.5")
+	second, err := set(b, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second["b"] != first["b"] || len(second) != 2 {
+		t.Errorf("b moved from %v to %v", first, second)
+	}
+	var kept []string
+	ports, err := s.Ports(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ports {
+		kept = append(kept, p.Kind+" "+p.IDs["peer"])
+	}
+	if len(kept) != 3 || !strings.Contains(vsctl(t, i, "list-ports", DefaultBridge), "v2") {
+		t.Errorf("left: %v", kept)
+	}
+
+	// One that is wrong does not stop the others.
+	vsctl(t, i, "add-port", DefaultBridge, TunnelName("stranger"), "--", "set", "Interface", TunnelName("stranger"), "type=internal")
+	eventually(t, "the cache has the port", func() bool {
+		p, _ := cachedPort(s.session, TunnelName("stranger"))
+		return p != nil
+	})
+	got, err := set(
+		a, b, c, Tunnel{Peer: "own", Remote: local, Local: local}, Tunnel{Peer: "d", Remote: c.Remote, Local: local},
+		Tunnel{Peer: "six", Remote: addr("fd00::1"), Local: local}, Tunnel{Peer: "zero"},
+		Tunnel{Peer: "stranger", Remote: addr("198.18.0.9"), Local: local},
+	)
+	if len(got) != 3 || err == nil || !errors.Is(err, ErrForeign) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, peer := range []string{"own", "d", "six", "zero", "stranger"} {
+		if !strings.Contains(err.Error(), `"`+peer+`"`) {
+			t.Errorf("the error does not name %s: %v", peer, err)
+		}
+	}
+	if got, err = set(); err != nil || len(got) != 0 {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestTunnelThatTheSwitchRefuses(t *testing.T) {
+	s, i := open(t)
+	// The switch takes one tunnel to an address; this one is another's.
+	vsctl(t, i, "add-port", DefaultBridge, "other", "--", "set", "Interface", "other", "type=vxlan", "options:remote_ip=198.18.0.2", "options:key=flow")
+	got, err := s.SetTunnels(t.Context(), []Tunnel{{Peer: "a", Remote: addr("198.18.0.2")}, {Peer: "b", Remote: addr("198.18.0.3")}})
+	if err == nil || !strings.Contains(err.Error(), `peer "a"`) || len(got) != 1 || got["b"] == 0 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	vsctl(t, i, "del-port", "other")
+	for _, peer := range []string{"a", "c"} { // then c in a's place, as after the reinstallation of a host
+		got, err = s.SetTunnels(t.Context(), []Tunnel{{Peer: peer, Remote: addr("198.18.0.2")}, {Peer: "b", Remote: addr("198.18.0.3")}})
+		if err != nil || len(got) != 2 {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+}

@@ -1,0 +1,88 @@
+#!/bin/sh
+# Installs what the build, the lab and the tests need and this machine lacks
+# (Debian, Ubuntu). Says nothing and is quick when everything is there.
+set -eu
+PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
+
+say() { echo "deps: $*"; }
+die() {
+	echo "deps: $*" >&2
+	exit 1
+}
+
+missing=
+# need PROGRAM PACKAGE
+need() {
+	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need ovs-vswitchd openvswitch-switch
+need dockerd docker.io
+need iptables iptables
+need nft nftables
+need ip iproute2
+need ethtool ethtool
+need ping iputils-ping
+need busybox busybox-static
+need tini tini
+need tcpdump tcpdump
+need iperf3 iperf3
+need jq jq
+need curl curl
+need git git
+need make make
+need gcc gcc
+need nsenter util-linux
+need awk mawk
+[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # for the race detector
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+# An image cannot be made of a busybox that wants libraries.
+case " $missing " in
+*" busybox-static "*) ;;
+*) ! ldd "$(command -v busybox)" >/dev/null 2>&1 || missing="$missing busybox-static" ;;
+esac
+
+update() {
+	[ -z "${updated:-}" ] || return 0
+	say "apt-get update"
+	apt-get update -q || die "apt-get update failed (see above): is there a way to the package mirror?"
+	updated=yes
+}
+
+# install PACKAGE...
+install() {
+	say "installing: $*"
+	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+		-o Dpkg::Options::=--force-confold -o DPkg::Lock::Timeout=120 "$@" ||
+		die "could not install: $* (see above)"
+}
+
+if [ -n "$missing" ]; then
+	missing=${missing# }
+	command -v apt-get >/dev/null || die "missing: $missing; no apt-get here, install them by hand"
+	[ "$(id -u)" -eq 0 ] || die "missing: $missing; not root: sudo $0"
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -d /run/systemd/system ] && [ ! -e $policy ]; then
+		# Without systemd a package's scripts would start its daemon here and now;
+		# the lab starts its own.
+		trap 'rm -f $policy' EXIT
+		trap 'exit 130' INT TERM HUP
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod 755 $policy
+	fi
+	update
+	# shellcheck disable=SC2086 # a list of package names
+	install $missing
+fi
+# Newer releases have Docker's client in a package of its own.
+if ! command -v docker >/dev/null 2>&1; then
+	[ "$(id -u)" -eq 0 ] || die "missing: docker-cli; not root: sudo $0"
+	update
+	install docker-cli
+fi
+
+command -v go >/dev/null || die "no go on the PATH: Go 1.26 or newer is needed (https://go.dev/dl)"
+version=$(go env GOVERSION 2>/dev/null) || version=unknown
+case $version in
+go1.2[1-9]* | go1.[3-9][0-9]* | go[2-9]*) ;; # from 1.21 on go fetches the version that go.mod wants
+go1.*) die "$version is too old: Go 1.26 or newer is needed (https://go.dev/dl)" ;;
+esac
