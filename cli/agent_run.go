@@ -15,6 +15,7 @@ import (
 	"github.com/socketplane/socketplane/agent"
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/docker"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
@@ -92,6 +93,8 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	// Before the socket is there, so that who sees it can run containers.
+	registerRuntime(ctx, s, logger)
 	listener, err := listen(s.API.Socket)
 	if err != nil {
 		return err
@@ -109,6 +112,11 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	})
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
+	if s.Docker.Enabled {
+		g.Go(func() error {
+			return docker.NewWatcher(docker.WatcherConfig{Socket: s.Docker.Socket, Logger: logger}, a).Run(ctx)
+		})
+	}
 	logger.Info("agent started", "version", Version(), "host", s.Host.Name, "id", id,
 		"store", store.String(), "bridge", sw.Bridge(), "datapath", sw.Datapath())
 	err = g.Wait()
@@ -177,4 +185,22 @@ func serve(ctx context.Context, server *http.Server, l netListener) error {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return <-stopped
+}
+
+// registerRuntime makes Docker know our runtime. An agent without it still
+// serves everything but new containers of `socketplane run`.
+func registerRuntime(ctx context.Context, s Settings, logger *slog.Logger) {
+	if !s.Docker.Enabled || !s.Docker.RegisterRuntime {
+		return
+	}
+	path, err := docker.InstallRuntime(filepath.Join(s.Host.StateDir, "bin"))
+	if err == nil {
+		err = docker.Register(ctx, docker.Registration{
+			DaemonJSON: s.Docker.DaemonJSON, Host: "unix://" + s.Docker.Socket, RuntimePath: path,
+			Socket: s.API.Socket, Logger: logger,
+		})
+	}
+	if err != nil {
+		logger.Error("socketplane run will not work: Docker does not know the runtime", "err", err)
+	}
 }

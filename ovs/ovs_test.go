@@ -96,6 +96,9 @@ func vsctl(t testing.TB, i *ovstest.Instance, args ...string) string {
 	return i.Run(t, "ovs-vsctl", append([]string{"--db=" + i.Socket(), "-t", "10"}, args...)...)
 }
 
+// bg is for calls in what has no context of its own.
+var bg = context.Background()
+
 func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func mac(n int) string             { return fmt.Sprintf("02:42:0a:06:00:%02x", n) }

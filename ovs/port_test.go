@@ -38,7 +38,10 @@ func TestPorts(t *testing.T) {
 
 	// By difference; ids of others stay.
 	vsctl(t, i, "set", "Port", "v1", "external_ids:other=1")
-	awaitChanged(t, s)
+	eventually(t, "the cache has it", func() bool {
+		port, _ := cachedPort(s.session, "v1")
+		return port.ExternalIDs["other"] == "1"
+	})
 	p.VLAN, p.IDs["ip"] = 8, "10.6.0.3"
 	if _, err := s.AddPort(ctx, p); err != nil {
 		t.Fatal(err)

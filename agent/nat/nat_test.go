@@ -3,6 +3,7 @@ package nat
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
@@ -189,5 +190,19 @@ func TestMissingPrograms(t *testing.T) {
 	_, err := findIn("/nonexistent/")
 	if !errors.Is(err, ErrNoIptables) {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// BenchmarkSet measures a Set that finds nothing to change.
+func BenchmarkSet(b *testing.B) {
+	n, err := New(slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = n.Clear(context.Background()) })
+	for b.Loop() {
+		if err := n.Set(b.Context(), rules()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -45,7 +45,11 @@ func (c *consulStore) Wait(ctx context.Context, prefix string, index uint64) (Sn
 	}
 	snap, err := c.waitChange(ctx, prefix, index, last.emptyAt)
 
-	next := watched{failed: err != nil}
+	// The caller's own end of the call says nothing about the server.
+	next := watched{failed: err != nil && (last.failed || ctx.Err() == nil)}
+	if err != nil && !next.failed {
+		next.emptyAt = last.emptyAt
+	}
 	if err == nil && len(snap.Entries) == 0 {
 		next.emptyAt = snap.Index
 	}

@@ -1,0 +1,178 @@
+package state_test
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// fate is what happens to a request on its way to the server.
+type fate int
+
+const (
+	pass        fate = iota
+	cutBefore        // the connection breaks, the server never sees the request
+	cutAfter         // the server has answered, and the connection breaks
+	failBefore       // the server never sees it, the client gets a 500
+	failAfter        // the server has done it, the client gets a 500
+	cutHalfway       // half of the answer arrives
+	tooManyThen      // the client gets a 429
+)
+
+// cutter is a proxy before a real server that loses requests and answers.
+type cutter struct {
+	listener net.Listener
+
+	mu      sync.Mutex
+	backend string
+	next    []fate // of the next requests that write; then all pass
+	always  fate   // of every request, when next is empty
+	lost    func() // called once after the first request that did not pass
+	conns   map[net.Conn]bool
+}
+
+func newCutter(t *testing.T, addr string) *cutter {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{listener: listener, backend: strings.TrimPrefix(addr, "http://"), conns: make(map[net.Conn]bool)}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			c.keep(conn, true)
+			wg.Go(func() {
+				defer c.keep(conn, false)
+				c.serve(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		c.cutAll()
+		wg.Wait()
+	})
+	return c
+}
+
+func (c *cutter) addr() string { return "http://" + c.listener.Addr().String() }
+
+func (c *cutter) plan(lost func(), fates ...fate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next, c.lost = fates, lost
+}
+
+func (c *cutter) set(backend string, always fate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.backend, c.always = strings.TrimPrefix(backend, "http://"), always
+}
+
+func (c *cutter) keep(conn net.Conn, open bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if open {
+		c.conns[conn] = true
+		return
+	}
+	delete(c.conns, conn)
+	conn.Close()
+}
+
+func (c *cutter) cutAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.conns {
+		conn.Close()
+	}
+}
+
+// serve carries one connection, request by request.
+func (c *cutter) serve(conn net.Conn) {
+	c.mu.Lock()
+	backend := c.backend
+	c.mu.Unlock()
+	server, err := net.Dial("tcp", backend)
+	if err != nil {
+		return
+	}
+	c.keep(server, true)
+	defer c.keep(server, false)
+	in, out := bufio.NewReader(conn), bufio.NewReader(server)
+	for {
+		req, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			return
+		}
+		req.Body = io.NopCloser(bytes.NewReader(body))
+		f, lost := c.fateOf(req, body)
+		if f == cutBefore || f == failBefore || f == tooManyThen {
+			lost()
+			if f == cutBefore {
+				return
+			}
+			status := map[fate]string{failBefore: "500 Internal Server Error", tooManyThen: "429 Too Many Requests"}[f]
+			io.WriteString(conn, "HTTP/1.1 "+status+"\r\nContent-Length: 3\r\n\r\nno!")
+			continue
+		}
+		if err := req.Write(server); err != nil {
+			return
+		}
+		resp, err := http.ReadResponse(out, req)
+		if err != nil {
+			return
+		}
+		var answer bytes.Buffer
+		if err := resp.Write(&answer); err != nil {
+			return
+		}
+		switch f {
+		case cutAfter:
+			lost()
+			return
+		case cutHalfway:
+			conn.Write(answer.Bytes()[:answer.Len()-5])
+			lost()
+			return
+		case failAfter:
+			lost()
+			io.WriteString(conn, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 9\r\n\r\nrpc error")
+			continue
+		}
+		if _, err := conn.Write(answer.Bytes()); err != nil {
+			return
+		}
+	}
+}
+
+func (c *cutter) fateOf(req *http.Request, body []byte) (fate, func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	writes := req.Method == http.MethodPut && !bytes.Contains(body, []byte(`"get-or-empty"`))
+	if !writes || len(c.next) == 0 {
+		return c.always, func() {}
+	}
+	f := c.next[0]
+	c.next = c.next[1:]
+	lost := c.lost
+	if lost == nil || f == pass {
+		return f, func() {}
+	}
+	c.lost = nil
+	return f, lost
+}
