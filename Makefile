@@ -29,7 +29,8 @@ tools: deps
 	@CGO_ENABLED=0 go build -o bin/testrun ./scripts/testrun
 
 demo: deps build consul tools ## three hosts, one network, containers that reach each other
-	@bin/labctl demo
+	@CGO_ENABLED=0 go build -o bin/demo ./agent/systemtest/demo
+	@bin/demo
 
 demo-down: ## take the demo away, all of it
 	@scripts/lab down

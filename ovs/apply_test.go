@@ -75,21 +75,6 @@ func TestResyncKeepsForeignFlows(t *testing.T) {
 	equalFlows(t, want, dump(t, i))
 }
 
-func TestRestartOfTheAgentLosesNoCounter(t *testing.T) {
-	s, i := open(t)
-	if err := s.SetForwarding(t.Context(), golden()); err != nil {
-		t.Fatal(err)
-	}
-	// Durations of flows would start again if they were written again.
-	again := openOn(t, i)
-	if err := again.SetForwarding(t.Context(), golden()); err != nil {
-		t.Fatal(err)
-	}
-	if diff := unlike(t, again, golden()); diff != "" {
-		t.Errorf("the switch differs:\n%s", diff)
-	}
-}
-
 func TestConcurrentForwarding(t *testing.T) {
 	s, _ := open(t)
 	var wg sync.WaitGroup

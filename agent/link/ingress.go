@@ -3,18 +3,32 @@ package link
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
 // ingressTable is the nftables table of family netdev that holds one chain for
-// each deaf host end. The chains go with their links; the table stays.
+// each deaf host end. The chains go after their links; the table stays.
 const ingressTable = "socketplane"
 
 // ingressPriority puts the drop before every other ingress chain (the values
 // are those of the IPv4 hooks; conntrack's defragmentation is at -400).
 const ingressPriority = nftables.ChainPriority(-500)
+
+// ingress adds and removes the chains. Removing one costs 12 ms of waiting in
+// the kernel, one or a hundred, while a chain whose link is gone harms nobody:
+// so those of deleted links are removed behind the caller's back, together.
+type ingress struct {
+	change sync.Mutex // held over each change: a chain that is wanted again is not swept away
+
+	mu       sync.Mutex
+	stale    map[string]bool // links that were deleted, whose chains may still be there
+	sweeping bool
+	sweepers sync.WaitGroup
+}
 
 // deafen keeps the kernel from hearing a host's end. A switch in user space
 // gets its copy of each frame through AF_PACKET, which comes before the
@@ -24,6 +38,12 @@ const ingressPriority = nftables.ChainPriority(-500)
 //
 // Where nftables cannot do it, the answers alone are turned off.
 func (l *Links) deafen(host string) error {
+	in := &l.ingress
+	in.change.Lock()
+	defer in.change.Unlock()
+	in.mu.Lock()
+	delete(in.stale, host)
+	in.mu.Unlock()
 	err := addIngressDrop(host)
 	if err == nil {
 		return nil
@@ -50,25 +70,75 @@ func addIngressDrop(host string) error {
 	return nil
 }
 
-// undeafen removes the chain of a host's end; none is success.
-func undeafen(host string) error {
+// undeafen removes the chain of a host's end that lives on; none is success.
+func (l *Links) undeafen(host string) error {
+	l.ingress.change.Lock()
+	defer l.ingress.change.Unlock()
+	return removeChains(func(name string) bool { return name == host })
+}
+
+// forget has the chain of a deleted host's end removed soon. Close waits for it.
+func (l *Links) forget(host string) {
+	in := &l.ingress
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.stale == nil {
+		in.stale = map[string]bool{}
+	}
+	in.stale[host] = true
+	if !in.sweeping {
+		in.sweeping = true
+		in.sweepers.Go(l.sweep)
+	}
+}
+
+// sweep removes stale chains until there are none.
+func (l *Links) sweep() {
+	in := &l.ingress
+	for {
+		in.change.Lock()
+		in.mu.Lock()
+		stale := in.stale
+		in.stale = nil
+		in.sweeping = len(stale) > 0
+		in.mu.Unlock()
+		if len(stale) == 0 {
+			in.change.Unlock()
+			return
+		}
+		err := removeChains(func(name string) bool { return stale[name] })
+		in.change.Unlock()
+		if err != nil {
+			l.log.Warn("ingress chains of deleted links are left", "err", err)
+		}
+	}
+}
+
+// removeChains removes, in one step, those of our chains that are doomed.
+func removeChains(doomed func(name string) bool) error {
 	nft, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	nft.DelChain(&nftables.Chain{
-		Name:  host,
-		Table: &nftables.Table{Name: ingressTable, Family: nftables.TableFamilyNetdev},
-	})
-	err = nft.Flush()
-	// EOPNOTSUPP, EPROTONOSUPPORT: a kernel without nftables or its netdev family has no chain either.
+	// Only what is there is removed: one that is not would fail them all.
+	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyNetdev)
+	// A kernel without nftables, or its netdev family, has no chains either.
 	for _, none := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT} {
 		if errors.Is(err, none) {
 			return nil
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("remove ingress chain of %q: %w", host, err)
+		return fmt.Errorf("list ingress chains: %w", err)
+	}
+	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool {
+		return c.Table.Name != ingressTable || !doomed(c.Name)
+	})
+	for _, c := range chains {
+		nft.DelChain(c)
+	}
+	if err := nft.Flush(); err != nil {
+		return fmt.Errorf("remove %d ingress chains: %w", len(chains), err)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package link
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -91,12 +90,15 @@ func (l *Links) HostVeths() ([]string, error) {
 // SetMTU sets the MTU, in bytes, of a link in the host's namespace: a host's
 // end or a gateway port.
 func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	c, err := l.acquire()
 	if err != nil {
 		return err
 	}
 	defer l.release(c)
-	return errors.Join(ctx.Err(), c.setMTU(name, mtu))
+	return c.setMTU(name, mtu)
 }
 
 // SetPeerMTU sets the MTU, in bytes, of an interface in a container's

@@ -35,8 +35,9 @@ const maxIdle = 8
 // Links changes links in the network namespace that the process runs in, and
 // in those that it is given a path of. It may be used by many goroutines.
 type Links struct {
-	log  *slog.Logger
-	idle chan *conn
+	log     *slog.Logger
+	idle    chan *conn
+	ingress ingress
 }
 
 // New makes a Links. Close gives back the sockets it holds.
@@ -44,9 +45,10 @@ func New(logger *slog.Logger) *Links {
 	return &Links{log: logger, idle: make(chan *conn, maxIdle)}
 }
 
-// Close closes the idle netlink sockets. Links stays usable: a later call
-// opens new ones.
+// Close waits until what was deleted is gone altogether, and closes the idle
+// netlink sockets. Links stays usable: a later call opens new ones.
 func (l *Links) Close() {
+	l.ingress.sweepers.Wait()
 	for {
 		select {
 		case c := <-l.idle:

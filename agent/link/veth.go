@@ -179,7 +179,7 @@ func (l *Links) mendEnds(p pairing, host, peer netlink.Link, place *conn) error 
 		return err
 	}
 	if !p.Userspace { // after a change of the datapath; the chain would hide every packet from the switch
-		if err := undeafen(p.Host); err != nil {
+		if err := l.undeafen(p.Host); err != nil {
 			return err
 		}
 	}
@@ -203,8 +203,8 @@ func (c *conn) mendLink(link netlink.Link, mtu int, mac net.HardwareAddr) error 
 }
 
 // DeleteVeth removes the pair of a host's end, wherever its peer is, and the
-// chain that kept the kernel from hearing it. A pair that is not there is
-// success.
+// chain that kept the kernel from hearing it (that one soon after; Close waits
+// for it). A pair that is not there is success.
 func (l *Links) DeleteVeth(ctx context.Context, host string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("delete veth %q: %w", host, err)
@@ -234,5 +234,6 @@ func (l *Links) deleteVeth(c *conn, host string) error {
 		}
 	}
 	// After the link: for no moment does the kernel hear the container.
-	return undeafen(host)
+	l.forget(host)
+	return nil
 }

@@ -119,6 +119,7 @@ func TestEnsureVeth(t *testing.T) {
 			if got := names(t, c); len(got) != 0 {
 				t.Errorf("left: %v", got)
 			}
+			l.Close()
 			if strings.Contains(chains(t), v.Host) {
 				t.Errorf("a chain is left:\n%s", chains(t))
 			}
@@ -136,6 +137,26 @@ func TestEnsureVethAfterDatapathChange(t *testing.T) {
 		}
 		if strings.Contains(chains(t), v.Host) != userspace {
 			t.Errorf("userspace=%v, ingress chains:\n%s", userspace, chains(t))
+		}
+	}
+}
+
+// TestVethAgain deletes a pair and makes it anew at once, as a restart of a
+// container does: the chain of the new pair must not go with the old one.
+func TestVethAgain(t *testing.T) {
+	l := newLinks(t)
+	v := veth(t, l, t.Name())
+	v.Userspace = true
+	for range 10 {
+		if err := l.EnsureVeth(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		if !strings.Contains(chains(t), v.Host) {
+			t.Fatal("the new pair has no chain")
+		}
+		if err := l.DeleteVeth(t.Context(), v.Host); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -249,6 +270,7 @@ func TestParallel(t *testing.T) {
 	if got := names(t, c); len(got) != 0 {
 		t.Errorf("left: %v", got)
 	}
+	l.Close()
 	if strings.Contains(chains(t), "hook") {
 		t.Errorf("left:\n%s", chains(t))
 	}

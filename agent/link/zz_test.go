@@ -32,8 +32,8 @@ func TestSteps(t *testing.T) {
 		step("loup", func() error { return in.LinkSetUp(ref(1)) })
 		step("up2", func() error { return in.LinkSetUp(link) })
 		step("default", func() error { return in.ensureDefault(link, cfg.Gateway) })
-		step("delete", func() error { return c.LinkDel(pair) })
-		step("undeafen", func() error { return undeafen(HostName(id)) })
+		step("delete", func() error { return l.DeleteVeth(t.Context(), HostName(id)) })
+		step("delete-none", func() error { return l.DeleteVeth(t.Context(), HostName(id)) })
 		in.Close(); n.Close(); own.Close()
 	}
 	for k, v := range tot { sort.Slice(v, func(i,j int) bool {return v[i]<v[j]}); fmt.Println(k, v[len(v)/2], v[len(v)*9/10]) }

@@ -64,7 +64,7 @@ func unreachable(t *testing.T, from container, ip string) {
 	if err := from.pings(t, ip); err == nil {
 		t.Errorf("%s reaches %s by ping", from.name, ip)
 	}
-	if r := from.exec(t, "wget", "-q", "-T", "1", "-O", "/dev/null", "http://"+ip+"/hosts"); r.code == 0 {
+	if r := from.exec(t, "timeout", "1", "wget", "-q", "-O", "/dev/null", "http://"+ip+"/hosts"); r.code == 0 {
 		t.Errorf("%s reaches %s by TCP", from.name, ip)
 	}
 }

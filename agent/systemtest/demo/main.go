@@ -84,9 +84,9 @@ func demo(ctx context.Context) error {
 		return fmt.Errorf("%d of the checks above failed", failed)
 	}
 	title("Everything was reached. The hosts are still up; go on by hand:")
-	fmt.Print(`  scripts/lab exec h3 socketplane run -n foo4 -d --name a lab sleep 1000
-  scripts/lab exec h3 socketplane info a
-  scripts/lab exec h3 docker exec a ping -c 3 ` + containers[1].ip + `
+	fmt.Print(`  scripts/lab exec h3 socketplane run -n foo4 -d --name box lab sleep 1000
+  scripts/lab exec h3 socketplane info box
+  scripts/lab exec h3 docker exec box ping -c 3 ` + containers[1].ip + `
   scripts/lab exec h1 socketplane network create web 10.7.0.0/16
   scripts/lab exec h1 sh              # a shell on h1
   scripts/lab status
@@ -123,8 +123,8 @@ func fetch(ctx context.Context, containers []container) error {
 	url := "http://" + web.ip + "/"
 	for _, c := range []container{containers[0], containers[2]} {
 		for _, argv := range [][]string{
-			{"docker", "exec", c.name, "wget", "-q", "-T", "5", "-O", "-", url},
-			{"busybox", "wget", "-q", "-T", "5", "-O", "-", url},
+			{"docker", "exec", c.name, "timeout", "5", "wget", "-q", "-O", "-", url},
+			{"timeout", "5", "busybox", "wget", "-q", "-O", "-", url},
 		} {
 			if err := retry(ctx, func() error { return show(ctx, c.host, argv...) }); err != nil {
 				return err

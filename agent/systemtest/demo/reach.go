@@ -97,7 +97,7 @@ func reach(ctx context.Context, from container, ip, url string) (string, error) 
 		return cell, nil
 	}
 	start := time.Now()
-	if _, err := from.host.Exec(ctx, "docker", "exec", from.name, "wget", "-q", "-T", "5", "-O", "/dev/null", url); err != nil {
+	if _, err := from.host.Exec(ctx, "docker", "exec", from.name, "timeout", "5", "wget", "-q", "-O", "/dev/null", url); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%s, page in %d ms", cell, time.Since(start).Milliseconds()), nil
