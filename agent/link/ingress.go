@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -18,16 +19,19 @@ const ingressTable = "socketplane"
 // are those of the IPv4 hooks; conntrack's defragmentation is at -400).
 const ingressPriority = nftables.ChainPriority(-500)
 
+// sweepDelay is how long chains of deleted links may stay.
+const sweepDelay = 2 * time.Second
+
 // ingress adds and removes the chains. Removing one costs 12 ms of waiting in
-// the kernel, one or a hundred, while a chain whose link is gone harms nobody:
-// so those of deleted links are removed behind the caller's back, together.
+// the kernel, and whoever makes a link meanwhile waits too; one or a hundred
+// are the same. A chain whose link is gone harms nobody. So those of deleted
+// links are removed a little later, together.
 type ingress struct {
 	change sync.Mutex // held over each change: a chain that is wanted again is not swept away
 
-	mu       sync.Mutex
-	stale    map[string]bool // links that were deleted, whose chains may still be there
-	sweeping bool
-	sweepers sync.WaitGroup
+	mu    sync.Mutex
+	stale map[string]bool // links that were deleted, whose chains may still be there
+	timer *time.Timer     // of the next sweep; nil: none is due
 }
 
 // deafen keeps the kernel from hearing a host's end. A switch in user space
@@ -77,7 +81,7 @@ func (l *Links) undeafen(host string) error {
 	return removeChains(func(name string) bool { return name == host })
 }
 
-// forget has the chain of a deleted host's end removed soon. Close waits for it.
+// forget has the chain of a deleted host's end removed by the next sweep.
 func (l *Links) forget(host string) {
 	in := &l.ingress
 	in.mu.Lock()
@@ -86,31 +90,29 @@ func (l *Links) forget(host string) {
 		in.stale = map[string]bool{}
 	}
 	in.stale[host] = true
-	if !in.sweeping {
-		in.sweeping = true
-		in.sweepers.Go(l.sweep)
+	if in.timer == nil {
+		in.timer = time.AfterFunc(sweepDelay, l.sweep)
 	}
 }
 
-// sweep removes stale chains until there are none.
+// sweep removes all stale chains.
 func (l *Links) sweep() {
 	in := &l.ingress
-	for {
-		in.change.Lock()
-		in.mu.Lock()
-		stale := in.stale
-		in.stale = nil
-		in.sweeping = len(stale) > 0
-		in.mu.Unlock()
-		if len(stale) == 0 {
-			in.change.Unlock()
-			return
-		}
-		err := removeChains(func(name string) bool { return stale[name] })
-		in.change.Unlock()
-		if err != nil {
-			l.log.Warn("ingress chains of deleted links are left", "err", err)
-		}
+	in.change.Lock()
+	defer in.change.Unlock()
+	in.mu.Lock()
+	stale := in.stale
+	in.stale = nil
+	if in.timer != nil {
+		in.timer.Stop()
+		in.timer = nil
+	}
+	in.mu.Unlock()
+	if len(stale) == 0 {
+		return
+	}
+	if err := removeChains(func(name string) bool { return stale[name] }); err != nil {
+		l.log.Warn("ingress chains of deleted links are left", "err", err)
 	}
 }
 

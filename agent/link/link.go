@@ -45,10 +45,10 @@ func New(logger *slog.Logger) *Links {
 	return &Links{log: logger, idle: make(chan *conn, maxIdle)}
 }
 
-// Close waits until what was deleted is gone altogether, and closes the idle
-// netlink sockets. Links stays usable: a later call opens new ones.
+// Close finishes what DeleteVeth put off, and closes the idle netlink sockets.
+// Links stays usable: a later call opens new ones.
 func (l *Links) Close() {
-	l.ingress.sweepers.Wait()
+	l.sweep()
 	for {
 		select {
 		case c := <-l.idle:

@@ -203,8 +203,8 @@ func (c *conn) mendLink(link netlink.Link, mtu int, mac net.HardwareAddr) error 
 }
 
 // DeleteVeth removes the pair of a host's end, wherever its peer is, and the
-// chain that kept the kernel from hearing it (that one soon after; Close waits
-// for it). A pair that is not there is success.
+// chain that kept the kernel from hearing it (that one within seconds, or
+// with Close). A pair that is not there is success.
 func (l *Links) DeleteVeth(ctx context.Context, host string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("delete veth %q: %w", host, err)

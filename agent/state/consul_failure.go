@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -71,10 +72,26 @@ func (c *consulStore) judge(ctx context.Context, err error) failure {
 		f.patience = refusedPatience
 		f.err = c.unavailable(shortCause(err))
 	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+	_, noConsul := errors.AsType[*json.SyntaxError](err)
+	if noConsul || isTLSMismatch(err) {
 		f.patience = 0 // it will not be better the next time
 	}
 	return f
+}
+
+// isTLSMismatch tells whether the two sides cannot agree on TLS: the
+// certificate of one does not please the other, or one does not speak it. A
+// server says what it thinks of a client's certificate only after the
+// handshake, when the request is on its way, and does not serve it.
+func isTLSMismatch(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return true
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error" // crypto/tls's name for an alert
 }
 
 func (c *consulStore) judgeStatus(status *statusError) failure {

@@ -15,12 +15,13 @@ import (
 // Whatever is lost of a write, on the way there or back, it is reported as
 // applied, and was applied once.
 func TestConsulLostAnswers(t *testing.T) {
+	t.Parallel()
 	addr := consultest.Start(t)
 	direct := openConsul(t, state.ConsulConfig{Address: addr})
 	big := bytes.Repeat([]byte("x"), state.MaxValue)
 	cases := []struct {
 		name string
-		// write does it and says at which version key must be then (0: any; absent: key must be gone).
+		// write does it to key, which is at a version, and gives what the call says its new version is (0: it does not say).
 		write func(ctx context.Context, s state.Store, key string, at state.Entry, session string) (uint64, error)
 		value string
 		gone  bool
@@ -101,6 +102,7 @@ func TestConsulLostAnswers(t *testing.T) {
 // When another has written since, nobody can know; and another who wrote the
 // same value is still another.
 func TestConsulLostAndOverwritten(t *testing.T) {
+	t.Parallel()
 	addr := consultest.Start(t)
 	direct := openConsul(t, state.ConsulConfig{Address: addr})
 	for name, c := range map[string]struct {
@@ -149,6 +151,7 @@ func TestConsulLostAndOverwritten(t *testing.T) {
 }
 
 func TestConsulAllAnswersLost(t *testing.T) {
+	t.Parallel()
 	addr := consultest.Start(t)
 	for name, f := range map[string]fate{"cut": cutAfter, "500": failAfter} {
 		t.Run(name, func(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 // Every increment that was acknowledged is there, and none was applied twice,
 // while the server is killed and started again.
 func TestConsulKilledDuringWrites(t *testing.T) {
+	t.Parallel()
 	server := consultest.New(t, consultest.Options{})
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -105,11 +106,6 @@ func TestConsulACL(t *testing.T) {
 	boss := openConsul(t, state.ConsulConfig{Address: server.Addr, Token: server.Token})
 	mustSet(t, boss, "acl/a/1", "x", 0)
 	mustSet(t, boss, "acl/b/1", "x", 0)
-	admin, err := api.NewClient(&api.Config{Address: server.Addr, Token: server.Token, Scheme: "http", Namespace: "default", Partition: "default"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = admin
 
 	for name, cfg := range map[string]state.ConsulConfig{
 		"no token":      {Address: server.Addr},
@@ -141,6 +137,7 @@ func TestConsulACL(t *testing.T) {
 }
 
 func TestConsulTokenOfPart(t *testing.T) {
+	t.Parallel()
 	server := consultest.New(t, consultest.Options{ACL: true})
 	boss := openConsul(t, state.ConsulConfig{Address: server.Addr, Token: server.Token})
 	mustSet(t, boss, "acl/a/1", "x", 0)
@@ -177,6 +174,7 @@ func TestConsulTokenOfPart(t *testing.T) {
 }
 
 func TestConsulRefusedConnection(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -203,6 +201,7 @@ func TestConsulRefusedConnection(t *testing.T) {
 
 // A server that takes requests and never answers is given up by the caller's deadline.
 func TestConsulSilentServer(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {
@@ -250,6 +249,7 @@ func TestConsulIsNone(t *testing.T) {
 
 // A Consul that was made anew has lower indexes: whoever waits hears of it.
 func TestConsulIndexGoesBackwards(t *testing.T) {
+	t.Parallel()
 	first, second := consultest.Start(t), consultest.Start(t)
 	old, fresh := openConsul(t, state.ConsulConfig{Address: first}), openConsul(t, state.ConsulConfig{Address: second})
 	var v uint64

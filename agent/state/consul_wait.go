@@ -55,6 +55,9 @@ func (c *consulStore) Wait(ctx context.Context, prefix string, index uint64) (Sn
 	}
 	c.mu.Lock()
 	c.watched[prefix] = next
+	if next == (watched{}) {
+		delete(c.watched, prefix)
+	}
 	c.mu.Unlock()
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("wait for %q: %w", prefix, err)

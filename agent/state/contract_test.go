@@ -54,6 +54,7 @@ var contract = []struct {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	stores := map[string]func(t *testing.T) state.Store{
 		"consul": func() func(t *testing.T) state.Store {
 			addr := consultest.Start(t)
@@ -65,6 +66,7 @@ func TestContract(t *testing.T) {
 	}
 	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for i, c := range contract {
 				t.Run(c.name, func(t *testing.T) {
 					t.Parallel()

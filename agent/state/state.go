@@ -62,7 +62,7 @@ type Op struct {
 	Key     string
 	Value   []byte
 	Version uint64
-	Session string // OpCAS: also hold the key under this session
+	Session string // OpCAS: also hold the key under this session; ErrInvalid if it has ended, ErrConflict if another that lives holds the key
 }
 
 // Store is the key-value state. All methods honour ctx. Reads are consistent,
@@ -98,6 +98,6 @@ type Session interface {
 	ID() string
 	// Lost is closed when the store has ended the session, or it could not be renewed in time.
 	Lost() <-chan struct{}
-	// Close ends the session at once.
+	// Close ends the session at once. It does not close Lost.
 	Close(ctx context.Context) error
 }

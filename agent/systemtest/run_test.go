@@ -53,9 +53,9 @@ func TestAddressIsKeptUntilRemoved(t *testing.T) {
 	makeNetwork(t, 1, "keep", "10.22.0.0/24")
 	a := runContainer(t, 1, "keep", "keep-a")
 	peer := runContainer(t, 2, "keep", "keep-b")
-	for _, verbs := range [][]string{{"restart"}, {"stop", "start"}} {
+	for _, verbs := range [][]string{{"restart -t 1"}, {"stop -t 1", "start"}} {
 		for _, verb := range verbs {
-			must(t, 1, "docker", verb, "-t", "1", "keep-a")
+			must(t, 1, append(append([]string{"docker"}, strings.Fields(verb)...), "keep-a")...)
 		}
 		if got := info(t, 1, "keep-a").IP; got != a.ip {
 			t.Fatalf("after %v the address is %s, was %s", verbs, got, a.ip)

@@ -36,7 +36,6 @@ type Options struct {
 
 // Server is one Consul server.
 type Server struct {
-	t     testing.TB
 	opts  Options
 	bin   string
 	dir   string
@@ -66,7 +65,7 @@ func New(t testing.TB, opts Options) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{t: t, opts: opts, bin: bin, dir: t.TempDir()}
+	s := &Server{opts: opts, bin: bin, dir: t.TempDir()}
 	if opts.ACL {
 		s.Token = "6f1c0f6e-0f5b-4a52-9d0b-6a2c4f1b7d90"
 	}
