@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -100,6 +101,7 @@ type Agent struct {
 	ids      keyLocks  // one attach or detach at a time for an endpoint
 
 	forwarding *coalescer            // applies flows; many attaches share one run
+	compare    atomic.Bool           // the next run reads the switch's flows too
 	publishers map[string]*publisher // network -> writer of our list
 	pubMu      sync.Mutex
 

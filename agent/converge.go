@@ -45,9 +45,8 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 		a.convergeReleases(ctx),
 	)
 	if compare {
-		errs = append(errs, a.Switch.Resync(ctx, a.forwardingState()))
+		a.compare.Store(true)
 	}
-	// Also after a comparison: what was attached meanwhile is not in it.
 	errs = append(errs, a.forwarding.Do(ctx), a.convergeLists(ctx))
 	return errors.Join(errs...)
 }

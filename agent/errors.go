@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/link"
@@ -32,6 +33,7 @@ var codes = []struct {
 	{link.ErrNotNamespace, api.CodeInvalid},
 	{link.ErrHostNamespace, api.CodeInvalid},
 	{link.ErrExists, api.CodeConflict},
+	{fs.ErrNotExist, api.CodeInvalid}, // of a namespace's path
 	{ovs.ErrForeign, api.CodeConflict},
 	{ovs.ErrUnavailable, api.CodeUnavailable},
 	{state.ErrUnavailable, api.CodeUnavailable},

@@ -56,10 +56,18 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 }
 
 // applyForwarding programs the difference between what the switch was told
-// last and what it should do now. It runs inside a.forwarding.
+// last, or after a call for a comparison what it really does, and what it
+// should do now. It runs inside a.forwarding.
 func (a *Agent) applyForwarding(ctx context.Context) error {
 	if !a.view.complete() {
 		return nil // what the switch does already is better than half of it
+	}
+	if a.compare.Swap(false) {
+		if err := a.Switch.Resync(ctx, a.forwardingState()); err != nil {
+			a.compare.Store(true)
+			return err
+		}
+		return nil
 	}
 	return a.Switch.SetForwarding(ctx, a.forwardingState())
 }

@@ -38,6 +38,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err != nil && strings.HasPrefix(err.Error(), "unknown command ") { // cobra's own commands
+		err = usageError{err}
+	}
 	if err != nil {
 		report(a.stderr, err, a.debug)
 	}
@@ -74,6 +77,7 @@ run exits as docker run does, with 125 when the failure is not the container's.`
 	flags.StringVar(&a.socket, "socket", "", "unix socket of the agent (default "+DefaultSocket+")")
 	flags.BoolVar(&a.debug, "debug", false, "show what caused an error")
 
+	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(
 		a.agentCommand(), a.networkCommand(),
 		a.runCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.rmCommand(), a.attachCommand(),
@@ -95,6 +99,24 @@ func group(cmd *cobra.Command) *cobra.Command {
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	return cmd
+}
+
+// helpCommand is cobra's, with an error for what is no command.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Show how a command is used",
+		Long:    `Shows how a command is used, as COMMAND --help does.`,
+		Example: `  socketplane help network create`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("there is no command %q; see: socketplane --help", strings.Join(args, " "))
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
 }
 
 // args checks the number of arguments; least and most are inclusive, most -1

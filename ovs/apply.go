@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // flowMemory is what we believe the switch has.
@@ -89,8 +90,8 @@ func (s *Switch) applyForwarding(ctx context.Context, f Forwarding, full bool) e
 	}
 	m.inUse = true
 	m.mu.Unlock()
-	s.reportDropped(f)
-	want := f.Flows()
+	want, dropped := f.render()
+	s.reportDropped(dropped)
 	err := s.apply(ctx, known, want, full)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -149,10 +150,11 @@ func (s *Switch) controlTarget() string { return "unix:" + s.controlPath() }
 // runOFCtl runs ovs-ofctl once. --no-names spares it asking for the ports'
 // names, two thirds of its time; 1.4 is the first OpenFlow with bundles.
 func (s *Switch) runOFCtl(ctx context.Context, stdin string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, flowTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.ofctl, append([]string{"-O", "OpenFlow14", "--no-names"}, args...)...)
 	cmd.Env = append(cmd.Environ(), "OVS_RUNDIR="+s.cfg.RunDir)
+	cmd.WaitDelay = time.Second
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -172,8 +174,7 @@ func (s *Switch) runOFCtl(ctx context.Context, stdin string, args ...string) (st
 }
 
 // reportDropped logs what the state said that the switch was not told, once.
-func (s *Switch) reportDropped(f Forwarding) {
-	_, names := f.sane()
+func (s *Switch) reportDropped(names []string) {
 	now := map[string]bool{}
 	for _, n := range names {
 		now[n] = true

@@ -1,6 +1,7 @@
 package ovs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ func (c *session) root() (*rootRow, error) {
 	return nil, errors.New("OVSDB has no Open_vSwitch row; run `ovs-vsctl init`")
 }
 
-// bridge is the cached row of the integration bridge, nil when there is none.
+// cachedBridge is the row of the integration bridge, nil when there is none.
 func (s *Switch) cachedBridge(c *session) *bridgeRow {
 	_, m, err := c.cache.Table(tableBridge).RowByModel(&bridgeRow{Name: s.cfg.Bridge})
 	if err != nil || m == nil {
@@ -87,8 +88,8 @@ func (s *Switch) bridgeDiff(b *bridgeRow) ovsdb.Row {
 		row["fail_mode"] = failModeSecure
 	}
 	// An empty type means system.
-	if b.DatapathType != s.datapath && (b.DatapathType != "" || s.datapath != DatapathSystem || b.Name == "") {
-		row["datapath_type"] = s.datapath
+	if datapath := s.Datapath(); cmp.Or(b.DatapathType, DatapathSystem) != datapath {
+		row["datapath_type"] = datapath
 	}
 	if len(b.Controller) > 0 {
 		row["controller"] = ovsdb.OvsSet{GoSet: []any{}}

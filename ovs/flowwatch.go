@@ -24,14 +24,14 @@ func (s *Switch) watchFlows(ctx context.Context) error {
 		c, err := dialCounter(ctx, s.controlPath())
 		if err == nil {
 			stop := context.AfterFunc(ctx, c.close)
-			answered := s.followFlows(ctx, c, away)
+			s.followFlows(ctx, c, &away)
 			stop()
 			c.close()
-			if answered && ctx.Err() == nil {
-				s.log.Warn("connection to ovs-vswitchd lost", "bridge", s.cfg.Bridge)
-				s.flows.forget()
-				away = true
-			}
+		}
+		if !away && ctx.Err() == nil {
+			s.log.Warn("ovs-vswitchd is away", "bridge", s.cfg.Bridge)
+			s.flows.forget()
+			away = true
 		}
 		select {
 		case <-ctx.Done():
@@ -42,10 +42,9 @@ func (s *Switch) watchFlows(ctx context.Context) error {
 }
 
 // followFlows compares the number of our flows with what was set until the
-// connection breaks, and says whether the switch ever answered. A switch that
-// came back has lost its flows; Changed is due only once it answers, for
-// before it takes none.
-func (s *Switch) followFlows(ctx context.Context, c *flowCounter, cameBack bool) (answered bool) {
+// connection breaks. A switch that came back has lost its flows; Changed is due
+// only once it answers, for before it takes none.
+func (s *Switch) followFlows(ctx context.Context, c *flowCounter, away *bool) {
 	var (
 		xid     uint32
 		pending bool
@@ -56,7 +55,7 @@ func (s *Switch) followFlows(ctx context.Context, c *flowCounter, cameBack bool)
 			xid++
 			asked = s.flows.census()
 			if c.ask(xid) != nil {
-				return answered
+				return
 			}
 			pending = true
 		}
@@ -65,15 +64,15 @@ func (s *Switch) followFlows(ctx context.Context, c *flowCounter, cameBack bool)
 			continue // it may hang while ovsdb-server is away; it is not lost
 		}
 		if err != nil {
-			return answered
+			return
 		}
 		if id != xid {
 			continue
 		}
-		pending, answered = false, true
-		if cameBack {
+		pending = false
+		if *away {
 			s.log.Info("ovs-vswitchd is back", "bridge", s.cfg.Bridge, "flows", flows)
-			cameBack = false
+			*away = false
 			s.flows.forget()
 			s.notifyChanged()
 		} else if s.flows.differs(asked, flows) {
@@ -83,11 +82,10 @@ func (s *Switch) followFlows(ctx context.Context, c *flowCounter, cameBack bool)
 		}
 		if _, _, err := c.next(time.Now().Add(countEvery)); err != nil {
 			if netErr := net.Error(nil); !errors.As(err, &netErr) || !netErr.Timeout() {
-				return answered
+				return
 			}
 		}
 	}
-	return answered
 }
 
 // flowCensus is how many flows there should be, at one moment.

@@ -69,15 +69,16 @@ func (f Forwarding) sane() (Forwarding, []string) {
 		taken   = map[int]bool{} // ports
 		vnis    = map[uint32]bool{}
 		tunnels = map[int]bool{}
+		vteps   = map[netip.Addr]bool{out.Self: true}
 	)
 	f = f.sorted()
 	for _, p := range f.Peers {
-		if p.OFPort <= 0 || p.OFPort > maxOFPort || taken[p.OFPort] || !p.VTEP.IsValid() || p.VTEP.Zone() != "" {
+		p.VTEP = p.VTEP.Unmap()
+		if p.OFPort <= 0 || p.OFPort > maxOFPort || taken[p.OFPort] || !p.VTEP.IsValid() || p.VTEP.Zone() != "" || vteps[p.VTEP] {
 			dropped = append(dropped, "peer "+p.ID)
 			continue
 		}
-		taken[p.OFPort], tunnels[p.OFPort] = true, true
-		p.VTEP = p.VTEP.Unmap()
+		taken[p.OFPort], tunnels[p.OFPort], vteps[p.VTEP] = true, true, true
 		out.Peers = append(out.Peers, p)
 	}
 	for _, g := range f.Segments {

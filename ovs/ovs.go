@@ -34,7 +34,8 @@ var (
 
 // Deadlines for calls whose context has none, and for what the switch does by itself.
 const (
-	callTimeout = 10 * time.Second // one OVSDB transaction or ovs-ofctl run
+	callTimeout = 10 * time.Second // one OVSDB transaction
+	flowTimeout = 30 * time.Second // one run of ovs-ofctl: 2 s to compare 40,000 flows on two busy cores
 	openTimeout = 10 * time.Second // ovs-vswitchd making the bridge
 	portTimeout = 5 * time.Second  // ovs-vswitchd opening a port: 4-5 ms when idle
 )
@@ -51,16 +52,16 @@ type Config struct {
 // Switch is the integration bridge of this host. Its methods may be called
 // concurrently.
 type Switch struct {
-	cfg      Config
-	log      *slog.Logger
-	ofctl    string // path of ovs-ofctl
-	datapath string
+	cfg   Config
+	log   *slog.Logger
+	ofctl string // path of ovs-ofctl
 
 	changed chan struct{} // cap 1
 	remake  chan struct{} // cap 1: the bridge's row is not as it should be
 	wake    broadcast     // a row of the cache, or the connection, changed
 
 	mu       sync.Mutex
+	datapath string
 	session  *session          // nil while OVSDB is away
 	wrote    map[string]string // port name -> fingerprint of what we last wrote
 	removing map[string]bool   // ports whose deletion we asked for and have not seen
@@ -125,14 +126,17 @@ func Open(ctx context.Context, cfg Config) (*Switch, error) {
 }
 
 func (s *Switch) openBridge(ctx context.Context, sess *session) error {
-	s.datapath = s.cfg.Datapath
-	if s.datapath == "" {
+	datapath := s.cfg.Datapath
+	if datapath == "" {
 		root, err := sess.root()
 		if err != nil {
 			return err
 		}
-		s.datapath = chooseDatapath(root.DatapathTypes, kernelHasDatapath)
+		datapath = chooseDatapath(root.DatapathTypes, kernelHasDatapath)
 	}
+	s.mu.Lock()
+	s.datapath = datapath
+	s.mu.Unlock()
 	if _, err := s.ensureBridge(ctx); err != nil {
 		return err
 	}
@@ -166,7 +170,11 @@ func (s *Switch) Close() {
 func (s *Switch) Changed() <-chan struct{} { return s.changed }
 
 // Datapath is DatapathSystem or DatapathNetdev.
-func (s *Switch) Datapath() string { return s.datapath }
+func (s *Switch) Datapath() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.datapath
+}
 
 // Bridge is the name of the integration bridge.
 func (s *Switch) Bridge() string { return s.cfg.Bridge }

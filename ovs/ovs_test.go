@@ -73,6 +73,42 @@ func TestOpenWithoutSwitch(t *testing.T) {
 	}
 }
 
+func TestOpenWithoutVSwitchd(t *testing.T) {
+	i := ovstest.Start(t)
+	i.KillSwitch(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := Open(ctx, Config{RunDir: i.Dir})
+	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "ovs-vswitchd did not make bridge") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	for _, cfg := range []Config{{Bridge: "a/b"}, {Bridge: "sixteen-bytes-xx"}, {Datapath: "dpdk"}} {
+		if _, err := Open(t.Context(), cfg); err == nil || errors.Is(err, ErrUnavailable) {
+			t.Errorf("%+v: %v", cfg, err)
+		}
+	}
+}
+
+func TestDatapath(t *testing.T) {
+	both := []string{DatapathNetdev, DatapathSystem}
+	yes, no := func() bool { return true }, func() bool { return false }
+	for _, c := range []struct {
+		offered []string
+		kernel  func() bool
+		want    string
+	}{{both, yes, DatapathSystem}, {both, no, DatapathNetdev}, {both[:1], yes, DatapathNetdev}, {nil, yes, DatapathNetdev}} {
+		if got := chooseDatapath(c.offered, c.kernel); got != c.want {
+			t.Errorf("%v: got %s", c.offered, got)
+		}
+	}
+	if !genericFamilyExists("nlctrl") || genericFamilyExists("no such family") {
+		t.Error("the kernel's generic netlink families are misread")
+	}
+}
+
 func TestOpenTwice(t *testing.T) {
 	s, i := open(t)
 	show := func() string {
@@ -96,6 +132,13 @@ func TestOpenTwice(t *testing.T) {
 func vsctl(t testing.TB, i *ovstest.Instance, args ...string) string {
 	t.Helper()
 	return i.Run(t, "ovs-vsctl", append([]string{"--db=" + i.Socket(), "-t", "10"}, args...)...)
+}
+
+// current is the session that s has now.
+func current(s *Switch) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.session
 }
 
 // bg is for calls in what has no context of its own.

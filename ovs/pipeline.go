@@ -29,7 +29,13 @@ const untagged = "vlan_tci=0x0000/0x1fff"
 // order, whatever the order of their parts. What f says that the switch must
 // not be told is left out, see sane.
 func (f Forwarding) Flows() []Flow {
-	f, _ = f.sane()
+	flows, _ := f.render()
+	return flows
+}
+
+// render also names what was left out.
+func (f Forwarding) render() ([]Flow, []string) {
+	f, dropped := f.sane()
 	var r rendering
 	for t := tableClassify; t <= tableNeighbour; t++ {
 		r.add(t, 0, "", "drop")
@@ -48,7 +54,7 @@ func (f Forwarding) Flows() []Flow {
 		r.host(g, f.Self, f.Peers)
 		r.remote(g)
 	}
-	return r.flows
+	return r.flows, dropped
 }
 
 // tunnels are the ports towards hosts that have an endpoint on the segment.

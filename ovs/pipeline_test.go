@@ -120,6 +120,16 @@ func TestHostileState(t *testing.T) {
 			f.Segments = append(f.Segments, Segment{VNI: 1 << 24, Subnet: prefix("10.9.0.0/16")})
 			return f
 		}(),
+		"a peer with our VTEP": func() Forwarding {
+			f := golden()
+			f.Peers = append(f.Peers, Peer{ID: "e", VTEP: f.Self, OFPort: 14})
+			return f
+		}(),
+		"a peer with another's VTEP": func() Forwarding {
+			f := golden()
+			f.Peers = append(f.Peers, Peer{ID: "e", VTEP: addr("198.18.0.2"), OFPort: 14})
+			return f
+		}(),
 		"no tunnel": func() Forwarding {
 			f := golden()
 			f.Peers = append(f.Peers, Peer{ID: "e", VTEP: addr("198.18.0.9")})
@@ -168,7 +178,7 @@ func randomState() *rapid.Generator[Forwarding] {
 	return rapid.Custom(func(t *rapid.T) Forwarding {
 		f := Forwarding{Self: addr("198.18.0.1")}
 		for n := range rapid.IntRange(0, 3).Draw(t, "peers") {
-			f.Peers = append(f.Peers, Peer{ID: fmt.Sprint(n), VTEP: addr(fmt.Sprintf("198.18.0.%d", 2+n)), OFPort: 100 + n})
+			f.Peers = append(f.Peers, Peer{ID: fmt.Sprint(n), VTEP: addr(fmt.Sprintf("198.18.0.%d", rapid.IntRange(1, 4).Draw(t, "vtep"))), OFPort: 100 + n})
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "segments") {
 			g := Segment{

@@ -2,6 +2,7 @@ package ovs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -116,7 +117,9 @@ func (s *Switch) addPort(ctx context.Context, spec portSpec) (int, error) {
 	}
 	ops = append(ops, s.insertOps(spec, request, 0)...)
 	s.remember(spec, port != nil)
-	if _, err := s.transact(ctx, ops...); err != nil {
+	if _, err := s.transact(ctx, ops...); errors.Is(err, errUncertain) {
+		return 0, s.undoPort(ctx, spec.name, err)
+	} else if err != nil {
 		return 0, err
 	}
 	ofport, err := s.awaitOFPort(ctx, spec.name)

@@ -39,7 +39,7 @@ func TestPorts(t *testing.T) {
 	// By difference; ids of others stay.
 	vsctl(t, i, "set", "Port", "v1", "external_ids:other=1")
 	eventually(t, "the cache has it", func() bool {
-		port, _ := cachedPort(s.session, "v1")
+		port, _ := cachedPort(current(s), "v1")
 		return port.ExternalIDs["other"] == "1"
 	})
 	p.VLAN, p.IDs["ip"] = 8, "10.6.0.3"
@@ -107,7 +107,7 @@ func TestForeignPorts(t *testing.T) {
 	vsctl(t, i, "add-br", "other", "--", "set", "Bridge", "other", "datapath_type=netdev", "--",
 		"add-port", "other", "v2", "--", "set", "Port", "v2", "external_ids:socketplane_kind=endpoint")
 	eventually(t, "the cache has the ports", func() bool {
-		p, _ := cachedPort(s.session, "v2")
+		p, _ := cachedPort(current(s), "v2")
 		return p != nil
 	})
 	for _, name := range []string{"v1", "v2", DefaultBridge} {

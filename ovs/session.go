@@ -76,7 +76,9 @@ func (c *session) watch() {
 func (c *session) close() {
 	c.end.Do(func() {
 		close(c.lost)
-		c.db.Close()
+		// Close waits for transactions under way, which end at their deadlines
+		// when the server hangs; nobody else need wait for that.
+		go c.db.Close()
 	})
 }
 
@@ -109,6 +111,9 @@ func (s *Switch) connected(ctx context.Context) (*session, error) {
 	}
 }
 
+// errUncertain is a transaction that was sent and whose answer did not come.
+var errUncertain = errors.New("it is not known whether the change was made")
+
 // transact applies all operations or none and checks every one's result.
 func (s *Switch) transact(ctx context.Context, ops ...ovsdb.Operation) ([]ovsdb.OperationResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -119,10 +124,7 @@ func (s *Switch) transact(ctx context.Context, ops ...ovsdb.Operation) ([]ovsdb.
 	}
 	results, err := sess.db.Transact(ctx, ops...)
 	if err != nil {
-		if errors.Is(err, client.ErrNotConnected) || ctx.Err() != nil {
-			return nil, fmt.Errorf("%w at %s: %w", ErrUnavailable, s.cfg.Socket, err)
-		}
-		return nil, err
+		return nil, fmt.Errorf("%w at %s: %w: %w", ErrUnavailable, s.cfg.Socket, errUncertain, err)
 	}
 	if opErrs, err := ovsdb.CheckOperationResults(results, ops); err != nil {
 		for _, e := range opErrs {

@@ -65,7 +65,7 @@ func TestTunnels(t *testing.T) {
 	// One that is wrong does not stop the others.
 	vsctl(t, i, "add-port", DefaultBridge, TunnelName("stranger"), "--", "set", "Interface", TunnelName("stranger"), "type=internal")
 	eventually(t, "the cache has the port", func() bool {
-		p, _ := cachedPort(s.session, TunnelName("stranger"))
+		p, _ := cachedPort(current(s), TunnelName("stranger"))
 		return p != nil
 	})
 	got, err := set(

@@ -41,8 +41,9 @@ func (e *Engine) Name(ctx context.Context, id string) (string, error) {
 	return strings.TrimPrefix(got.Container.Name, "/"), nil
 }
 
-// EverStarted says whether the container's process has run; a container that is
-// gone did: Docker keeps one that never started unless it starts with --rm.
+// EverStarted says whether the container's process has run; one that is
+// gone counts as never started: --rm removes such a one, and then Docker's words
+// tell which it was.
 func (e *Engine) EverStarted(ctx context.Context, id string) bool {
 	got, err := e.cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil || got.Container.State == nil {
@@ -166,15 +167,15 @@ func (e *Engine) forward(ctx context.Context, id string, signals <-chan os.Signa
 	}
 }
 
-// runtimes gives the names of the runtimes that dockerd knows.
-func (e *Engine) runtimes(ctx context.Context) (map[string]bool, error) {
+// runtimes gives the runtimes that dockerd knows, by name.
+func (e *Engine) runtimes(ctx context.Context) (map[string]runtimeEntry, error) {
 	info, err := e.cli.Info(ctx, client.InfoOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("docker info: %w", err)
 	}
-	names := map[string]bool{}
-	for name := range info.Info.Runtimes {
-		names[name] = true
+	known := map[string]runtimeEntry{}
+	for name, r := range info.Info.Runtimes {
+		known[name] = runtimeEntry{Path: r.Path, RuntimeArgs: r.Args}
 	}
-	return names, nil
+	return known, nil
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,45 +55,75 @@ func InstallRuntime(dir string) (string, error) {
 	return path, nil
 }
 
+// runtimeEntry is one runtime in daemon.json, and in what docker info tells.
+type runtimeEntry struct {
+	Path        string   `json:"path"`
+	RuntimeArgs []string `json:"runtimeArgs,omitempty"`
+}
+
+func (e runtimeEntry) equal(o runtimeEntry) bool {
+	return e.Path == o.Path && slices.Equal(e.RuntimeArgs, o.RuntimeArgs)
+}
+
 // Register names our runtime in daemon.json, leaving all else as it is, and has
 // a running dockerd read it again. When dockerd runs, it knows the runtime on return.
 func Register(ctx context.Context, r Registration) error {
-	changed, err := r.edit(func(runtimes *object) error {
-		entry := struct {
-			Path        string   `json:"path"`
-			RuntimeArgs []string `json:"runtimeArgs,omitempty"`
-		}{Path: r.RuntimePath}
-		if r.Socket != "" && r.Socket != defaultSocket {
-			entry.RuntimeArgs = []string{socketFlag + r.Socket}
-		}
+	entry := runtimeEntry{Path: r.RuntimePath}
+	if r.Socket != "" && r.Socket != defaultSocket {
+		entry.RuntimeArgs = []string{socketFlag + r.Socket}
+	}
+	changed, err := r.edit(func(config, runtimes *object) error {
 		raw, err := json.Marshal(entry)
 		if err != nil {
 			return fmt.Errorf("runtime entry: %w", err)
 		}
 		runtimes.set(RuntimeName, raw)
+		config.set("runtimes", runtimes.bytes())
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return r.reload(ctx, changed, true)
+	return r.reload(ctx, changed, func(known map[string]runtimeEntry) bool {
+		have, ok := known[RuntimeName]
+		return ok && have.equal(entry)
+	})
 }
 
-// Unregister takes our runtime out of daemon.json again.
+// Unregister takes our runtime out of daemon.json again. Containers that were
+// made with it cannot be started afterwards.
 func Unregister(ctx context.Context, r Registration) error {
-	changed, err := r.edit(func(runtimes *object) error {
-		runtimes.remove(RuntimeName)
+	// dockerd forgets a runtime only when it reads a list without it: an empty
+	// one is written first and taken out when dockerd has read it.
+	changed, err := r.edit(func(config, runtimes *object) error {
+		if _, ok := runtimes.values[RuntimeName]; ok {
+			runtimes.remove(RuntimeName)
+			config.set("runtimes", runtimes.bytes())
+		}
 		return nil
+	})
+	if err != nil || !changed {
+		return err
+	}
+	err = r.reload(ctx, true, func(known map[string]runtimeEntry) bool {
+		_, ok := known[RuntimeName]
+		return !ok
 	})
 	if err != nil {
 		return err
 	}
-	return r.reload(ctx, changed, false)
+	_, err = r.edit(func(config, runtimes *object) error {
+		if len(runtimes.keys) == 0 {
+			config.remove("runtimes")
+		}
+		return nil
+	})
+	return err
 }
 
 // edit changes the runtimes in daemon.json. The file is written only when its
 // meaning changes, and never when it cannot be read as JSON.
-func (r Registration) edit(change func(runtimes *object) error) (changed bool, err error) {
+func (r Registration) edit(change func(config, runtimes *object) error) (changed bool, err error) {
 	path := r.DaemonJSON
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real // what a link points at is changed, the link stays
@@ -122,7 +153,7 @@ func (r Registration) edit(change func(runtimes *object) error) (changed bool, e
 }
 
 // editRuntimes gives the changed text, or nil when nothing changes.
-func editRuntimes(data []byte, change func(runtimes *object) error) ([]byte, error) {
+func editRuntimes(data []byte, change func(config, runtimes *object) error) ([]byte, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		data = []byte("{}")
 	}
@@ -134,17 +165,12 @@ func editRuntimes(data []byte, change func(runtimes *object) error) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	before := compact(runtimes.bytes())
-	if err := change(runtimes); err != nil {
+	before := compact(config.bytes())
+	if err := change(config, runtimes); err != nil {
 		return nil, err
 	}
-	if bytes.Equal(before, compact(runtimes.bytes())) {
+	if bytes.Equal(before, compact(config.bytes())) {
 		return nil, nil
-	}
-	if len(runtimes.keys) == 0 {
-		config.remove("runtimes")
-	} else {
-		config.set("runtimes", runtimes.bytes())
 	}
 	var out bytes.Buffer
 	if err := json.Indent(&out, config.bytes(), "", "  "); err != nil {
@@ -163,8 +189,8 @@ func compact(raw json.RawMessage) []byte {
 }
 
 // reload has dockerd read its configuration and waits until docker info shows
-// what is wanted. A dockerd that does not run will read it when it starts.
-func (r Registration) reload(ctx context.Context, changed, want bool) error {
+// what is wanted (done). A dockerd that does not run will read it when it starts.
+func (r Registration) reload(ctx context.Context, changed bool, done func(known map[string]runtimeEntry) bool) error {
 	pid, err := r.dockerd()
 	if err != nil {
 		return err
@@ -181,7 +207,7 @@ func (r Registration) reload(ctx context.Context, changed, want bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if !changed {
-		if names, err := engine.runtimes(ctx); err == nil && names[RuntimeName] == want {
+		if known, err := engine.runtimes(ctx); err == nil && done(known) {
 			return nil
 		}
 	}
@@ -191,14 +217,14 @@ func (r Registration) reload(ctx context.Context, changed, want bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		names, err := engine.runtimes(ctx)
-		if err == nil && names[RuntimeName] == want {
-			r.Logger.Info("dockerd has read its configuration", "runtime", RuntimeName, "known", want)
+		known, err := engine.runtimes(ctx)
+		if err == nil && done(known) {
+			r.Logger.Info("dockerd has read its configuration again")
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("dockerd has not taken over the runtime %q from %s; see dockerd's log", RuntimeName, r.DaemonJSON)
+			return fmt.Errorf("dockerd has not taken over the runtimes of %s; see dockerd's log", r.DaemonJSON)
 		case <-tick.C:
 		}
 	}

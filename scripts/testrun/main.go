@@ -85,6 +85,7 @@ func (t *tally) run(args []string) error {
 		return err
 	}
 	before := len(t.failed)
+	clear(t.bad) // a group may test a package again
 	readErr := t.read(stdout)
 	err = cmd.Wait()
 	var exit *exec.ExitError

@@ -43,7 +43,7 @@ func (b *builder) agents(ctx context.Context, l *Lab) error {
 	if err != nil {
 		return err
 	}
-	b.progress.step("agents, %d tunnels on each host", len(l.hosts)-1)
+	b.progress.step("agents, each with a tunnel to every other host")
 	return nil
 }
 

@@ -53,8 +53,33 @@ func (h *Host) Pid() int {
 	return pid
 }
 
-// Boot turns a host on again after its first process was killed. Its programs
-// are started with Service.
+// PowerOff is a power cut: the host's first process is killed, and with it all
+// others. It returns when they are gone; the host's files stay.
+func (h *Host) PowerOff(ctx context.Context) error {
+	pid, err := findInit(h.Name)
+	if err != nil {
+		return err
+	}
+	start := startTime(pid)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if now := startTime(pid); now == "" || now != start {
+			return nil
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("power off %s: %w", h.Name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("power off %s: %w", h.Name, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// Boot turns a host on again after a PowerOff. Its programs are started with
+// Service.
 func (h *Host) Boot(ctx context.Context) error { return h.boot(ctx) }
 
 // boot starts the first process and waits until it has set the host up.

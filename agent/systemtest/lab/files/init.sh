@@ -41,6 +41,13 @@ done
 mount --bind /usr/local/sbin /run/lab/machine-sbin
 mount --bind "$lab/sbin" /usr/local/sbin
 
+# After a power cut the namespace is as it was: what a machine would have lost
+# (bridges, taps, rules) goes now.
+nft flush ruleset
+for link in /sys/class/net/*; do
+	link=${link##*/}
+	case $link in lo | ul0) ;; *) ip link del "$link" 2>/dev/null || : ;; esac
+done
 ip link set lo up
 # Docker turns FORWARD into DROP when it is the one that enables forwarding.
 echo 1 >/proc/sys/net/ipv4/ip_forward

@@ -1,0 +1,127 @@
+package systemtest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/socketplane/socketplane/agent/systemtest/lab"
+)
+
+// Promise: a second agent on one host is refused in one line, and harms nothing.
+func TestSecondAgent(t *testing.T) {
+	before := traces(t, 1)
+	st, err := agentOn(t, 1).Status(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	badInput{argv: command("agent run"), code: 1, says: []string{"another agent", "socketplane agent status"}}.refused(t, 1)
+	elsewhere := t.TempDir()
+	badInput{argv: command("agent run --state-dir " + elsewhere), code: 1, says: []string{"socketplane.sock", "socketplane agent stop"}}.judge(t,
+		lastLine(try(t, 1, "socketplane", "agent", "run", "--state-dir", elsewhere)))
+	if out := sp(t, 1, "agent", "start"); !strings.Contains(out, "already runs") {
+		t.Errorf("agent start says %q", out)
+	}
+	if now, err := agentOn(t, 1).Status(within(t)); err != nil || now.PID != st.PID || !now.Ready {
+		t.Errorf("the first agent is %+v, %v; was %d", now, err, st.PID)
+	}
+	leavesNothing(t, 1, before)
+}
+
+// lastLine drops what an agent logs before it says why it ends.
+func lastLine(r result) result {
+	lines := strings.SplitAfter(strings.TrimRight(r.stderr, "\n"), "\n")
+	r.stderr = lines[len(lines)-1] + "\n"
+	return r
+}
+
+// Promise: who is not root hears so in one line.
+func TestNotRoot(t *testing.T) {
+	before := traces(t, 1)
+	for _, c := range []badInput{
+		{"client", command("network list"), 3, []string{"permission", "root", "group"}},
+		{"connect", command("connect --id x --netns /run/netns/x"), 3, []string{"permission"}},
+		{"run", command("run " + lab.Image + " true"), 125, []string{"permission", "root"}},
+		{"agent status", command("agent status"), 3, []string{"permission"}},
+		{"agent start", command("agent start"), 3, []string{"permission"}},
+		{"agent stop", command("agent stop"), 3, []string{"permission"}},
+		{"agent run", command("agent run"), 1, []string{"root"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			// Also without root's group, which may use the socket.
+			c.judge(t, try(t, 1, append([]string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "socketplane"}, c.argv...)...))
+			leavesNothing(t, 1, before)
+		})
+	}
+	if st, err := agentOn(t, 1).Status(within(t)); err != nil || !st.Ready {
+		t.Errorf("the agent is %+v, %v", st, err)
+	}
+}
+
+// Promise: while the agent does not run, every command says so in one line and
+// how to start it.
+func TestAgentNotRunning(t *testing.T) {
+	before := traces(t, 3)
+	sp(t, 3, "agent", "stop")
+	t.Cleanup(func() { sp(t, 3, "agent", "start"); healthy(t, 3) })
+	var cases []badInput
+	for _, line := range []string{
+		"network create x", "network list", "network info x", "network delete x",
+		"info", "info x", "connect --id x --netns /run/netns/x", "disconnect x", "agent status",
+	} {
+		cases = append(cases, badInput{line, command(line), 3, []string{"cannot be reached", "/run/socketplane/socketplane.sock", "socketplane agent start"}})
+	}
+	cases = append(cases, badInput{"run", command("run --rm " + lab.Image + " true"), 125, []string{"cannot be reached", "socketplane agent start"}})
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			c.refused(t, 3)
+			leavesNothing(t, 3, before)
+		})
+	}
+}
+
+// Promise: while Open vSwitch is down a connect says so in one line, and when it
+// is back nothing of the attempt is left.
+func TestSwitchDown(t *testing.T) {
+	makeNetwork(t, 2, "ovsdown", "10.76.0.0/24")
+	ns := namespace(t, 2, "ovsdown")
+	before := traces(t, 2)
+	for _, program := range []string{"ovs-vswitchd", "ovsdb-server"} {
+		t.Run(program, func(t *testing.T) {
+			service(t, 2, "kill", program)
+			func() {
+				defer service(t, 2, "start", program)
+				badInput{argv: command("connect -n ovsdown --id x --netns " + ns), code: 1, says: []string{"Open vSwitch"}}.refused(t, 2)
+				badInput{argv: command("run --rm -n ovsdown " + lab.Image + " true"), code: 125, says: []string{"Open vSwitch"}}.judge(t,
+					lastLine(try(t, 2, "socketplane", "run", "--rm", "-n", "ovsdown", lab.Image, "true")))
+			}()
+			healthy(t, 2)
+			leavesNothing(t, 2, before)
+			sp(t, 2, "connect", "-n", "ovsdown", "--id", "x", "--netns", ns)
+			sp(t, 2, "disconnect", "x")
+			leavesNothing(t, 2, before)
+		})
+	}
+}
+
+// Promise: while Consul is down what needs it says so in one line, and when it is
+// back nothing of the attempts is left.
+func TestStoreDown(t *testing.T) {
+	makeNetwork(t, 2, "kvdown", "10.77.0.0/24")
+	ns := namespace(t, 2, "kvdown")
+	before := traces(t, 2)
+	service(t, 2, "kill", "consul")
+	func() {
+		defer service(t, 2, "start", "consul")
+		for _, c := range []badInput{
+			{"create", command("network create kvdown2"), 1, []string{"store cannot be reached", "consul"}},
+			{"list", command("network list"), 1, []string{"store cannot be reached"}},
+			{"delete", command("network delete kvdown"), 1, []string{"store cannot be reached"}},
+			{"connect", command("connect -n kvdown --id x --netns " + ns), 1, []string{"store cannot be reached"}},
+			{"run", command("run --rm -n kvdown " + lab.Image + " true"), 125, []string{"store cannot be reached"}},
+		} {
+			t.Run(c.name, func(t *testing.T) { c.refused(t, 2) })
+		}
+	}()
+	healthy(t, 2)
+	leavesNothing(t, 2, before)
+}
