@@ -1,0 +1,141 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// daemon speaks the three calls of Docker's API that the watcher makes.
+type daemon struct {
+	mu         sync.Mutex
+	containers []string
+	events     chan string // ids of destroyed containers
+	gone       chan struct{}
+}
+
+func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Api-Version", "1.41")
+	w.Header().Set("Content-Type", "application/json")
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/_ping"):
+		fmt.Fprint(w, "OK")
+	case strings.HasSuffix(r.URL.Path, "/containers/json"):
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		list := []map[string]string{}
+		for _, id := range d.containers {
+			list = append(list, map[string]string{"Id": id})
+		}
+		_ = json.NewEncoder(w).Encode(list)
+	case strings.HasSuffix(r.URL.Path, "/events"):
+		flusher := w.(http.Flusher)
+		flusher.Flush()
+		for {
+			select {
+			case id := <-d.events:
+				fmt.Fprintf(w, `{"Type":"container","Action":"destroy","Actor":{"ID":%q}}`+"\n", id)
+				flusher.Flush()
+			case <-d.gone:
+				return
+			case <-r.Context().Done():
+				return
+			}
+		}
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// listen serves until the test or the returned function ends it.
+func (d *daemon) listen(t *testing.T, socket string) func() {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: d}
+	go func() { _ = server.Serve(l) }()
+	stop := func() { _ = server.Close() }
+	t.Cleanup(stop)
+	return stop
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	over := time.After(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-over:
+			t.Fatalf("never: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func TestWatcher(t *testing.T) {
+	id := func(c string) string { return strings.Repeat(c, 64) }
+	endpoint := func(id string, source api.Source) api.Endpoint {
+		return api.Endpoint{ID: id, Source: source}
+	}
+	r := &recorder{endpoints: []api.Endpoint{
+		endpoint(id("a"), api.SourceDocker), endpoint(id("b"), api.SourceDocker), endpoint(id("c"), api.SourceDocker),
+		endpoint("blue", api.SourceConnect),
+	}}
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	w := NewWatcher(WatcherConfig{Socket: socket, Logger: slog.New(slog.DiscardHandler)}, r)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }() // before there is a dockerd
+
+	// Container a was removed while nobody watched.
+	d := &daemon{containers: []string{id("b"), id("c"), id("d")}, events: make(chan string), gone: make(chan struct{})}
+	stop := d.listen(t, socket)
+	eventually(t, "a released", func() bool { return slices.Contains(r.releasedIDs(), id("a")) })
+	// Others are Docker's alone; b goes while we watch.
+	d.events <- id("d")
+	d.events <- id("b")
+	eventually(t, "b released", func() bool { return slices.Contains(r.releasedIDs(), id("b")) })
+
+	// dockerd restarts, and c was removed meanwhile.
+	stop()
+	again := &daemon{events: make(chan string), gone: make(chan struct{})}
+	again.listen(t, socket)
+	eventually(t, "c released", func() bool { return slices.Contains(r.releasedIDs(), id("c")) })
+	if got := r.releasedIDs(); len(got) != 3 {
+		t.Errorf("released %q", got)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWatcherEnds(t *testing.T) {
+	w := NewWatcher(WatcherConfig{Socket: filepath.Join(t.TempDir(), "none.sock"), Logger: slog.New(slog.DiscardHandler)}, &recorder{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run does not end with its context")
+	}
+}
