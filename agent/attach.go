@@ -72,8 +72,9 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 // cluster of it. held says that the address was the endpoint's before this call.
 func (a *Agent) attach(ctx context.Context, l local, r network.Record, ns string, held bool) (local, error) {
 	if l.Attached {
-		if a.configure(ctx, l, r, ns) == nil {
-			return l, nil
+		err := a.configure(ctx, l, r, ns)
+		if err == nil || refusesNamespace(err) {
+			return l, err // a path that cannot be leaves what works as it is
 		}
 		// It is attached to a namespace that is gone or another: begin anew.
 		if err := a.detach(ctx, l); err != nil {

@@ -10,7 +10,9 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// Detach implements api.Service.
+// Detach implements api.Service. It returns when the detach is under way: a
+// container's end waits for it, and whatever comes next for the same id waits
+// for the lock.
 func (a *Agent) Detach(ctx context.Context, id string) error {
 	if err := api.CheckEndpointID(id); err != nil {
 		return err
@@ -19,24 +21,37 @@ func (a *Agent) Detach(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	defer unlock()
 	l, ok := a.table.get(id)
 	if !ok || !l.Attached {
+		unlock()
 		return nil
 	}
-	if err := a.detach(ctx, l); err != nil {
-		return translate(err)
-	}
-	a.Logger.Info("detached", "endpoint", id, "container", l.ContainerName, "network", l.Network)
+	l = a.markDetached(l)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), convergeTimeout)
+	go func() {
+		defer cancel()
+		defer unlock()
+		if err := a.detach(ctx, l); err != nil {
+			a.Logger.Warn("detach is not complete; trying on", "endpoint", id, "container", l.ContainerName, "err", err)
+			return
+		}
+		a.Logger.Info("detached", "endpoint", id, "container", l.ContainerName, "network", l.Network)
+	}()
 	return nil
+}
+
+// markDetached makes the endpoint one that only holds its address.
+func (a *Agent) markDetached(l local) local {
+	l.Port, l.OFPort, l.Attached = "", 0, false
+	a.table.put(l)
+	return l
 }
 
 // detach takes the interface away and keeps the address. It goes as far as it
 // can: what fails is found and finished by the converge loop. The caller holds
 // the lock on the id.
 func (a *Agent) detach(ctx context.Context, l local) error {
-	l.Port, l.OFPort, l.Attached = "", 0, false
-	a.table.put(l)
+	l = a.markDetached(l)
 	var g errgroup.Group
 	g.Go(func() error { return a.unplug(ctx, l.ID) })
 	g.Go(func() error {
@@ -92,6 +107,8 @@ func (a *Agent) release(ctx context.Context, l local) error {
 		if err := a.detach(ctx, l); err != nil {
 			return err
 		}
+	} else if err := a.leave(ctx, l.Network, l.ID); err != nil { // it may have joined and never been attached
+		return err
 	}
 	r, err := a.findNetwork(ctx, l.Network)
 	switch {

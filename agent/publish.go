@@ -100,6 +100,13 @@ func (a *Agent) publishFirst(ctx context.Context, networkID, key string, value [
 	if !ok {
 		return api.Errorf(api.CodeNotFound, "network %q was deleted meanwhile", networkID)
 	}
+	for _, l := range a.table.on(networkID) {
+		if !l.Releasing && !r.Subnet.Contains(l.IP) {
+			// The network went and came again, with another subnet, since the
+			// address was taken.
+			return api.Errorf(api.CodeNotFound, "network %q was deleted meanwhile, and made anew with subnet %s; try again", networkID, r.Subnet)
+		}
+	}
 	p.known = false // a transaction does not tell the new version
 	return a.Store.Txn(ctx, []state.Op{
 		{Kind: state.OpCheck, Key: network.NetworksPrefix + networkID, Version: r.Version},

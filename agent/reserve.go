@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/state"
 )
 
 // want is what Reserve and Attach both ask for.
@@ -67,6 +69,7 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 	if err := a.publish(ctx, l.Network); err != nil {
 		return api.Endpoint{}, translate(undo.run(ctx, err))
 	}
+	a.joinSoon(ctx, r, l.ID)
 	return a.shown(l, r), nil
 }
 
@@ -88,20 +91,46 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	if r, err = a.findNetwork(ctx, w.network); err != nil {
 		return local{}, r, nil, err
 	}
-	ip, err := a.allocate(ctx, r, w)
-	if err != nil {
-		return local{}, r, nil, err
-	}
-	undo.push(func(ctx context.Context) error { return a.Addresses.Release(ctx, pool(r), a.owner(w.id)) })
 	l = local{Network: r.ID, endpoint: endpoint{
-		ID: w.id, ContainerName: w.name, IP: ip, MAC: macOf(ip), IfName: w.ifname, Source: w.source,
+		ID: w.id, ContainerName: w.name, IfName: w.ifname, Source: w.source,
 	}}
+	if l.IP, err = a.allocate(ctx, r, w); err != nil {
+		if errors.Is(err, state.ErrUnavailable) || ctx.Err() != nil {
+			// The write may have been applied all the same.
+			l.Releasing = true
+			a.table.put(l)
+			signal(a.kick)
+		}
+		return local{}, r, nil, a.explainAddress(err, r)
+	}
+	l.MAC = macOf(l.IP)
 	a.table.put(l)
-	undo.push(func(ctx context.Context) error {
-		a.table.remove(w.id)
-		return a.publish(ctx, r.ID)
-	})
+	undo.push(func(ctx context.Context) error { return a.unreserve(ctx, r, w.id) })
 	return l, r, undo, nil
+}
+
+// unreserve takes back what reserve made, the address last: nobody may be given
+// it while others still hear that it is ours. When the store is away the
+// endpoint stays marked, and the converge loop finishes the job.
+func (a *Agent) unreserve(ctx context.Context, r network.Record, id string) error {
+	l, ok := a.table.get(id)
+	if !ok {
+		return nil
+	}
+	l.Releasing = true
+	a.table.put(l)
+	err := a.publish(ctx, r.ID)
+	if err == nil {
+		err = a.Addresses.Release(ctx, pool(r), a.owner(id))
+	}
+	switch {
+	case err == nil:
+		a.table.remove(id)
+	case errors.Is(err, state.ErrUnavailable):
+		signal(a.kick)
+		return nil
+	}
+	return err
 }
 
 func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.Addr, error) {

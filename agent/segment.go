@@ -66,6 +66,16 @@ func (s *segments) setPort(networkID string, ofport int) {
 	}
 }
 
+// port is the gateway's OpenFlow port, 0 while there is none.
+func (s *segments) port(networkID string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seg := s.byID[networkID]; seg != nil {
+		return seg.ofport
+	}
+	return 0
+}
+
 func (s *segments) drop(networkID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,12 +105,36 @@ func (s *segments) list() []segment {
 // join makes sure that the network works on this host before user is on it:
 // its endpoints are known and its gateway is here.
 func (a *Agent) join(ctx context.Context, r network.Record, user string) error {
+	if a.segments.enter(r, user) != 0 {
+		return nil
+	}
+	return a.prepare(ctx, r)
+}
+
+// joinSoon counts user in and makes the network ready behind the caller's back,
+// for a container that will be attached in a moment.
+func (a *Agent) joinSoon(ctx context.Context, r network.Record, user string) {
+	if a.segments.enter(r, user) != 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	go func() {
+		defer cancel()
+		if err := a.prepare(ctx, r); err != nil {
+			// The attach tries again and tells its caller.
+			a.Logger.Warn("network is not ready yet", "network", r.ID, "err", err)
+		}
+	}()
+}
+
+// prepare makes a network work here, unless all its users have left meanwhile.
+func (a *Agent) prepare(ctx context.Context, r network.Record) error {
 	unlock, err := a.segments.locks.Lock(ctx, r.ID)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if a.segments.enter(r, user) != 0 {
+	if !a.segments.used(r.ID) || a.segments.port(r.ID) != 0 {
 		return nil
 	}
 	if err := a.loadEndpoints(ctx, r.ID); err != nil {

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -98,7 +99,16 @@ func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 	if err := api.CheckNetworkRef(id); err != nil {
 		return err
 	}
-	if err := a.Catalog.Delete(ctx, id); err != nil {
+	err := a.Catalog.Delete(ctx, id)
+	if use, ok := errors.AsType[*network.InUseError](err); ok {
+		named := *use
+		named.Hosts = nil
+		for _, host := range use.Hosts {
+			named.Hosts = append(named.Hosts, a.view.hostName(host))
+		}
+		return translate(&named)
+	}
+	if err != nil {
 		return translate(err)
 	}
 	a.view.dropNetwork(id)

@@ -135,6 +135,18 @@ func (v *view) peers() []cluster.Host {
 	return slices.DeleteFunc(slices.Clone(v.hosts), func(h cluster.Host) bool { return h.ID == v.self })
 }
 
+// hostName gives a host's name for people; its id where no record tells.
+func (v *view) hostName(id string) string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, h := range v.hosts {
+		if h.ID == id {
+			return h.Name
+		}
+	}
+	return id
+}
+
 // mtu is the largest IP packet that passes inside a network between any two
 // hosts: the smallest underlay MTU less the encapsulation.
 func (v *view) mtu(self cluster.Host) int {

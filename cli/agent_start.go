@@ -84,7 +84,7 @@ func spawnAgent(ctx context.Context, s Settings, args []string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("pid file: %w", err)
 	}
-	defer pidf.Close()
+	defer pidf.Close() //nolint:errcheck // gives the lock back; what was written was checked
 	if err := syscall.Flock(int(pidf.Fd()), syscall.LOCK_EX); err != nil {
 		return 0, fmt.Errorf("lock pid file %s: %w", pidf.Name(), err)
 	}
@@ -95,7 +95,7 @@ func spawnAgent(ctx context.Context, s Settings, args []string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("log file: %w", err)
 	}
-	defer log.Close()
+	defer log.Close() //nolint:errcheck // the agent writes it, not we
 	begin, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
 		return 0, fmt.Errorf("log file %s: %w", s.Log.File, err)
@@ -167,7 +167,7 @@ func lastWords(file string, begin int64) string {
 	if err != nil {
 		return "its log " + file + " cannot be read"
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read from
 	const most = 64 << 10
 	if info, err := f.Stat(); err == nil {
 		begin = max(begin, info.Size()-most)

@@ -114,7 +114,7 @@ func command(t *testing.T, socket string, args ...string) (code int, stdout, std
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close()
+	defer null.Close() //nolint:errcheck // only read from
 	var out, errOut bytes.Buffer
 	env := map[string]string{"SOCKETPLANE_CONFIG": filepath.Join(t.TempDir(), "c.toml"), "SOCKETPLANE_API_SOCKET": socket}
 	if err := os.WriteFile(env["SOCKETPLANE_CONFIG"], nil, 0o600); err != nil {

@@ -81,7 +81,7 @@ func (a *app) runContainer(ctx context.Context, r runArgs) error {
 	if err != nil {
 		return ours(err)
 	}
-	defer engine.Close()
+	defer engine.Close() //nolint:errcheck // the program ends
 	svc := api.NewClient(s.API.Socket)
 
 	// Until the container starts, a signal ends the command and undoes it.

@@ -180,6 +180,7 @@ func TestStartFailureCode(t *testing.T) {
 		`exec: "/tmp": permission denied`:               126,
 		`exec /tmp: is a directory`:                     126,
 		`error running hook #0: exit status 1`:          125,
+		`error running hook #0: exit status 1, stdout: , stderr: socketplane: connect: no such file or directory`: 125,
 	} {
 		if got := startFailureCode(message); got != want {
 			t.Errorf("%s: %d, want %d", message, got, want)

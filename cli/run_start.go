@@ -23,7 +23,7 @@ func (a *app) startContainer(ctx context.Context, engine *docker.Engine, host, i
 	switch {
 	case r.detach:
 		if err := engine.Start(ctx, id); err != nil {
-			return &exitError{code: startFailureCode(err.Error()), cause: err}
+			return startFailure(err)
 		}
 		_, err := fmt.Fprintln(a.stdout, id)
 		return err
@@ -56,10 +56,7 @@ func (a *app) startAttached(ctx context.Context, engine *docker.Engine, id strin
 	}
 	code, err := engine.Run(ctx, id, streams, r.autoRemove)
 	if err != nil {
-		if failed, ok := errors.AsType[*docker.StartError](err); ok {
-			return &exitError{code: startFailureCode(failed.Error()), cause: failed}
-		}
-		return ours(err)
+		return startFailure(err)
 	}
 	return exitWith(code)
 }
@@ -110,9 +107,21 @@ func (a *app) startOnTerminal(ctx context.Context, engine *docker.Engine, host, 
 	return exitWith(code)
 }
 
+// startFailure gives docker run's exit code to a container that did not start.
+func startFailure(err error) error {
+	failed, ok := errors.AsType[*docker.StartError](err)
+	if !ok {
+		return ours(err)
+	}
+	return &exitError{code: startFailureCode(failed.Unwrap().Error()), cause: failed}
+}
+
 // startFailureCode maps what Docker says of a failed start to docker run's
 // exit codes (docker/cli, cli/command/container/run.go, toStatusError).
 func startFailureCode(message string) int {
+	if strings.Contains(message, "error running hook") { // runc's words; what follows is about us
+		return exitRun
+	}
 	for _, s := range []string{"executable file not found", "no such file or directory", "system cannot find the file specified"} {
 		if strings.Contains(message, s) {
 			return 127

@@ -87,7 +87,7 @@ func readSettingsFile(src sources, s *Settings) (map[string]bool, error) {
 	case err != nil:
 		return nil, fmt.Errorf("settings file: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read from
 	data, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("settings file %s: %w", src.file, err)
@@ -120,10 +120,15 @@ func describeTOML(file string, err error) error {
 	}
 	if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
 		line, column := decode.Position()
-		if key := decode.Key(); len(key) > 0 {
-			return fmt.Errorf("%s:%d:%d: key %q: %s", file, line, column, strings.Join(key, "."), strings.TrimPrefix(decode.Error(), "toml: "))
+		why := strings.TrimPrefix(decode.Error(), "toml: ")
+		// Of a value of the wrong type the library tells our own data structure.
+		if found, wanted, ok := strings.Cut(why, " into struct field "); ok {
+			why = found + " into a " + wanted[strings.LastIndexByte(wanted, ' ')+1:]
 		}
-		return fmt.Errorf("%s:%d:%d: %s", file, line, column, strings.TrimPrefix(decode.Error(), "toml: "))
+		if key := decode.Key(); len(key) > 0 {
+			return fmt.Errorf("%s:%d:%d: key %q: %s", file, line, column, strings.Join(key, "."), why)
+		}
+		return fmt.Errorf("%s:%d:%d: %s", file, line, column, why)
 	}
 	return fmt.Errorf("%s: %w", file, err)
 }

@@ -24,7 +24,8 @@ type Service interface {
 	Reserve(ctx context.Context, req ReserveRequest) (Endpoint, error)
 	// Attach gives a namespace its interface; the same request again gives the same endpoint.
 	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
-	// Detach takes the interface away and keeps the address. Idempotent.
+	// Detach takes the interface away and keeps the address. It returns when that
+	// is under way; a later call for the same id waits for it. Idempotent.
 	Detach(ctx context.Context, id string) error
 	// Release detaches, and gives the address back. Idempotent.
 	Release(ctx context.Context, id string) error

@@ -73,7 +73,15 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 // StartError is a container that did not start, in Docker's words.
 type StartError struct{ cause error }
 
-func (e *StartError) Error() string { return "docker: " + e.cause.Error() }
+// Error gives one of our hooks' own sentence where that is the reason, without
+// the layers that carried it.
+func (e *StartError) Error() string {
+	_, sentence, ours := strings.Cut(e.cause.Error(), "stderr: socketplane: ")
+	if !ours {
+		return "docker: " + e.cause.Error()
+	}
+	return "the container did not start: " + strings.TrimSuffix(sentence, ": unknown")
+}
 
 // Unwrap gives the cause.
 func (e *StartError) Unwrap() error { return e.cause }

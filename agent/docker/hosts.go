@@ -75,7 +75,7 @@ func editHosts(path string, ip netip.Addr, names []string) error {
 	if err != nil {
 		return fmt.Errorf("container's hosts file: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // checked below; this is for the failures before
 	info, err := f.Stat()
 	if err != nil {
 		return fmt.Errorf("container's hosts file: %w", err)

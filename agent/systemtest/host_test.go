@@ -68,7 +68,13 @@ func sp(t testing.TB, k int, args ...string) string {
 // eventually waits until f is satisfied; f says what is wrong still.
 func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(eventualWait)
+	eventuallyIn(t, eventualWait, what, f)
+}
+
+// eventuallyIn is eventually with another deadline.
+func eventuallyIn(t testing.TB, wait time.Duration, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(wait)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -77,7 +83,7 @@ func eventually(t testing.TB, what string, f func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after %s: %v", what, eventualWait, err)
+			t.Fatalf("%s: not after %s: %v", what, wait, err)
 		}
 		<-tick.C
 	}

@@ -222,8 +222,8 @@ func TestChangedAddressIsNotHeard(t *testing.T) {
 		},
 		{
 			"another address",
-			[]string{"addr add 10.145.0.99/24 dev eth0", "addr del " + x.ip + "/24 dev eth0"},
-			[]string{"addr add " + x.ip + "/24 dev eth0", "addr del 10.145.0.99/24 dev eth0"},
+			[]string{"addr del " + x.ip + "/24 dev eth0", "addr add 10.145.0.99/24 dev eth0"},
+			[]string{"addr del 10.145.0.99/24 dev eth0", "addr add " + x.ip + "/24 dev eth0"},
 		},
 		{
 			"the neighbour's address",
@@ -258,7 +258,9 @@ func TestChangedAddressIsNotHeard(t *testing.T) {
 			}
 			for _, ear := range ears {
 				for _, f := range ear.all() {
-					if !f.sent {
+					// The switch's answers to the ear's own questions do not come from x.
+					answer := kindOf(f.data) == "ARP" && len(f.data) > 21 && f.data[21] == arpReply
+					if !f.sent && !answer {
 						t.Errorf("heard at %s: %x", ear.name, f.data)
 					}
 				}

@@ -1,0 +1,120 @@
+package systemtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// powerCut turns host k off without a word to anybody.
+func powerCut(t testing.TB, k int) {
+	t.Helper()
+	host := cluster.Host(k)
+	if err := syscall.Kill(host.Pid(), syscall.SIGKILL); err != nil {
+		t.Fatalf("h%d: %v", k, err)
+	}
+	eventuallyIn(t, 30*time.Second, "the power goes", func() error {
+		if host.Pid() != 0 {
+			return errors.New("it is on")
+		}
+		return nil
+	})
+	// The lab keeps a host's network namespace. A real machine's kernel forgets
+	// what is in it.
+	for _, argv := range [][]string{{"nft", "flush", "ruleset"}, {"ip", "link", "del", "docker0"}} {
+		cmd := exec.Command("nsenter", append([]string{"--net=" + host.Namespace(), "--"}, argv...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("h%d: %q: %v: %s", k, argv, err, out)
+		}
+	}
+}
+
+// powerOn boots host k and starts its programs in the given order.
+func powerOn(t testing.TB, k int, programs ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	if err := cluster.Host(k).Boot(ctx); err != nil {
+		t.Fatalf("h%d: boot: %v", k, err)
+	}
+	for _, p := range programs {
+		if p == "agent" {
+			sp(t, k, "agent", "start")
+			continue
+		}
+		service(t, k, "start", p)
+	}
+}
+
+// Promise: after a power cut of a host its containers come back by their restart
+// policy with their addresses, what was connected by hand is released, other
+// hosts reach it again, and nothing is left of what is gone.
+func TestPowerCut(t *testing.T) {
+	orders := []struct {
+		name     string
+		programs []string
+	}{
+		{"docker first", []string{"ovsdb-server", "ovs-vswitchd", "consul", "dockerd", "agent"}},
+		{"agent first", []string{"ovsdb-server", "ovs-vswitchd", "agent", "dockerd", "consul"}},
+	}
+	makeNetwork(t, 1, "power", "10.153.0.0/24")
+	far := runContainer(t, 1, "power", "po-far")
+	for _, o := range orders {
+		t.Run(o.name, func(t *testing.T) {
+			cleanly := [2][]string{footprint(t, 1), footprint(t, 3)}
+			back := runContainer(t, 3, "power", "po-back", "--restart", "always")
+			off := runContainer(t, 3, "power", "po-off")
+			ns := namespace(t, 3, "po-ns")
+			sp(t, 3, "connect", "-n", "power", "--netns", ns, "--id", "po-ns")
+			connected := info(t, 3, "po-ns").IP
+			for _, ip := range []string{back.ip, off.ip, connected} {
+				eventually(t, "reach "+ip, func() error { return far.pings(t, ip) })
+			}
+
+			powerCut(t, 3)
+			if err := far.pings(t, back.ip); err == nil {
+				t.Fatal("a host without power answers")
+			}
+			if err := far.pings(t, "10.153.0.1"); err != nil {
+				t.Errorf("the others are hurt: %v", err)
+			}
+			start := time.Now()
+			powerOn(t, 3, o.programs...)
+			t.Logf("booted after %s", time.Since(start).Round(time.Millisecond))
+			eventuallyIn(t, 30*time.Second, "others reach it again", func() error { return far.pings(t, back.ip) })
+			t.Logf("reached after %s", time.Since(start).Round(time.Millisecond))
+			awaitAgent(t, 3)
+			if got := info(t, 3, back.name); got.IP != back.ip || got.Port == "" {
+				t.Errorf("%s came back as %+v, had %s", back.name, got, back.ip)
+			}
+			eventually(t, "it reaches the outside", func() error { return back.pings(t, "203.0.113.1") })
+			eventually(t, "what had no restart policy is detached and keeps its address", func() error {
+				if e := info(t, 3, off.name); e.IP != off.ip || e.Port != "" {
+					return fmt.Errorf("%+v", e)
+				}
+				return nil
+			})
+			eventually(t, "what was connected is released", func() error {
+				if r := try(t, 3, "socketplane", "info", "po-ns"); r.code != 1 {
+					return fmt.Errorf("status %d: %s", r.code, r.stdout)
+				}
+				return nil
+			})
+			sp(t, 3, "start", off.name)
+			eventually(t, "it is reached again", func() error { return far.pings(t, off.ip) })
+			listed := must(t, 3, "ovs-vsctl", "-t", "5", "show")
+			if strings.Contains(listed, "error:") {
+				t.Errorf("the switch has ports without interfaces:\n%s", listed)
+			}
+			remove(t, 3, back.name)
+			remove(t, 3, off.name)
+			eventually(t, "nothing is left on h3", func() error { return differs(cleanly[1], footprint(t, 3)) })
+			eventually(t, "nothing is left on h1", func() error { return differs(cleanly[0], footprint(t, 1)) })
+		})
+	}
+}
