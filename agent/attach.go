@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -32,6 +33,10 @@ const (
 	idSource   = "source"
 )
 
+// attachTimeout bounds an attach. Together with the way back it stays below what
+// a container's start waits for, so that the start can say why it failed.
+const attachTimeout = 12 * time.Second
+
 // Attach implements api.Service.
 func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint, error) {
 	w := want{
@@ -50,9 +55,11 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if err := a.checkLoaded(); err != nil {
 		return api.Endpoint{}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
+	defer cancel()
 	unlock, err := a.ids.Lock(ctx, w.id)
 	if err != nil {
-		return api.Endpoint{}, err
+		return api.Endpoint{}, translate(fmt.Errorf("the last change of %q is not finished; see: socketplane agent status: %w", w.id, err))
 	}
 	defer unlock()
 

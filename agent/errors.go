@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -36,7 +35,6 @@ var codes = []struct {
 	{link.ErrNotNamespace, api.CodeInvalid, "give a path like /run/netns/NAME or /proc/PID/ns/net"},
 	{link.ErrHostNamespace, api.CodeInvalid, "give a container's, like /run/netns/NAME or /proc/PID/ns/net"},
 	{link.ErrExists, api.CodeConflict, "choose another interface name, or another namespace"},
-	{fs.ErrNotExist, api.CodeInvalid, "give a path like /run/netns/NAME or /proc/PID/ns/net"}, // of a namespace's path
 	{ovs.ErrForeign, api.CodeConflict, ""},
 	{ovs.ErrUnavailable, api.CodeUnavailable, "see that ovsdb-server and ovs-vswitchd run, and try again"},
 	{state.ErrUnavailable, api.CodeUnavailable, "see that it runs, and try again"},
@@ -69,7 +67,7 @@ func translate(err error) error {
 // refusesNamespace says whether an error is about the path or the inside of a
 // namespace that somebody gave, not about the endpoint's own interface.
 func refusesNamespace(err error) bool {
-	for _, e := range []error{link.ErrNotNamespace, link.ErrHostNamespace, link.ErrExists, fs.ErrNotExist} {
+	for _, e := range []error{link.ErrNotNamespace, link.ErrHostNamespace, link.ErrExists} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -308,8 +308,14 @@ func TestOlder(t *testing.T) {
 		found, needed string
 		want          bool
 	}{
-		{"3.1.0", "2.13", false}, {"2.9.8", "2.13", true}, {"2.13", "2.13", false}, {"20.10.24", "20.10", false},
-		{"19.03", "20.10", true}, {"28.2.2", "20.10", false}, {"3", "3.1", true}, {"unknown", "1.0", false},
+		{"3.1.0", "2.13", false},
+		{"2.9.8", "2.13", true},
+		{"2.13", "2.13", false},
+		{"20.10.24", "20.10", false},
+		{"19.03", "20.10", true},
+		{"28.2.2", "20.10", false},
+		{"3", "3.1", true},
+		{"unknown", "1.0", false},
 	} {
 		if got := older(tt.found, tt.needed); got != tt.want {
 			t.Errorf("older(%s, %s) = %v", tt.found, tt.needed, got)

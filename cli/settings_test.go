@@ -56,7 +56,7 @@ func TestSettingsRefuses(t *testing.T) {
 		flags      map[string]string
 		says       []string
 	}{
-		{name: "unknown key", file: "[consul]\n\nadress = \"x\"\n", says: []string{"socketplane.toml:3:", `"consul.adress"`}},
+		{name: "unknown key", file: "[consul]\n\naddresz = \"x\"\n", says: []string{"socketplane.toml:3:", `"consul.addresz"`}},
 		{name: "unknown table", file: "[consol]\naddress = \"x\"\n", says: []string{"socketplane.toml:1:", "consol"}},
 		{name: "wrong type", file: "[docker]\nenabled = \"yes\"\n", says: []string{"socketplane.toml:2:", "enabled"}},
 		{name: "no TOML", file: "[consul\n", says: []string{"socketplane.toml:1:"}},

@@ -123,8 +123,10 @@ func (s *Switch) awaitBridge(ctx context.Context) error {
 	where := []ovsdb.Condition{ovsdb.NewCondition("_uuid", ovsdb.ConditionEqual, ovsdb.UUID{GoUUID: root.UUID})}
 	results, err := s.transact(
 		ctx,
-		ovsdb.Operation{Op: ovsdb.OperationMutate, Table: tableRoot, Where: where,
-			Mutations: []ovsdb.Mutation{{Column: "next_cfg", Mutator: ovsdb.MutateOperationAdd, Value: 1}}},
+		ovsdb.Operation{
+			Op: ovsdb.OperationMutate, Table: tableRoot, Where: where,
+			Mutations: []ovsdb.Mutation{{Column: "next_cfg", Mutator: ovsdb.MutateOperationAdd, Value: 1}},
+		},
 		ovsdb.Operation{Op: ovsdb.OperationSelect, Table: tableRoot, Where: where, Columns: []string{"next_cfg"}},
 	)
 	if err != nil {

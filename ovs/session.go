@@ -89,8 +89,11 @@ func (s *Switch) setSession(sess *session) {
 	s.wake.fire()
 }
 
-// connected gives the session, and waits for one while OVSDB is away.
+// connected gives the session, and waits for one while OVSDB is away, no longer
+// than a call may take: a caller without a deadline must hear of it too.
 func (s *Switch) connected(ctx context.Context) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	for {
 		next := s.wake.next()
 		s.mu.Lock()

@@ -10,5 +10,5 @@ command -v go >/dev/null || {
 }
 version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
 mkdir -p bin
-CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" \
+CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/socketplane/socketplane/cli.version=$version" \
 	-o bin/socketplane ./cli/socketplane

@@ -1,7 +1,9 @@
 package link
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/vishvananda/netns"
@@ -44,6 +46,9 @@ func openNamespace(path string) (*namespace, error) {
 	// O_PATH: nothing happens to what the path names (a FIFO would block, a
 	// device could act) before it is known to be on nsfs.
 	probe, err := os.OpenFile(path, unix.O_PATH, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%q does not exist: %w", path, ErrNotNamespace)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}

@@ -57,7 +57,7 @@ func TestSameNameAtOnce(t *testing.T) {
 				if got[0].err == nil && (got[1].err != nil || got[0].rec != got[1].rec || got[0].created == got[1].created) {
 					t.Fatalf("round %d: %+v", i, got)
 				}
-				if got[0].err != nil && !(errors.Is(got[0].err, network.ErrExists) && got[1].created) {
+				if got[0].err != nil && (!errors.Is(got[0].err, network.ErrExists) || !got[1].created) {
 					t.Fatalf("round %d: %+v", i, got)
 				}
 			case got[0].created == got[1].created:

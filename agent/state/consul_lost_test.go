@@ -69,7 +69,7 @@ func TestConsulLostAnswers(t *testing.T) {
 				t.Parallel()
 				proxy := newCutter(t, addr)
 				s := openConsul(t, state.ConsulConfig{Address: proxy.addr()})
-				session := openSession(t, testContext(t), direct)
+				session := openSession(testContext(t), t, direct)
 				key := fmt.Sprintf("lost/%d/%d%s", i, len(fates), bytes.ReplaceAll([]byte(loss), []byte(" "), []byte("-")))
 				old := mustSet(t, direct, key, "old", 0)
 				proxy.plan(nil, fates...)

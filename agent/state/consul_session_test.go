@@ -25,7 +25,7 @@ func TestConsulSessionEndedByAnother(t *testing.T) {
 	t.Parallel()
 	addr := consultest.Start(t)
 	s := openConsul(t, state.ConsulConfig{Address: addr})
-	session := openSession(t, t.Context(), s)
+	session := openSession(t.Context(), t, s)
 	admin, err := api.NewClient(&api.Config{Address: addr})
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestConsulSessionWithoutServer(t *testing.T) {
 	t.Parallel()
 	server := consultest.New(t, consultest.Options{})
 	s := openConsul(t, state.ConsulConfig{Address: server.Addr})
-	session := openSession(t, t.Context(), s)
+	session := openSession(t.Context(), t, s)
 	server.Kill()
 	waitLost(t, session, ttl+10*time.Second)
 }
@@ -51,7 +51,7 @@ func TestConsulSessionIsRenewed(t *testing.T) {
 	t.Parallel()
 	server := consultest.New(t, consultest.Options{})
 	s := openConsul(t, state.ConsulConfig{Address: server.Addr})
-	session := openSession(t, t.Context(), s)
+	session := openSession(t.Context(), t, s)
 	held := mustHold(t, s, "host", "x", 0, session)
 	server.Kill()
 	if err := server.Restart(); err != nil {

@@ -11,7 +11,7 @@ import (
 
 const ttl = 10 * time.Second // the shortest there is
 
-func openSession(t *testing.T, ctx context.Context, s state.Store) state.Session {
+func openSession(ctx context.Context, t *testing.T, s state.Store) state.Session {
 	t.Helper()
 	session, err := s.OpenSession(ctx, "test", ttl)
 	if err != nil {
@@ -46,7 +46,7 @@ func mustHold(t *testing.T, s state.Store, key, value string, version uint64, se
 
 func testHeldKey(t *testing.T, s state.Store, prefix string) {
 	ctx, key := testContext(t), prefix+"host"
-	session := openSession(t, ctx, s)
+	session := openSession(ctx, t, s)
 	wantErr(t, "hold at a wrong version", hold(t, s, key, "x", 3, session), state.ErrConflict)
 	e := mustHold(t, s, key, "one", 0, session)
 	wantErr(t, "hold as a new key", hold(t, s, key, "x", 0, session), state.ErrConflict)
@@ -73,7 +73,7 @@ func testHeldKey(t *testing.T, s state.Store, prefix string) {
 
 func testHolderEnds(t *testing.T, s state.Store, prefix string) {
 	ctx, key := testContext(t), prefix+"host"
-	first := openSession(t, ctx, s)
+	first := openSession(ctx, t, s)
 	held := mustHold(t, s, key, "one", 0, first)
 	snap, err := s.Wait(ctx, prefix, 0)
 	if err != nil {
@@ -94,7 +94,7 @@ func testHolderEnds(t *testing.T, s state.Store, prefix string) {
 		t.Error("the key was freed and kept its version")
 	}
 	wantErr(t, "hold under an ended session", hold(t, s, key, "x", snap.Entries[0].Version, first), state.ErrInvalid)
-	second := openSession(t, ctx, s)
+	second := openSession(ctx, t, s)
 	mustHold(t, s, key, "two", snap.Entries[0].Version, second) // at once
 	if err := first.Close(ctx); err != nil {
 		t.Errorf("close again: %v", err)
@@ -111,7 +111,7 @@ func testHolderEnds(t *testing.T, s state.Store, prefix string) {
 
 func testHeldByAnother(t *testing.T, s state.Store, prefix string) {
 	ctx, key := testContext(t), prefix+"host"
-	first, second := openSession(t, ctx, s), openSession(t, ctx, s)
+	first, second := openSession(ctx, t, s), openSession(ctx, t, s)
 	if first.ID() == second.ID() {
 		t.Fatal("two sessions have one id")
 	}
@@ -131,7 +131,7 @@ func testHeldByAnother(t *testing.T, s state.Store, prefix string) {
 
 func testSessionUnrenewed(t *testing.T, s state.Store, prefix string) {
 	renewing, stop := context.WithCancel(t.Context())
-	session := openSession(t, renewing, s)
+	session := openSession(renewing, t, s)
 	held := mustHold(t, s, prefix+"host", "one", 0, session)
 	snap, err := s.Wait(testContext(t), prefix, 0)
 	if err != nil {

@@ -127,7 +127,7 @@ func (c *cutter) serve(conn net.Conn) {
 				return
 			}
 			status := map[fate]string{failBefore: "500 Internal Server Error", tooManyThen: "429 Too Many Requests"}[f]
-			io.WriteString(conn, "HTTP/1.1 "+status+"\r\nContent-Length: 3\r\n\r\nno!")
+			_, _ = io.WriteString(conn, "HTTP/1.1 "+status+"\r\nContent-Length: 3\r\n\r\nno!")
 			continue
 		}
 		if err := req.Write(server); err != nil {
@@ -146,12 +146,12 @@ func (c *cutter) serve(conn net.Conn) {
 			lost()
 			return
 		case cutHalfway:
-			conn.Write(answer.Bytes()[:answer.Len()-5])
+			_, _ = conn.Write(answer.Bytes()[:answer.Len()-5])
 			lost()
 			return
 		case failAfter:
 			lost()
-			io.WriteString(conn, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 9\r\n\r\nrpc error")
+			_, _ = io.WriteString(conn, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 9\r\n\r\nrpc error")
 			continue
 		}
 		if _, err := conn.Write(answer.Bytes()); err != nil {

@@ -19,7 +19,7 @@ func TestEmbeddedReopen(t *testing.T) {
 	v := mustSet(t, s, "a/1", "one", 0)
 	v = mustSet(t, s, "a/1", "two", v)
 	gone := mustSet(t, s, "a/gone", "x", 0)
-	session := openSession(t, t.Context(), s)
+	session := openSession(t.Context(), t, s)
 	held := mustHold(t, s, "a/held", "mine", 0, session)
 	snap := mustWait(t, s, "a/", 0)
 	if err := s.Delete(testContext(t), "a/gone", gone); err != nil {

@@ -181,9 +181,9 @@ func TestBadEndpoints(t *testing.T) {
 		{"no address", "hello", 2, []string{`"hello"`, "not an IPv4 address"}},
 		{"IPv6", "fd00::1", 2, []string{`"fd00::1"`, "not an IPv4 address"}},
 		{"with a mask", "10.73.0.8/24", 2, []string{"not an IPv4 address"}},
-		{"outside", "10.99.0.9", 1, []string{"10.99.0.9", "10.73.0.0/24"}},
-		{"taken", "10.73.0.9", 1, []string{"10.73.0.9", "bad-here"}},
-		{"the gateway's", "10.73.0.1", 1, []string{"10.73.0.1", "gateway"}},
+		{"outside", "10.99.0.9", 1, []string{`network "ends"`, "10.99.0.9", "10.73.0.0/24", "choose another"}},
+		{"taken", "10.73.0.9", 1, []string{`network "ends"`, "10.73.0.9", `taken by "bad-here" on host "h1"`, "choose another"}},
+		{"the gateway's", "10.73.0.1", 1, []string{`network "ends"`, "10.73.0.1", "gateway", "choose another"}},
 		{"the network's", "10.73.0.0", 1, []string{"10.73.0.0", "network address"}},
 		{"the broadcast's", "10.73.0.255", 1, []string{"10.73.0.255", "broadcast"}},
 	} {
@@ -200,26 +200,33 @@ func TestBadEndpoints(t *testing.T) {
 		{"a command", "a;b", 2, []string{`"a;b"`}},
 		{"Docker's", "host", 2, []string{"host", "reserved"}},
 		{"65 characters", strings.Repeat("x", 65), 2, []string{"64 is the most"}},
-		{"full", "tiny", 1, []string{"10.75.0.0/29", "no address is free"}},
+		{"full", "tiny", 1, []string{`network "tiny"`, "10.75.0.0/29", "no address is free", "a larger network"}},
 	} {
 		cases = append(cases, badInput{"connect/network/" + c.name, connect(c.network, "x", free), c.code, c.says})
 		cases = append(cases, badInput{"run/network/" + c.name, command("run --rm -n " + c.network + " " + lab.Image + " true"), 125, c.says})
 	}
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	must(t, 1, "mkfifo", fifo)
+	// What works is not lost to a request that cannot be.
+	for _, path := range []string{"/etc/passwd", "/run/netns/nope", "/proc/1/ns/net", full} {
+		cases = append(cases, badInput{"namespace/of one that is connected/" + strings.ReplaceAll(path, "/", "-"), connect("ends", "bad-here", path), 2, []string{path}})
+		if path == full {
+			cases[len(cases)-1].code = 1
+		}
+	}
 	for _, c := range []struct {
 		name, path string
 		code       int
 		says       []string
 	}{
-		{"missing", "/run/netns/nope", 1, []string{"/run/netns/nope", "no such file"}},
-		{"a regular file", "/etc/passwd", 2, []string{"/etc/passwd", "not a network namespace"}},
+		{"missing", "/run/netns/nope", 2, []string{`"/run/netns/nope" does not exist`, "give a path like"}},
+		{"a regular file", "/etc/passwd", 2, []string{"/etc/passwd", "not a network namespace", "give a path like"}},
 		{"a directory", "/run", 2, []string{"not a network namespace"}},
 		{"a device", "/dev/zero", 2, []string{"not a network namespace"}},
 		{"a fifo", fifo, 2, []string{"not a network namespace"}},
 		{"another kind of namespace", "/proc/1/ns/mnt", 2, []string{"not a network namespace"}},
 		{"the host's own", "/proc/1/ns/net", 2, []string{"host's own"}},
-		{"relative and missing", "nope", 1, []string{"/nope", "no such file"}},
+		{"relative and missing", "nope", 2, []string{`"/nope" does not exist`}},
 		{"empty", "", 2, []string{"--netns"}},
 	} {
 		cases = append(cases, badInput{"namespace/" + c.name, connect("ends", "x", c.path), c.code, c.says})
@@ -235,7 +242,7 @@ func TestBadEndpoints(t *testing.T) {
 		badInput{"id/a path", connect("ends", "../x", free), 2, []string{`"../x"`}},
 		badInput{"id/on another network", connect("other", "bad-here", free), 1, []string{"bad-here", `network "ends" already`, "disconnect"}},
 		badInput{"id/has another address", connect("ends", "bad-here", free, "--ip", "10.73.0.10"), 1, []string{"bad-here", "10.73.0.9 already"}},
-		badInput{"delete in use", command("network delete ends"), 1, []string{`network "ends"`, "1 endpoint", "remove"}},
+		badInput{"delete in use", command("network delete ends"), 1, []string{`network "ends" has 1 endpoint on host h1`, "remove them first"}},
 		badInput{"disconnect unknown", command("disconnect nope"), 1, []string{`"nope"`, "socketplane info"}},
 		badInput{"disconnect half an id", command("disconnect bad-her"), 1, []string{`"bad-her"`, "bad-here"}},
 		badInput{"info unknown", command("info nope"), 1, []string{`"nope"`}},
@@ -260,7 +267,7 @@ func TestBadSettings(t *testing.T) {
 	}{
 		{"unknown key", "[host]\nname = \"h1\"\ncolour = \"red\"\n", []string{"FILE:3:", `"host.colour"`, "--print-config"}},
 		{"unknown table", "[host]\n[hots]\nname = \"h1\"\n", []string{"FILE:2:", "hots"}},
-		{"wrong type", "[host]\n\nname = 5\n", []string{"FILE:3:", "name"}},
+		{"wrong type", "[host]\n\nname = 5\n", []string{"FILE:3:", "name", "integer into a string"}},
 		{"not TOML", "[host\nname = 5\n", []string{"FILE:1:"}},
 		{"twice", "[host]\nname = \"a\"\nname = \"b\"\n", []string{"FILE", "name"}},
 		{"a bad URL", "[consul]\naddress = \"ftp://x\"\n", []string{"consul.address", "FILE", `"ftp://x"`, "http://127.0.0.1:8500"}},

@@ -182,7 +182,7 @@ func traces(t testing.TB, k int) []string {
 	const script = `ovs-vsctl -t 5 list-ports docker0-ovs | sed 's/^/port /'
 		ip -br link | sed 's/[@ ].*//; s/^/link /'
 		ip route | sed 's/^/route /'
-		nft -s list ruleset | grep socketplane -A 40 | sed 's/^[[:space:]]*/filter /'
+		iptables-save | sed "/^[#:]/d; s/^/filter /"
 		ovs-ofctl -O OpenFlow13 --no-stats dump-flows docker0-ovs | sed '/OFPST_FLOW/d; s/^[[:space:]]*/flow /'`
 	for l := range strings.Lines(must(t, k, "sh", "-c", script)) {
 		all = append(all, strings.TrimSpace(l))

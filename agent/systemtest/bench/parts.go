@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,8 +18,6 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
 	"github.com/socketplane/socketplane/ipam"
-
-	"net/netip"
 )
 
 const (
