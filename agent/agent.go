@@ -54,6 +54,7 @@ type Switch interface {
 	Bridge() string
 	Datapath() string
 	Changed() <-chan struct{}
+	Connected() bool
 	AddPort(ctx context.Context, p ovs.Port) (int, error)
 	RemovePort(ctx context.Context, name string) error
 	Ports(ctx context.Context) ([]ovs.Port, error)
@@ -106,6 +107,7 @@ type Agent struct {
 	pubMu      sync.Mutex
 
 	kick     chan struct{} // converge soon
+	known    chan struct{} // closed when loaded becomes true
 	mu       sync.Mutex    // guards what follows
 	tunnels  map[string]int
 	problems []string
@@ -133,6 +135,7 @@ func New(cfg Config) (*Agent, error) {
 		segments:   newSegments(),
 		publishers: map[string]*publisher{},
 		kick:       make(chan struct{}, 1),
+		known:      make(chan struct{}),
 	}
 	a.forwarding = newCoalescer(applyTimeout, a.applyForwarding)
 	return a, nil

@@ -37,6 +37,10 @@ const (
 // a container's start waits for, so that the start can say why it failed.
 const attachTimeout = 12 * time.Second
 
+// loadTimeout bounds the wait for what the store knows of this host. When a
+// whole machine starts, containers do while the store looks for its leader.
+const loadTimeout = 12 * time.Second
+
 // Attach implements api.Service.
 func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint, error) {
 	w := want{
@@ -52,7 +56,7 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if !filepath.IsAbs(req.NetNS) || len(req.NetNS) > 4095 || strings.ContainsRune(req.NetNS, 0) { // PATH_MAX less its NUL
 		return api.Endpoint{}, api.Errorf(api.CodeInvalid, "namespace path %.80q is not an absolute path; give one like /proc/PID/ns/net", req.NetNS)
 	}
-	if err := a.checkLoaded(); err != nil {
+	if err := a.awaitLoaded(ctx); err != nil {
 		return api.Endpoint{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)

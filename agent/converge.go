@@ -208,6 +208,15 @@ func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 		}
 		a.segments.enter(r, l.ID)
 	}
+	for networkID, users := range a.segments.users() {
+		for _, id := range users {
+			if l, ok := a.table.get(id); !ok || !l.Attached || l.Network != networkID {
+				errs = append(errs, a.locked(ctx, id, func(ctx context.Context, id string) error {
+					return a.dropUser(ctx, networkID, id)
+				}))
+			}
+		}
+	}
 	for _, p := range ports {
 		if p.Kind == ovs.KindGateway && !a.segments.used(p.IDs[idNetwork]) {
 			errs = append(errs, a.mendGateway(ctx, p.IDs[idNetwork]))
@@ -217,6 +226,15 @@ func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 		errs = append(errs, a.mendGateway(ctx, seg.record.ID))
 	}
 	return errors.Join(errs...)
+}
+
+// dropUser counts out of a network who is not on it: an attach that failed may
+// not have got so far with taking itself back.
+func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
+	if l, ok := a.table.get(id); ok && l.Attached && l.Network == networkID {
+		return nil
+	}
+	return a.leave(ctx, networkID, id)
 }
 
 func (a *Agent) mendGateway(ctx context.Context, networkID string) error {

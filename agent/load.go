@@ -86,6 +86,7 @@ func (a *Agent) load(ctx context.Context) error {
 	a.mu.Lock()
 	a.loaded = true
 	a.mu.Unlock()
+	close(a.known)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -56,6 +57,17 @@ func (s *segments) exit(networkID, user string) (empty bool) {
 	}
 	delete(seg.users, user)
 	return len(seg.users) == 0
+}
+
+// users lists who is counted in, by network.
+func (s *segments) users() map[string][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[string][]string{}
+	for id, seg := range s.byID {
+		all[id] = slices.Sorted(maps.Keys(seg.users))
+	}
+	return all
 }
 
 func (s *segments) setPort(networkID string, ofport int) {

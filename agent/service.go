@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
@@ -30,6 +31,9 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 		Host:     api.Host{ID: self.ID, Name: self.Name, VTEP: self.VTEP.String(), Datapath: self.Datapath},
 		Problems: append([]string{}, append(problems, a.view.problems()...)...),
 		Peers:    []api.Peer{},
+	}
+	if !a.Switch.Connected() {
+		s.Problems = append([]string{"the database of Open vSwitch cannot be reached; start it: systemctl start openvswitch-switch"}, s.Problems...)
 	}
 	for _, h := range a.view.peers() {
 		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: peerSuspect}
@@ -143,6 +147,19 @@ func (a *Agent) Endpoint(ctx context.Context, ref string) (api.Endpoint, error) 
 		return api.Endpoint{}, translate(err)
 	}
 	return a.shown(l, r), nil
+}
+
+// awaitLoaded is checkLoaded for one who can wait a little.
+func (a *Agent) awaitLoaded(ctx context.Context) error {
+	t := time.NewTimer(loadTimeout)
+	defer t.Stop()
+	select {
+	case <-a.known:
+		return nil
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return a.checkLoaded()
 }
 
 // checkLoaded refuses what needs to know the endpoints of an earlier life

@@ -32,11 +32,11 @@ func (u undoStack) run(ctx context.Context, cause error) error {
 }
 
 // undoError is a failure whose consequences could not all be taken back; the
-// converge loop finishes the job.
+// converge loop finishes the job, and reports what keeps it from doing so.
 type undoError struct{ cause, undo error }
 
 func (e *undoError) Error() string {
-	return e.cause.Error() + " (and taking it back: " + e.undo.Error() + ")"
+	return e.cause.Error() + " (what was begun is taken back as soon as that works)"
 }
 
 func (e *undoError) Unwrap() error { return e.cause }

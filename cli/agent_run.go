@@ -93,8 +93,10 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	// Before the socket is there, so that who sees it can run containers.
-	registerRuntime(ctx, s, logger)
+	// Before the socket is there, so that who sees it can run containers. But a
+	// dockerd that starts at the same moment may wait for the socket itself, with
+	// the containers that it brings back.
+	registered := registerRuntime(ctx, s, logger)
 	listener, err := listen(s.API.Socket)
 	if err != nil {
 		return err
@@ -112,6 +114,9 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	})
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
+	if !registered {
+		g.Go(func() error { return keepRegistering(ctx, s, logger) })
+	}
 	if s.Docker.Enabled {
 		g.Go(func() error {
 			return docker.NewWatcher(docker.WatcherConfig{Socket: s.Docker.Socket, Logger: logger}, a).Run(ctx)
@@ -187,11 +192,28 @@ func serve(ctx context.Context, server *http.Server, l netListener) error {
 	return <-stopped
 }
 
+// keepRegistering registers the runtime once dockerd answers.
+func keepRegistering(ctx context.Context, s Settings, logger *slog.Logger) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if registerRuntime(ctx, s, logger) {
+			return nil
+		}
+	}
+}
+
 // registerRuntime makes Docker know our runtime. An agent without it still
-// serves everything but new containers of `socketplane run`.
-func registerRuntime(ctx context.Context, s Settings, logger *slog.Logger) {
+// serves everything but new containers of `socketplane run`. False says that
+// dockerd does not answer yet and has to be asked again.
+func registerRuntime(ctx context.Context, s Settings, logger *slog.Logger) bool {
 	if !s.Docker.Enabled || !s.Docker.RegisterRuntime {
-		return
+		return true
 	}
 	path, err := docker.InstallRuntime(filepath.Join(s.Host.StateDir, "bin"))
 	if err == nil {
@@ -200,7 +222,11 @@ func registerRuntime(ctx context.Context, s Settings, logger *slog.Logger) {
 			Socket: s.API.Socket, Logger: logger,
 		})
 	}
+	if errors.Is(err, docker.ErrNotAnswering) {
+		return false
+	}
 	if err != nil {
 		logger.Error("socketplane run will not work: Docker does not know the runtime", "err", err)
 	}
+	return true
 }

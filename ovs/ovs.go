@@ -169,6 +169,22 @@ func (s *Switch) Close() {
 // desired state again then.
 func (s *Switch) Changed() <-chan struct{} { return s.changed }
 
+// Connected says whether OVSDB is being listened to.
+func (s *Switch) Connected() bool {
+	s.mu.Lock()
+	sess := s.session
+	s.mu.Unlock()
+	if sess == nil {
+		return false
+	}
+	select {
+	case <-sess.lost:
+		return false
+	default:
+		return true
+	}
+}
+
 // Datapath is DatapathSystem or DatapathNetdev.
 func (s *Switch) Datapath() string {
 	s.mu.Lock()

@@ -65,8 +65,17 @@ func (e runtimeEntry) equal(o runtimeEntry) bool {
 	return e.Path == o.Path && slices.Equal(e.RuntimeArgs, o.RuntimeArgs)
 }
 
+// ErrNotAnswering means that dockerd runs and does not answer: it is starting,
+// for one, and waits for containers that come back.
+var ErrNotAnswering = errors.New("dockerd does not answer")
+
+// answerTimeout is how long a dockerd may take to answer before it counts as one
+// that does not.
+const answerTimeout = time.Second
+
 // Register names our runtime in daemon.json, leaving all else as it is, and has
-// a running dockerd read it again. When dockerd runs, it knows the runtime on return.
+// a running dockerd read it again. When dockerd runs, it knows the runtime on
+// return. ErrNotAnswering says that Register has to be called again later.
 func Register(ctx context.Context, r Registration) error {
 	entry := runtimeEntry{Path: r.RuntimePath}
 	if r.Socket != "" && r.Socket != defaultSocket {
@@ -204,13 +213,18 @@ func (r Registration) reload(ctx context.Context, changed bool, done func(known 
 		return err
 	}
 	defer engine.Close() //nolint:errcheck // only read from
+	// A dockerd that is only starting does not answer, and a SIGHUP would end it.
+	first, cancelFirst := context.WithTimeout(ctx, answerTimeout)
+	known, err := engine.runtimes(first)
+	cancelFirst()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotAnswering, err)
+	}
+	if !changed && done(known) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if !changed {
-		if known, err := engine.runtimes(ctx); err == nil && done(known) {
-			return nil
-		}
-	}
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
 		return fmt.Errorf("tell dockerd (pid %d) to read its configuration: %w", pid, err)
 	}

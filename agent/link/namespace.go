@@ -3,7 +3,6 @@ package link
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/vishvananda/netns"
@@ -46,8 +45,10 @@ func openNamespace(path string) (*namespace, error) {
 	// O_PATH: nothing happens to what the path names (a FIFO would block, a
 	// device could act) before it is known to be on nsfs.
 	probe, err := os.OpenFile(path, unix.O_PATH, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%q does not exist: %w", path, ErrNotNamespace)
+	for _, wrong := range []error{unix.ENOENT, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP} {
+		if errors.Is(err, wrong) {
+			return nil, fmt.Errorf("%q: %w: %w", path, ErrNotNamespace, wrong)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)

@@ -95,7 +95,7 @@ func TestSwitchDown(t *testing.T) {
 	t.Cleanup(func() {
 		sp(t, 3, "agent", "restart")
 		healthy(t, 3)
-		leavesNothing(t, 3, before)
+		leavesNothing(t, 3, before, "flow ") // the tunnels are new ports
 	})
 	healthy(t, 3)
 	sp(t, 3, "network", "create", "ovsdown", "10.76.0.0/24")
@@ -141,5 +141,27 @@ func TestStoreDown(t *testing.T) {
 		}
 	}()
 	healthy(t, 2)
+	leavesNothing(t, 2, before)
+}
+
+// Promise: a Consul that hangs may do what it was told long after the answer was
+// waited for; of a connect that was told to have failed nothing is left even then.
+func TestStoreHangs(t *testing.T) {
+	makeNetwork(t, 2, "kvhangs", "10.89.0.0/24")
+	ns := namespace(t, 2, "kvhangs")
+	// So that the agent has read what it needs, and begins with a write.
+	sp(t, 2, "connect", "-n", "kvhangs", "--id", "kept", "--netns", namespace(t, 2, "kvkept"))
+	t.Cleanup(func() { sp(t, 2, "disconnect", "kept") })
+	before := traces(t, 2)
+	pid := strings.TrimSpace(must(t, 2, "cat", "/run/lab/consul.pid"))
+	must(t, 2, "kill", "-STOP", pid)
+	func() {
+		defer must(t, 2, "kill", "-CONT", pid)
+		badInput{argv: command("connect -n kvhangs --id x --netns " + ns), code: 1, says: []string{"store cannot be reached", "try again"}}.refused(t, 2)
+	}()
+	healthy(t, 2)
+	leavesNothing(t, 2, before)
+	sp(t, 2, "connect", "-n", "kvhangs", "--id", "y", "--netns", ns)
+	sp(t, 2, "disconnect", "y")
 	leavesNothing(t, 2, before)
 }

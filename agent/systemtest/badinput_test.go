@@ -219,14 +219,14 @@ func TestBadEndpoints(t *testing.T) {
 		code       int
 		says       []string
 	}{
-		{"missing", "/run/netns/nope", 2, []string{`"/run/netns/nope" does not exist`, "give a path like"}},
+		{"missing", "/run/netns/nope", 2, []string{`"/run/netns/nope"`, "no such file", "give a path like"}},
 		{"a regular file", "/etc/passwd", 2, []string{"/etc/passwd", "not a network namespace", "give a path like"}},
 		{"a directory", "/run", 2, []string{"not a network namespace"}},
 		{"a device", "/dev/zero", 2, []string{"not a network namespace"}},
 		{"a fifo", fifo, 2, []string{"not a network namespace"}},
 		{"another kind of namespace", "/proc/1/ns/mnt", 2, []string{"not a network namespace"}},
 		{"the host's own", "/proc/1/ns/net", 2, []string{"host's own"}},
-		{"relative and missing", "nope", 2, []string{`"/nope" does not exist`}},
+		{"relative and missing", "nope", 2, []string{`"/nope"`, "no such file"}},
 		{"empty", "", 2, []string{"--netns"}},
 	} {
 		cases = append(cases, badInput{"namespace/" + c.name, connect("ends", "x", c.path), c.code, c.says})

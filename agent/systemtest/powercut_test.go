@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // powerCut turns host k off without a word to anybody.
@@ -34,20 +36,30 @@ func powerCut(t testing.TB, k int) {
 	}
 }
 
-// powerOn boots host k and starts its programs in the given order.
-func powerOn(t testing.TB, k int, programs ...string) {
+// powerOn boots host k and starts its programs step by step, those of a step
+// side by side.
+func powerOn(t testing.TB, k int, steps [][]string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
-	if err := cluster.Host(k).Boot(ctx); err != nil {
+	host := cluster.Host(k)
+	if err := host.Boot(ctx); err != nil {
 		t.Fatalf("h%d: boot: %v", k, err)
 	}
-	for _, p := range programs {
-		if p == "agent" {
-			sp(t, k, "agent", "start")
-			continue
+	for _, step := range steps {
+		var g errgroup.Group
+		for _, p := range step {
+			g.Go(func() error {
+				if p != "agent" {
+					return host.Service(ctx, "start", p)
+				}
+				_, err := host.Exec(ctx, "socketplane", "agent", "start")
+				return err
+			})
 		}
-		service(t, k, "start", p)
+		if err := g.Wait(); err != nil {
+			t.Fatalf("h%d: %v", k, err)
+		}
 	}
 }
 
@@ -56,11 +68,11 @@ func powerOn(t testing.TB, k int, programs ...string) {
 // hosts reach it again, and nothing is left of what is gone.
 func TestPowerCut(t *testing.T) {
 	orders := []struct {
-		name     string
-		programs []string
+		name  string
+		steps [][]string
 	}{
-		{"docker first", []string{"ovsdb-server", "ovs-vswitchd", "consul", "dockerd", "agent"}},
-		{"agent first", []string{"ovsdb-server", "ovs-vswitchd", "agent", "dockerd", "consul"}},
+		{"one after the other", [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul"}, {"agent"}, {"dockerd"}}},
+		{"all at once", [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"agent", "dockerd", "consul"}}},
 	}
 	makeNetwork(t, 1, "power", "10.153.0.0/24")
 	far := runContainer(t, 1, "power", "po-far")
@@ -84,7 +96,7 @@ func TestPowerCut(t *testing.T) {
 				t.Errorf("the others are hurt: %v", err)
 			}
 			start := time.Now()
-			powerOn(t, 3, o.programs...)
+			powerOn(t, 3, o.steps)
 			t.Logf("booted after %s", time.Since(start).Round(time.Millisecond))
 			eventuallyIn(t, 30*time.Second, "others reach it again", func() error { return far.pings(t, back.ip) })
 			t.Logf("reached after %s", time.Since(start).Round(time.Millisecond))

@@ -14,10 +14,13 @@ func TestConsulRestart(t *testing.T) {
 	a, b := runContainer(t, 1, "consul", "co-a"), runContainer(t, 2, "consul", "co-b")
 	goes, restarts := runContainer(t, 1, "consul", "co-goes"), runContainer(t, 1, "consul", "co-restarts")
 	eventually(t, "reach each other", func() error { return a.pings(t, b.ip) })
-	probes := []*prober{
-		startProbe(t, "h1 to h2", a.namespace(t), b.ip),
-		startProbe(t, "h1 to the outside", a.namespace(t), "203.0.113.1"),
+	pinging := func() []*prober {
+		return []*prober{
+			startProbe(t, "h1 to h2", a.namespace(t), b.ip),
+			startProbe(t, "h1 to the outside", a.namespace(t), "203.0.113.1"),
+		}
 	}
+	probes := pinging()
 	service(t, 1, "kill", "consul")
 
 	start := time.Now()
@@ -27,6 +30,8 @@ func TestConsulRestart(t *testing.T) {
 	if !strings.Contains(strings.ToLower(r.stderr), "consul") {
 		t.Errorf("the line does not name Consul: %s", r.stderr)
 	}
+	probes[0].awaitSent(t, 100)
+	lostNothing(t, 100, probes...)
 	// A container that held its address before goes on without the store.
 	must(t, 1, "docker", "restart", "-t", "0", restarts.name)
 	eventually(t, "a restarted container is reached", func() error { return a.pings(t, restarts.ip) })
@@ -42,8 +47,7 @@ func TestConsulRestart(t *testing.T) {
 		})
 		return runContainer(t, 2, "consul", "co-far")
 	}()
-	probes[0].awaitSent(t, 100)
-
+	probes = pinging()
 	service(t, 1, "start", "consul")
 	eventuallyIn(t, 30*time.Second, "network create works again", func() error {
 		if r := try(t, 1, "socketplane", "network", "create", "consul2", "10.152.0.0/24"); r.code != 0 {
@@ -52,6 +56,8 @@ func TestConsulRestart(t *testing.T) {
 		return nil
 	})
 	t.Cleanup(func() { try(t, 1, "socketplane", "network", "delete", "consul2") })
+	probes[0].awaitSent(t, 100)
+	lostNothing(t, 100, probes...)
 	eventuallyIn(t, 30*time.Second, "what came meanwhile is reached", func() error { return a.pings(t, far.ip) })
 	eventuallyIn(t, 30*time.Second, "what was removed meanwhile goes", func() error {
 		if strings.Contains(must(t, 2, "consul", "kv", "get", "-recurse", "socketplane/v1/endpoints/consul/"), `"`+goes.ip+`"`) {
@@ -59,7 +65,6 @@ func TestConsulRestart(t *testing.T) {
 		}
 		return nil
 	})
-	lostNothing(t, 100, probes...)
 	n1, n2 := runContainer(t, 1, "consul2", "co-n1"), runContainer(t, 2, "consul2", "co-n2")
 	eventually(t, "the new network works", func() error { return n1.pings(t, n2.ip) })
 	for k := range 3 {

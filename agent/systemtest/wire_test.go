@@ -28,24 +28,29 @@ func (c container) namespace(t testing.TB) string {
 const underlayNamespace = "/run/netns/" + lab.Prefix + "-" + lab.Underlay
 
 // inNamespace runs f on a thread that is in the network namespace at path. The
-// sockets that f opens belong to it for good.
+// sockets that f opens belong to it for good. The thread goes back: Down kills
+// every process that is in a namespace of the lab.
 func inNamespace(path string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- fmt.Errorf("open %s: %w", path, err)
-			return
-		}
-		defer unix.Close(fd) //nolint:errcheck // read only
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", path, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(home) //nolint:errcheck // read only
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // read only
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", path, err)
+	}
+	err = f()
+	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
+		panic(fmt.Sprintf("a thread is lost in %s: %v", path, back)) // anything may happen on it
+	}
+	return err
 }
 
 // frame is one that passed an interface.
