@@ -61,6 +61,8 @@ type Switch interface {
 	SetTunnels(ctx context.Context, tunnels []ovs.Tunnel) (map[string]int, error)
 	SetForwarding(ctx context.Context, f ovs.Forwarding) error
 	Resync(ctx context.Context, f ovs.Forwarding) error
+	PinWay(ctx context.Context, w ovs.Way) error
+	UnpinWay(ctx context.Context, peer netip.Addr) error
 }
 
 // Links is the kernel's network devices.
@@ -71,6 +73,7 @@ type Links interface {
 	Exists(host string) (bool, error)
 	HostVeths() ([]string, error)
 	EnsureGateway(ctx context.Context, g link.Gateway) error
+	Neighbor(ctx context.Context, addr netip.Addr) (link.Neighbor, error)
 }
 
 // NAT is the host's packet filter.
@@ -99,6 +102,7 @@ type Agent struct {
 	view     *view     // the cluster as last seen
 	table    *table    // the endpoints of this host
 	segments *segments // the networks used here
+	ways     ways      // to the peers, as the userspace datapath was told
 	ids      keyLocks  // one attach or detach at a time for an endpoint
 
 	forwarding *coalescer            // applies flows; many attaches share one run

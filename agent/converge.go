@@ -34,6 +34,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 		}
 	}
 	errs := []error{a.convergeTunnels(ctx)}
+	a.convergeWays(ctx, compare)
 	ports, err := a.Switch.Ports(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
@@ -69,7 +70,13 @@ func (a *Agent) convergeTunnels(ctx context.Context) error {
 	vtep := a.host().VTEP
 	for _, h := range a.view.peers() {
 		if h.VTEP != vtep { // a record that claims our own address would make a loop
-			tunnels = append(tunnels, ovs.Tunnel{Peer: h.ID, Remote: h.VTEP, Local: vtep})
+			t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
+			if !a.userspace() {
+				// The userspace datapath would look this address up in a route
+				// table that it throws away at every change of an interface.
+				t.Local = vtep
+			}
+			tunnels = append(tunnels, t)
 		}
 	}
 	ports, err := a.Switch.SetTunnels(ctx, tunnels)

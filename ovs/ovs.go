@@ -35,9 +35,11 @@ var (
 // Deadlines for calls whose context has none, and for what the switch does by itself.
 const (
 	callTimeout = 10 * time.Second // one OVSDB transaction
-	flowTimeout = 30 * time.Second // one run of ovs-ofctl: 2 s to compare 40,000 flows on two busy cores
-	openTimeout = 10 * time.Second // ovs-vswitchd making the bridge
-	portTimeout = 5 * time.Second  // ovs-vswitchd opening a port: 4-5 ms when idle
+	// sessionTimeout is ten times what a restart of ovsdb-server takes.
+	sessionTimeout = 3 * time.Second
+	flowTimeout    = 30 * time.Second // one run of ovs-ofctl: 2 s to compare 40,000 flows on two busy cores
+	openTimeout    = 10 * time.Second // ovs-vswitchd making the bridge
+	portTimeout    = 5 * time.Second  // ovs-vswitchd opening a port: 4-5 ms when idle
 )
 
 // Config says which switch to use. The zero value is the host's own.

@@ -89,10 +89,11 @@ func (s *Switch) setSession(sess *session) {
 	s.wake.fire()
 }
 
-// connected gives the session, and waits for one while OVSDB is away, no longer
-// than a call may take: a caller without a deadline must hear of it too.
+// connected gives the session, and waits for one while OVSDB is away: as long as
+// a restart of ovsdb-server takes, and not longer, since somebody waits for the
+// call to fail, and then for its undo.
 func (s *Switch) connected(ctx context.Context) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
 	for {
 		next := s.wake.next()

@@ -19,12 +19,13 @@ import (
 	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
 
-// The lab's network namespaces, as paths on the machine.
+// namespace is the path of the container's network namespace on the machine.
 func (c container) namespace(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprintf("/proc/%d/root/proc/%s/ns/net", cluster.Host(c.host).Pid(), pidOf(t, c))
 }
 
+// underlayNamespace is where the wire between the hosts is.
 const underlayNamespace = "/run/netns/" + lab.Prefix + "-" + lab.Underlay
 
 // inNamespace runs f on a thread that is in the network namespace at path. The
@@ -75,7 +76,7 @@ type wire struct {
 // hearing is how often a reader looks whether it should end.
 const hearing = 100 * time.Millisecond
 
-// open taps an interface of a namespace until the test ends.
+// tapOf taps an interface of a namespace until the test ends.
 func tapOf(t testing.TB, name, namespace, ifname string) *wire {
 	t.Helper()
 	w := &wire{name: name, stop: make(chan struct{})}

@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// pinEvery is how often the switch is told a way again that has not changed,
+// well within the 15 minutes that it remembers a MAC address.
+const pinEvery = 5 * time.Minute
+
+// ways remembers which way the switch was told to each tunnel address. Only
+// converge, one pass at a time, uses it.
+type ways map[netip.Addr]pinnedWay
+
+type pinnedWay struct {
+	ovs.Way
+	at time.Time
+}
+
+// convergeWays tells the userspace datapath the way to each peer, so that no
+// packet is lost while the switch looks for it. Nothing depends on it: what
+// fails is left to the switch. fresh says that the switch may have forgotten.
+func (a *Agent) convergeWays(ctx context.Context, fresh bool) {
+	if !a.userspace() {
+		return
+	}
+	if a.ways == nil || fresh {
+		a.ways = ways{}
+	}
+	found := ways{}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, h := range a.view.peers() {
+		old := a.ways[h.VTEP]
+		wg.Go(func() {
+			way, err := a.pinWay(ctx, h.VTEP, old)
+			if err != nil && !errors.Is(err, context.Canceled) {
+				a.Logger.Debug("the way to a peer is left to the switch", "peer", h.Name, "err", err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found[h.VTEP] = way
+		})
+	}
+	wg.Wait()
+	for vtep, way := range a.ways {
+		if _, ok := found[vtep]; !ok && way.Bridge != "" {
+			if err := a.Switch.UnpinWay(ctx, vtep); err != nil {
+				a.Logger.Debug("the way to a former peer stays", "peer", vtep, "err", err)
+			}
+		}
+	}
+	a.ways = found
+}
+
+// pinWay pins the way to a peer unless it is as it was told not long ago.
+func (a *Agent) pinWay(ctx context.Context, vtep netip.Addr, old pinnedWay) (pinnedWay, error) {
+	n, err := a.Links.Neighbor(ctx, vtep)
+	if err != nil {
+		return old, err
+	}
+	way := ovs.Way{Peer: vtep, Hop: n.Addr, MAC: n.MAC, Bridge: n.Interface}
+	if way == old.Way && time.Since(old.at) < pinEvery {
+		return old, nil
+	}
+	if err := a.Switch.PinWay(ctx, way); err != nil {
+		return old, err
+	}
+	return pinnedWay{Way: way, at: time.Now()}, nil
+}
