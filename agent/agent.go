@@ -103,7 +103,9 @@ type Agent struct {
 	table    *table    // the endpoints of this host
 	segments *segments // the networks used here
 	ways     ways      // to the peers, as the userspace datapath was told
-	ids      keyLocks  // one attach or detach at a time for an endpoint
+
+	forgetful atomic.Bool // the switch was restarted and must be told the ways anew
+	ids       keyLocks    // one attach or detach at a time for an endpoint
 
 	forwarding *coalescer            // applies flows; many attaches share one run
 	compare    atomic.Bool           // the next run reads the switch's flows too

@@ -34,7 +34,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 		}
 	}
 	errs := []error{a.convergeTunnels(ctx)}
-	a.convergeWays(ctx, compare)
+	a.convergeWays(ctx)
 	ports, err := a.Switch.Ports(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)

@@ -139,6 +139,7 @@ func (a *Agent) await(ctx context.Context, d time.Duration) (compare bool) {
 	case <-a.kick:
 		return false
 	case <-a.Switch.Changed():
+		a.forgetful.Store(true)
 		return true
 	case <-t.C:
 		return true

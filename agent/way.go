@@ -25,13 +25,13 @@ type pinnedWay struct {
 
 // convergeWays tells the userspace datapath the way to each peer, so that no
 // packet is lost while the switch looks for it. Nothing depends on it: what
-// fails is left to the switch. fresh says that the switch may have forgotten.
-func (a *Agent) convergeWays(ctx context.Context, fresh bool) {
+// fails is left to the switch.
+func (a *Agent) convergeWays(ctx context.Context) {
 	if !a.userspace() {
 		return
 	}
-	if a.ways == nil || fresh {
-		a.ways = ways{}
+	if a.forgetful.Swap(false) {
+		a.ways = nil
 	}
 	found := ways{}
 	var wg sync.WaitGroup

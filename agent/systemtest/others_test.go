@@ -1,0 +1,56 @@
+package systemtest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/socketplane/socketplane/agent/systemtest/lab"
+)
+
+// othersRuns is how many containers come and go beside a running ping.
+const othersRuns = 8
+
+// Promise: containers that come and go cost the others no packet, on the same
+// network or another, on either end of a tunnel. Two of some thousand probes are
+// forgiven, since the machine that the lab runs on has other things to do.
+func TestOthersCostNothing(t *testing.T) {
+	makeNetwork(t, 2, "calm", "10.161.0.0/24")
+	makeNetwork(t, 2, "busy", "10.162.0.0/24")
+	a, b := runContainer(t, 1, "calm", "calm-a"), runContainer(t, 2, "calm", "calm-b")
+	eventually(t, "reach each other", func() error { return a.pings(t, b.ip) })
+	for _, network := range []string{"calm", "busy"} {
+		for k := 1; k <= 2; k++ {
+			name := fmt.Sprintf("containers on %s, h%d", network, k)
+			t.Run(name, func(t *testing.T) {
+				there := startProbe(t, name, a.namespace(t), b.ip)
+				back := startProbe(t, name+", back", b.namespace(t), a.ip)
+				for range othersRuns {
+					sp(t, k, "run", "--rm", "-n", network, lab.Image, "true")
+				}
+				for _, p := range []*prober{there, back} {
+					if sent, lost := p.finish(probeGrace); len(lost) > 2 {
+						t.Errorf("lost %d of %d: %v", len(lost), sent, lost)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Promise: the first packet between two containers that never met arrives.
+func TestFirstPacketArrives(t *testing.T) {
+	makeNetwork(t, 1, "firstpacket", "10.163.0.0/24")
+	a, b := runContainer(t, 1, "firstpacket", "fp-a"), runContainer(t, 3, "firstpacket", "fp-b")
+	eventually(t, "h1 knows the other", func() error {
+		// Asking costs no packet on the wire.
+		flows := must(t, 1, "ovs-ofctl", "-O", "OpenFlow13", "dump-flows", "docker0-ovs")
+		if want := "arp_tpa=" + b.ip; !strings.Contains(flows, want) {
+			return fmt.Errorf("no flow with %s", want)
+		}
+		return nil
+	})
+	if err := a.pings(t, b.ip); err != nil {
+		t.Error(err)
+	}
+}
