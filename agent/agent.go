@@ -6,6 +6,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -47,6 +48,7 @@ type Addresses interface {
 	AllocateAddr(ctx context.Context, pool ipam.Pool, addr netip.Addr, owner string) error
 	Release(ctx context.Context, pool ipam.Pool, owner string) error
 	List(ctx context.Context, subnet netip.Prefix) ([]ipam.Allocation, error)
+	Forget(subnet netip.Prefix)
 }
 
 // Switch is the integration bridge.
@@ -70,7 +72,10 @@ type Links interface {
 	EnsureVeth(ctx context.Context, v link.Veth) error
 	DeleteVeth(ctx context.Context, host string) error
 	Configure(ctx context.Context, peer, nsPath string, c link.Config) error
-	Exists(host string) (bool, error)
+	Inspect(host string) (link.State, error)
+	PeerIn(host, nsPath string) (bool, error)
+	SetMTU(ctx context.Context, name string, mtu int) error
+	SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) error
 	HostVeths() ([]string, error)
 	EnsureGateway(ctx context.Context, g link.Gateway) error
 	Neighbor(ctx context.Context, addr netip.Addr) (link.Neighbor, error)
@@ -97,28 +102,34 @@ type Config struct {
 // state says. It implements api.Service.
 type Agent struct {
 	Config
-	self cluster.Host // id, name and VTEP as at start
+	id string // of this host
 
-	view     *view     // the cluster as last seen
-	table    *table    // the endpoints of this host
-	segments *segments // the networks used here
-	ways     ways      // to the peers, as the userspace datapath was told
+	view     *view         // the cluster as last seen
+	table    *table        // the endpoints of this host
+	segments *segments     // the networks used here
+	names    keyLocks      // one attach or detach at a time for an endpoint, by the name of its port
+	errands  *errands      // what goes on after a call has returned
+	linger   time.Duration // see lingerTime
+	ways     ways          // to the peers, as the userspace datapath was told
 
-	forgetful atomic.Bool // the switch was restarted and must be told the ways anew
-	ids       keyLocks    // one attach or detach at a time for an endpoint
-
+	forgetful  atomic.Bool           // the switch was restarted and must be told the ways anew
 	forwarding *coalescer            // applies flows; many attaches share one run
 	compare    atomic.Bool           // the next run reads the switch's flows too
+	nat        *coalescer            // applies the packet filter's rules
+	busy       atomic.Bool           // a pass of converge left out who was being changed
 	publishers map[string]*publisher // network -> writer of our list
 	pubMu      sync.Mutex
 
 	kick     chan struct{} // converge soon
 	known    chan struct{} // closed when loaded becomes true
 	mu       sync.Mutex    // guards what follows
+	self     cluster.Host  // as last looked at
 	tunnels  map[string]int
-	problems []string
+	problems []string          // what the last pass of converge could not do
+	notes    map[string]string // what is wrong and left alone, by what it is about
+	blocked  map[string]bool   // networks whose list of ours in the store cannot be read
 	ready    bool
-	loaded   bool // the endpoints of an earlier life were read from the store
+	loaded   bool // the endpoints of an earlier life are known, and their networks
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -135,21 +146,36 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		Config:     cfg,
+		id:         self.ID,
 		self:       self,
 		view:       newView(self.ID),
 		table:      newTable(),
 		segments:   newSegments(),
+		errands:    newErrands(),
+		linger:     lingerTime,
+		notes:      map[string]string{},
+		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},
 		kick:       make(chan struct{}, 1),
 		known:      make(chan struct{}),
 	}
-	a.forwarding = newCoalescer(applyTimeout, a.applyForwarding)
+	a.forwarding = newCoalescer(a.errands, applyTimeout, a.applyForwarding)
+	a.nat = newCoalescer(a.errands, applyTimeout, a.applyNAT)
 	return a, nil
 }
 
 // owner is how this host's endpoint id is written beside an address: ids are
 // chosen per host, addresses belong to the cluster.
-func (a *Agent) owner(id string) string { return a.self.ID + "/" + id }
+func (a *Agent) owner(id string) string { return a.id + "/" + id }
+
+// lockID waits until nobody else changes an endpoint.
+func (a *Agent) lockID(ctx context.Context, id string) (unlock func(), err error) {
+	unlock, err = a.names.Lock(ctx, link.HostName(id))
+	if err != nil {
+		return nil, translate(fmt.Errorf("the last change of %q is not finished; see: socketplane agent status: %w", id, err))
+	}
+	return unlock, nil
+}
 
 // userspace says whether packets pass the switch's userspace datapath.
 func (a *Agent) userspace() bool { return a.Switch.Datapath() == "netdev" }

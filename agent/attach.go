@@ -14,15 +14,14 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/network"
-	"github.com/socketplane/socketplane/agent/state"
 	"github.com/socketplane/socketplane/ovs"
 )
 
 // defaultIfName is the interface's name inside a container when none is asked for.
 const defaultIfName = "eth0"
 
-// Keys of a port's external_ids: what is needed to know an endpoint again
-// after a restart, with the store away.
+// Keys of a port's external_ids: what is needed to know an endpoint again, and
+// the network of a gateway, after a restart without the store.
 const (
 	idEndpoint = "endpoint"
 	idName     = "container_name"
@@ -31,7 +30,15 @@ const (
 	idMAC      = "mac"
 	idIfName   = "ifname"
 	idSource   = "source"
+	idNetNS    = "netns" // only where the path is known
+	idSubnet   = "subnet"
+	idGateway  = "gateway"
+	idVNI      = "vni"
 )
+
+// maxKeptPath bounds the path of a namespace that is kept with its port, in
+// bytes. Those of Docker and of ip-netns are far shorter.
+const maxKeptPath = 255
 
 // attachTimeout bounds an attach. Together with the way back it stays below what
 // a container's start waits for, so that the start can say why it failed.
@@ -61,9 +68,9 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	}
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
-	unlock, err := a.ids.Lock(ctx, w.id)
+	unlock, err := a.lockID(ctx, w.id)
 	if err != nil {
-		return api.Endpoint{}, translate(fmt.Errorf("the last change of %q is not finished; see: socketplane agent status: %w", w.id, err))
+		return api.Endpoint{}, err
 	}
 	defer unlock()
 
@@ -71,9 +78,9 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if err != nil {
 		return api.Endpoint{}, translate(err)
 	}
-	l, err = a.attach(ctx, l, r, req.NetNS, len(undo) == 0)
+	l, err = a.attach(ctx, l, r, req, len(undo) == 0)
 	if err != nil {
-		return api.Endpoint{}, translate(undo.run(ctx, err))
+		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
 	a.Logger.Info("attached", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network, "ip", l.IP, "port", l.Port)
 	return a.shown(l, r), nil
@@ -81,11 +88,14 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 
 // attach gives the namespace the endpoint's interface and tells switch and
 // cluster of it. held says that the address was the endpoint's before this call.
-func (a *Agent) attach(ctx context.Context, l local, r network.Record, ns string, held bool) (local, error) {
+func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.AttachRequest, held bool) (local, error) {
 	if l.Attached {
-		err := a.configure(ctx, l, r, ns)
-		if err == nil || refusesNamespace(err) {
-			return l, err // a path that cannot be leaves what works as it is
+		if req.IfName != "" && req.IfName != l.IfName {
+			return l, api.Errorf(api.CodeConflict, "%q is attached as interface %q already; disconnect it first", l.ID, l.IfName)
+		}
+		err := a.configure(ctx, l, r, req.NetNS)
+		if !errors.Is(err, link.ErrNotFound) {
+			return l, err // as it was asked for; or a failure that leaves what works as it is
 		}
 		// It is attached to a namespace that is gone or another: begin anew.
 		if err := a.detach(ctx, l); err != nil {
@@ -93,31 +103,66 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, ns string
 		}
 		l, _ = a.table.get(l.ID)
 	}
+	before := l
+	if l.NetNS = req.NetNS; len(l.NetNS) > maxKeptPath {
+		l.NetNS = ""
+	}
+	if req.IfName != "" {
+		l.IfName = req.IfName
+	}
 	var undo undoStack
 	undo.push(func(ctx context.Context) error {
-		return errors.Join(a.unplug(ctx, l.ID), a.leave(ctx, r.ID, l.ID), a.forwarding.Do(ctx))
+		before.Dirty = true
+		a.table.put(before)
+		gone := a.disconnect(ctx, before)
+		if gone == nil {
+			before.Dirty = false
+			a.table.put(before)
+		}
+		if !held {
+			return gone // it is taken back whole, and that tells the cluster
+		}
+		err := a.publish(ctx, r.ID)
+		if away(err) {
+			err = nil
+		}
+		return errors.Join(gone, err)
 	})
 	// The network's gateway here and the endpoint's own port do not need each other.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.join(gctx, r, l.ID) })
 	var ofport int
 	g.Go(func() (err error) {
-		ofport, err = a.plug(gctx, l, r, ns)
+		ofport, err = a.plug(gctx, l, r, req.NetNS)
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return l, undo.run(ctx, err)
+		return l, a.takeBack(ctx, undo, err)
 	}
-	before := l
-	l.Port, l.OFPort, l.Attached = link.HostName(l.ID), ofport, true
+	l.Port, l.OFPort, l.Attached, l.Dirty = link.HostName(l.ID), ofport, true, false
 	a.table.put(l)
-	undo.push(func(context.Context) error { a.table.put(before); return nil })
-
 	if err := a.announce(ctx, l.Network, held); err != nil {
-		return l, undo.run(ctx, err)
+		return l, a.takeBack(ctx, undo, err)
 	}
 	return l, nil
 }
+
+// takeBack undoes what was done before cause. What cannot be undone now is the
+// converge loop's.
+func (a *Agent) takeBack(ctx context.Context, undo undoStack, cause error) error {
+	err := undo.run(ctx, cause)
+	if left, ok := errors.AsType[*undoError](err); ok {
+		a.Logger.Warn("taking back is not complete; trying on", "err", left.undo)
+	}
+	if len(undo) > 0 {
+		signal(a.kick)
+	}
+	return err
+}
+
+// heldPatience is how long an endpoint that held its address before waits until
+// the others have been told that it is attached again.
+const heldPatience = 2 * time.Second
 
 // announce programs the switch and publishes the endpoints of a network, side
 // by side. While the store is away, an endpoint that held its address before
@@ -127,8 +172,13 @@ func (a *Agent) announce(ctx context.Context, networkID string, held bool) error
 	var g errgroup.Group
 	g.Go(func() error { return a.forwarding.Do(ctx) })
 	g.Go(func() error {
+		if !held {
+			return a.publish(ctx, networkID)
+		}
+		ctx, cancel := context.WithTimeout(ctx, heldPatience)
+		defer cancel()
 		err := a.publish(ctx, networkID)
-		if held && errors.Is(err, state.ErrUnavailable) {
+		if away(err) {
 			signal(a.kick)
 			return nil
 		}
@@ -178,11 +228,12 @@ func (a *Agent) configure(ctx context.Context, l local, r network.Record, ns str
 
 // port is the endpoint's port on the bridge, with what tells it again later.
 func port(l local, r network.Record, mtu int) ovs.Port {
-	return ovs.Port{
-		Name: link.HostName(l.ID), Kind: ovs.KindEndpoint, VLAN: r.VLAN, MTU: mtu,
-		IDs: map[string]string{
-			idEndpoint: l.ID, idName: l.ContainerName, idNetwork: l.Network, idIP: l.IP.String(),
-			idMAC: l.MAC, idIfName: l.IfName, idSource: string(l.Source),
-		},
+	ids := map[string]string{
+		idEndpoint: l.ID, idName: l.ContainerName, idNetwork: l.Network, idIP: l.IP.String(),
+		idMAC: l.MAC, idIfName: l.IfName, idSource: string(l.Source),
 	}
+	if l.NetNS != "" {
+		ids[idNetNS] = l.NetNS
+	}
+	return ovs.Port{Name: link.HostName(l.ID), Kind: ovs.KindEndpoint, VLAN: r.VLAN, MTU: mtu, IDs: ids}
 }

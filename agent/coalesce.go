@@ -10,7 +10,8 @@ import (
 // way shares the next one. So a hundred attaches at once cost a few runs, and
 // each caller still returns only after a run that began after its call.
 type coalescer struct {
-	timeout time.Duration
+	timeout time.Duration // of one run
+	errands *errands
 	run     func(context.Context) error
 
 	mu      sync.Mutex
@@ -23,8 +24,8 @@ type batch struct {
 	err  error
 }
 
-func newCoalescer(timeout time.Duration, run func(context.Context) error) *coalescer {
-	return &coalescer{timeout: timeout, run: run}
+func newCoalescer(e *errands, timeout time.Duration, run func(context.Context) error) *coalescer {
+	return &coalescer{timeout: timeout, errands: e, run: run}
 }
 
 // Do waits for a run that begins after this call and gives its error. A caller
@@ -35,11 +36,12 @@ func (c *coalescer) Do(ctx context.Context) error {
 		c.next = &batch{done: make(chan struct{})}
 	}
 	b := c.next
-	if !c.running {
-		c.running = true
-		go c.drain(context.WithoutCancel(ctx))
-	}
+	start := !c.running
+	c.running = true
 	c.mu.Unlock()
+	if start {
+		c.errands.run(c.timeout, c.once)
+	}
 	select {
 	case <-b.done:
 		return b.err
@@ -48,22 +50,20 @@ func (c *coalescer) Do(ctx context.Context) error {
 	}
 }
 
-// drain runs batch after batch until none is waiting. Its context outlives the
-// first caller's, since others wait for it; each run is bounded by the timeout.
-func (c *coalescer) drain(ctx context.Context) {
-	for {
-		c.mu.Lock()
-		b := c.next
-		c.next = nil
-		if b == nil {
-			c.running = false
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
-		runCtx, cancel := context.WithTimeout(ctx, c.timeout)
-		b.err = c.run(runCtx)
-		cancel()
-		close(b.done)
+// once does one run and begins the next one, if somebody waits for it. Its
+// context outlives the first caller's, since others wait too.
+func (c *coalescer) once(ctx context.Context) {
+	c.mu.Lock()
+	b := c.next
+	c.next = nil
+	c.mu.Unlock()
+	b.err = c.run(ctx)
+	close(b.done)
+	c.mu.Lock()
+	again := c.next != nil
+	c.running = again
+	c.mu.Unlock()
+	if again {
+		c.errands.run(c.timeout, c.once)
 	}
 }

@@ -3,11 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/socketplane/socketplane/agent/api"
-	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/network"
 )
 
 // Detach implements api.Service. It returns when the detach is under way: a
@@ -17,7 +18,7 @@ func (a *Agent) Detach(ctx context.Context, id string) error {
 	if err := api.CheckEndpointID(id); err != nil {
 		return err
 	}
-	unlock, err := a.ids.Lock(ctx, id)
+	unlock, err := a.lockID(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -27,50 +28,66 @@ func (a *Agent) Detach(ctx context.Context, id string) error {
 		return nil
 	}
 	l = a.markDetached(l)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), convergeTimeout)
-	go func() {
-		defer cancel()
+	a.errands.run(convergeTimeout, func(ctx context.Context) {
 		defer unlock()
 		if err := a.detach(ctx, l); err != nil {
 			a.Logger.Warn("detach is not complete; trying on", "endpoint", id, "container", l.ContainerName, "err", err)
 			return
 		}
 		a.Logger.Info("detached", "endpoint", id, "container", l.ContainerName, "network", l.Network)
-	}()
+	})
 	return nil
 }
 
 // markDetached makes the endpoint one that only holds its address.
 func (a *Agent) markDetached(l local) local {
-	l.Port, l.OFPort, l.Attached = "", 0, false
+	l.Port, l.OFPort, l.Attached, l.NetNS, l.Dirty = "", 0, false, "", true
 	a.table.put(l)
 	return l
 }
 
 // detach takes the interface away and keeps the address. It goes as far as it
-// can: what fails is found and finished by the converge loop. The caller holds
-// the lock on the id.
+// can: what fails is finished by the converge loop. While the store is away
+// that is success: the container is gone here, whether or not others can be
+// told now. The caller holds the lock on the endpoint.
 func (a *Agent) detach(ctx context.Context, l local) error {
+	gone, told := a.withdraw(ctx, l)
+	if away(told) {
+		told = nil
+	}
+	return errors.Join(gone, told)
+}
+
+// withdraw takes the interface away and tells the cluster, side by side.
+func (a *Agent) withdraw(ctx context.Context, l local) (gone, told error) {
 	l = a.markDetached(l)
-	var g errgroup.Group
-	g.Go(func() error { return a.unplug(ctx, l.ID) })
-	g.Go(func() error {
-		// The network's last endpoint takes the network's gateway and flows with it.
-		return errors.Join(a.leave(ctx, l.Network, l.ID), a.forwarding.Do(ctx))
-	})
-	g.Go(func() error {
-		err := a.publish(ctx, l.Network)
-		if errors.Is(err, state.ErrUnavailable) {
-			signal(a.kick) // the container is gone here, whether or not others can be told now
-			return nil
-		}
-		return err
-	})
-	err := g.Wait()
-	if err != nil {
+	var wg sync.WaitGroup
+	wg.Go(func() { told = a.publish(ctx, l.Network) })
+	gone = a.disconnect(ctx, l)
+	wg.Wait()
+	if gone == nil {
+		l.Dirty = false
+		a.table.put(l)
+	}
+	if gone != nil || told != nil {
 		signal(a.kick)
 	}
-	return err
+	return gone, told
+}
+
+// disconnect takes the endpoint's interface, port and flows away, all or part
+// of which are there. The network's last endpoint takes its gateway with it.
+func (a *Agent) disconnect(ctx context.Context, l local) error {
+	var g errgroup.Group
+	g.Go(func() error { return a.unplug(ctx, l.ID) })
+	var left error
+	if l.Source == api.SourceDocker {
+		a.leaveSoon(l.Network, l.ID)
+	} else {
+		left = a.leave(ctx, l.Network, l.ID)
+	}
+	flows := a.forwarding.Do(ctx)
+	return errors.Join(g.Wait(), left, flows)
 }
 
 // Release implements api.Service.
@@ -81,7 +98,7 @@ func (a *Agent) Release(ctx context.Context, id string) error {
 	if err := a.checkLoaded(); err != nil {
 		return err
 	}
-	unlock, err := a.ids.Lock(ctx, id)
+	unlock, err := a.lockID(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -99,28 +116,50 @@ func (a *Agent) Release(ctx context.Context, id string) error {
 
 // release detaches and gives the address back. When the store is away the
 // endpoint stays marked, and the converge loop tries again. The caller holds
-// the lock on the id.
+// the lock on the endpoint.
 func (a *Agent) release(ctx context.Context, l local) error {
 	l.Releasing = true
 	a.table.put(l)
-	if l.Attached {
-		if err := a.detach(ctx, l); err != nil {
-			return err
+	if l.Attached || l.Dirty {
+		// Nobody is given the address before nothing here uses it any more.
+		if gone, _ := a.withdraw(ctx, l); gone != nil {
+			return gone
 		}
 	} else if err := a.leave(ctx, l.Network, l.ID); err != nil { // it may have joined and never been attached
 		return err
 	}
-	r, err := a.findNetwork(ctx, l.Network)
-	switch {
-	case err == nil:
-		if err := a.Addresses.Release(ctx, pool(r), a.owner(l.ID)); err != nil {
-			return err
-		}
-	case api.CodeOf(translate(err)) == api.CodeNotFound:
-		// The network went, and its addresses with it.
-	default:
+	if err := a.giveBack(ctx, l); err != nil {
+		signal(a.kick)
 		return err
 	}
+	return nil
+}
+
+// giveBack ends an endpoint that is marked as Releasing and has no interface.
+// The address goes last: nobody may be given it while others still hear that it
+// is ours.
+func (a *Agent) giveBack(ctx context.Context, l local) error {
+	err := a.publish(ctx, l.Network)
+	if err != nil && api.CodeOf(translate(err)) != api.CodeNotFound {
+		return err
+	}
+	from := l.pool
+	if !from.Subnet.IsValid() {
+		r, err := a.recordOf(ctx, l.Network)
+		switch {
+		case err == nil:
+			from = pool(r)
+		case errors.Is(err, network.ErrNotFound): // the network went, and its addresses with it
+		default:
+			return err
+		}
+	}
+	if from.Subnet.IsValid() {
+		if err := a.Addresses.Release(ctx, from, a.owner(l.ID)); err != nil {
+			return err
+		}
+	}
 	a.table.remove(l.ID)
-	return a.publish(ctx, l.Network)
+	a.clearNotes(noteAddress + l.ID)
+	return nil
 }

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/link"
@@ -38,19 +40,22 @@ var codes = []struct {
 	{ovs.ErrForeign, api.CodeConflict, ""},
 	{ovs.ErrUnavailable, api.CodeUnavailable, "see that ovsdb-server and ovs-vswitchd run, and try again"},
 	{state.ErrUnavailable, api.CodeUnavailable, "see that it runs, and try again"},
-	{state.ErrInvalid, api.CodeUnavailable, ""},
-	{state.ErrConflict, api.CodeConflict, ""},
-	{context.DeadlineExceeded, api.CodeUnavailable, ""},
+	// Names and sizes are checked before the store sees them: what it refuses
+	// still is the agent's right to be there, which an operator mends.
+	{state.ErrInvalid, api.CodeUnavailable, "see that the agent's token may write under " + state.Prefix},
+	{state.ErrConflict, api.CodeConflict, "try again"},
+	{context.DeadlineExceeded, api.CodeUnavailable, "try again"},
+	{context.Canceled, api.CodeUnavailable, "try again"},
 }
 
-// translate gives an error of the packages below its api code. An error that
-// has one keeps it.
+// translate gives an error of the packages below its api code and a message of
+// one line. An error that has a code keeps it.
 func translate(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := errors.AsType[*api.Error](err); ok {
-		return err
+	if said, ok := errors.AsType[*api.Error](err); ok {
+		return &api.Error{Code: said.Code, Message: oneLine(err.Error()), Cause: cmp.Or(said.Cause, err)}
 	}
 	for _, c := range codes {
 		if errors.Is(err, c.err) {
@@ -58,37 +63,99 @@ func translate(err error) error {
 			if c.remedy != "" {
 				message += "; " + c.remedy
 			}
-			return &api.Error{Code: c.code, Message: message, Cause: err}
+			return &api.Error{Code: c.code, Message: oneLine(message), Cause: err}
 		}
 	}
-	return &api.Error{Code: api.CodeInternal, Message: err.Error(), Cause: err}
+	return &api.Error{Code: api.CodeInternal, Message: oneLine(err.Error()), Cause: err}
 }
 
-// refusesNamespace says whether an error is about the path or the inside of a
-// namespace that somebody gave, not about the endpoint's own interface.
-func refusesNamespace(err error) bool {
-	for _, e := range []error{link.ErrNotNamespace, link.ErrHostNamespace, link.ErrExists} {
-		if errors.Is(err, e) {
-			return true
+// maxMessage bounds a message, in bytes: what programs print may be long.
+const maxMessage = 1000
+
+// oneLine makes one line of what several errors, or a program, said.
+func oneLine(s string) string {
+	var lines []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
 		}
 	}
-	return false
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.Join(lines, "; "))
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + "..."
+	}
+	return s
+}
+
+// sentences takes an error that joins several apart, one line each.
+func sentences(err error) []string {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || !strings.Contains(err.Error(), "\n") {
+		return []string{oneLine(err.Error())}
+	}
+	var all []string
+	for _, e := range joined.Unwrap() {
+		all = append(all, sentences(e)...)
+	}
+	return all
+}
+
+// away says whether an error means that the store cannot be had now: it does
+// not answer, or does not let us in.
+func away(err error) bool {
+	return errors.Is(err, state.ErrUnavailable) || errors.Is(err, state.ErrInvalid) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // explainAddress says of a refused address which network it is about, who has
 // it, and what to do.
 func (a *Agent) explainAddress(err error, r network.Record) error {
 	taken, isTaken := errors.AsType[*ipam.TakenError](err)
+	has, isHas := errors.AsType[*ipam.OwnerHasError](err)
+	said := func(code api.Code, format string, args ...any) error {
+		return &api.Error{Code: code, Cause: err, Message: fmt.Sprintf("network %q: ", r.ID) + oneLine(fmt.Sprintf(format, args...))}
+	}
 	switch {
 	case isTaken:
 		host, id, _ := strings.Cut(taken.Owner, "/")
-		return &api.Error{Code: api.CodeConflict, Cause: err, Message: fmt.Sprintf(
-			"network %q: address %s is taken by %q on host %q; choose another or omit it", r.ID, taken.Addr, id, a.view.hostName(host))}
+		return said(api.CodeConflict, "address %s is taken by %q on host %q; choose another or omit it",
+			taken.Addr, a.endpointName(r.ID, host, id), a.hostName(host))
+	case isHas:
+		_, id, _ := strings.Cut(has.Owner, "/")
+		return said(api.CodeConflict, "%q has address %s already; disconnect it first, or use another id", id, has.Addr)
 	case errors.Is(err, ipam.ErrOutside), errors.Is(err, ipam.ErrReserved):
-		return &api.Error{Code: api.CodeConflict, Cause: err, Message: fmt.Sprintf("network %q: %v; choose another or omit it", r.ID, err)}
+		return said(api.CodeConflict, "%v; choose another or omit it", err)
 	case errors.Is(err, ipam.ErrExhausted):
-		return &api.Error{Code: api.CodeExhausted, Cause: err, Message: fmt.Sprintf(
-			"network %q: %v; remove containers that are not needed, or create a larger network", r.ID, err)}
+		return said(api.CodeExhausted, "%v; remove containers that are not needed, or create a larger network", err)
 	}
 	return err
+}
+
+// endpointName gives the name of an endpoint's container where it is known,
+// else its id.
+func (a *Agent) endpointName(networkID, hostID, id string) string {
+	if l, ok := a.table.get(id); ok && hostID == a.id {
+		return cmp.Or(l.ContainerName, id)
+	}
+	for _, ep := range a.view.remotes(networkID)[hostID] {
+		if ep.ID == id {
+			return cmp.Or(ep.ContainerName, id)
+		}
+	}
+	return id
+}
+
+// hostName gives a host's name for people; its id where no record tells.
+func (a *Agent) hostName(id string) string {
+	if id == a.id {
+		return a.host().Name
+	}
+	return a.view.hostName(id)
 }

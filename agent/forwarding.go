@@ -59,7 +59,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 // last, or after a call for a comparison what it really does, and what it
 // should do now. It runs inside a.forwarding.
 func (a *Agent) applyForwarding(ctx context.Context) error {
-	if !a.view.complete() {
+	if !a.isLoaded() {
 		return nil // what the switch does already is better than half of it
 	}
 	if a.compare.Swap(false) {

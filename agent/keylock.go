@@ -18,7 +18,31 @@ type keyLock struct {
 
 // Lock waits for the key, or for ctx to end. The caller calls unlock once.
 func (k *keyLocks) Lock(ctx context.Context, key string) (unlock func(), err error) {
+	l := k.enter(key)
+	select {
+	case l.held <- struct{}{}:
+		return func() { <-l.held; k.leave(key, l) }, nil
+	case <-ctx.Done():
+		k.leave(key, l)
+		return nil, ctx.Err()
+	}
+}
+
+// TryLock takes the key if nobody holds it.
+func (k *keyLocks) TryLock(key string) (unlock func(), ok bool) {
+	l := k.enter(key)
+	select {
+	case l.held <- struct{}{}:
+		return func() { <-l.held; k.leave(key, l) }, true
+	default:
+		k.leave(key, l)
+		return nil, false
+	}
+}
+
+func (k *keyLocks) enter(key string) *keyLock {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	if k.locks == nil {
 		k.locks = map[string]*keyLock{}
 	}
@@ -28,15 +52,7 @@ func (k *keyLocks) Lock(ctx context.Context, key string) (unlock func(), err err
 		k.locks[key] = l
 	}
 	l.users++
-	k.mu.Unlock()
-
-	select {
-	case l.held <- struct{}{}:
-		return func() { <-l.held; k.leave(key, l) }, nil
-	case <-ctx.Done():
-		k.leave(key, l)
-		return nil, ctx.Err()
-	}
+	return l
 }
 
 func (k *keyLocks) leave(key string, l *keyLock) {

@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
+	"strconv"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/ovs"
 )
@@ -22,63 +24,52 @@ func (a *Agent) adopt(ctx context.Context) error {
 		if p.Kind != ovs.KindEndpoint {
 			continue
 		}
-		l, err := localOf(p)
-		if err != nil {
-			a.Logger.Error("a port is left alone", "port", p.Name, "err", err)
-			continue
+		if l, err := localOf(p); err == nil { // the others are reported by every pass of converge
+			a.table.put(l)
 		}
-		a.table.put(l)
 	}
 	return nil
 }
 
 // localOf reads an endpoint from the external_ids of its port.
 func localOf(p ovs.Port) (local, error) {
+	id := p.IDs[idEndpoint]
 	ip, err := netip.ParseAddr(p.IDs[idIP])
-	if err != nil {
-		return local{}, fmt.Errorf("port %q: address: %w", p.Name, err)
-	}
-	if err := api.CheckEndpointID(p.IDs[idEndpoint]); err != nil {
-		return local{}, fmt.Errorf("port %q: %w", p.Name, err)
-	}
-	if !ip.Is4() || p.IDs[idMAC] != macOf(ip) || p.IDs[idNetwork] == "" {
+	switch {
+	case err != nil || !ip.Is4() || p.IDs[idMAC] != macOf(ip) || api.CheckNetworkName(p.IDs[idNetwork]) != nil:
 		return local{}, fmt.Errorf("port %q: its external_ids name no endpoint", p.Name)
+	case api.CheckEndpointID(id) != nil || p.Name != link.HostName(id):
+		return local{}, fmt.Errorf("port %q: it is not the port of endpoint %.80q, which its external_ids name", p.Name, id)
 	}
 	return local{
-		Network: p.IDs[idNetwork], Port: p.Name, OFPort: p.OFPort,
+		Network: p.IDs[idNetwork], Port: p.Name, OFPort: max(p.OFPort, 0), NetNS: p.IDs[idNetNS],
 		endpoint: endpoint{
-			ID: p.IDs[idEndpoint], ContainerName: p.IDs[idName], IP: ip, MAC: p.IDs[idMAC],
+			ID: id, ContainerName: p.IDs[idName], IP: ip, MAC: p.IDs[idMAC],
 			IfName: p.IDs[idIfName], Source: api.Source(p.IDs[idSource]), Attached: true,
 		},
 	}, nil
 }
 
-// load joins what the store knows of this host's endpoints to what the bridge
-// has. It runs once, as soon as the store answers, before anything new is attached.
-func (a *Agent) load(ctx context.Context) error {
-	entries, err := a.Store.List(ctx, network.EndpointsPrefix)
-	if err != nil {
-		return fmt.Errorf("read the endpoints of this host: %w", err)
+// recordOfGateway reads a network from the external_ids of its gateway's port.
+func recordOfGateway(p ovs.Port) (network.Record, bool) {
+	subnet, err := api.ParseSubnet(p.IDs[idSubnet])
+	gateway, gwErr := netip.ParseAddr(p.IDs[idGateway])
+	vni, vniErr := strconv.ParseUint(p.IDs[idVNI], 10, 24) // RFC 7348: 24 bits
+	if errors.Join(err, gwErr, vniErr) != nil || !subnet.Contains(gateway) || vni == 0 || p.Name != link.GatewayName(p.IDs[idNetwork]) {
+		return network.Record{}, false
 	}
-	for _, e := range entries {
-		netID, hostID, list, err := decodeEndpoints(e)
-		if hostID != a.self.ID {
-			continue
-		}
-		if err != nil {
-			return err // it is our own: writing over it would lose addresses
-		}
-		for _, ep := range list {
-			if _, ok := a.table.get(ep.ID); ok {
-				continue
-			}
-			l := local{endpoint: ep, Network: netID}
-			// Attached, and no port: the host was restarted, or it died while we
-			// were away. What connect attached ends with its interface.
-			l.Releasing = ep.Attached && ep.Source == api.SourceConnect
-			l.Attached = false
-			a.table.put(l)
-		}
+	return network.Record{ID: p.IDs[idNetwork], Subnet: subnet, Gateway: gateway, VLAN: p.VLAN, VNI: uint32(vni)}, true
+}
+
+// load joins what the store knows of this host's endpoints to what the bridge
+// has, as soon as the store answers and before anything new is attached. Until
+// it has succeeded nothing is deleted, and no flow is touched.
+func (a *Agent) load(ctx context.Context, ports []ovs.Port) error {
+	if err := a.loadLists(ctx); err != nil {
+		return err
+	}
+	if err := a.adoptNetworks(ctx, ports); err != nil {
+		return err
 	}
 	if err := a.claim(ctx); err != nil {
 		return err
@@ -90,39 +81,86 @@ func (a *Agent) load(ctx context.Context) error {
 	return nil
 }
 
-// claim makes the addresses of this host's endpoints and the owners in the
-// store agree: what was left half done by a crash is given back, and an
-// attached endpoint that the store has lost gets its address again.
-func (a *Agent) claim(ctx context.Context) error {
-	entries, err := a.Store.List(ctx, network.NetworksPrefix)
+// loadLists takes up the endpoints that the store has of this host and the
+// table has not. A list that cannot be read is left alone: its network is
+// blocked, and looked at again later.
+func (a *Agent) loadLists(ctx context.Context) error {
+	entries, err := a.Store.List(ctx, network.EndpointsPrefix)
 	if err != nil {
-		return fmt.Errorf("read the networks: %w", err)
+		return fmt.Errorf("read the endpoints of this host: %w", err)
 	}
+	blocked := map[string]bool{}
 	for _, e := range entries {
-		r, err := network.Decode(e)
+		netID, hostID, list, err := decodeEndpoints(e)
+		if hostID != a.id {
+			continue
+		}
 		if err != nil {
+			blocked[netID] = true
 			continue // the view reports it
 		}
-		a.view.putNetwork(r)
-		allocations, err := a.Addresses.List(ctx, r.Subnet)
+		for _, ep := range list {
+			err := a.locked(ctx, link.HostName(ep.ID), func(context.Context) error { return a.takeUp(ep, netID) })
+			if err != nil {
+				return err
+			}
+		}
+	}
+	a.mu.Lock()
+	a.blocked = blocked
+	a.mu.Unlock()
+	return nil
+}
+
+// takeUp puts an endpoint from the store into the table. Attached, and no port:
+// the host was restarted, or the endpoint's end came while we were away; what
+// connect attached ends with its interface. If the interface lives, only the
+// switch has lost its port.
+func (a *Agent) takeUp(ep endpoint, netID string) error {
+	if _, ok := a.table.get(ep.ID); ok {
+		return nil
+	}
+	l := local{endpoint: ep, Network: netID}
+	if ep.Attached {
+		s, err := a.Links.Inspect(link.HostName(ep.ID))
 		if err != nil {
-			return fmt.Errorf("read the addresses of network %q: %w", r.ID, err)
+			return err
 		}
-		for _, al := range allocations {
-			host, id, _ := strings.Cut(al.Owner, "/")
-			l, ok := a.table.get(id)
-			if host != a.self.ID || (ok && l.Network == r.ID && l.IP == al.Addr) {
-				continue
-			}
-			if err := a.Addresses.Release(ctx, pool(r), al.Owner); err != nil {
-				return fmt.Errorf("give back %s of network %q: %w", al.Addr, r.ID, err)
-			}
-			a.Logger.Info("an address without an endpoint was given back", "network", r.ID, "ip", al.Addr, "endpoint", id)
+		if l.Attached = s.Exists && s.PeerMoved; l.Attached {
+			l.Port = link.HostName(ep.ID)
 		}
-		for _, l := range a.table.on(r.ID) {
-			if err := a.Addresses.AllocateAddr(ctx, pool(r), l.IP, a.owner(l.ID)); err != nil {
-				a.Logger.Error("the address of an endpoint is not its own", "network", r.ID, "endpoint", l.ID, "ip", l.IP, "err", err)
+		l.Releasing = !l.Attached && ep.Source == api.SourceConnect
+	}
+	a.table.put(l)
+	return nil
+}
+
+// adoptNetworks counts the endpoints of an earlier life in on their networks,
+// so that the flows of all of them are known before the first is changed. A
+// network that the store has lost is known from its gateway's port.
+func (a *Agent) adoptNetworks(ctx context.Context, ports []ovs.Port) error {
+	gateways := map[string]ovs.Port{}
+	for _, p := range ports {
+		if p.Kind == ovs.KindGateway {
+			gateways[p.IDs[idNetwork]] = p
+		}
+	}
+	for _, l := range a.table.all() {
+		if !l.Attached {
+			continue
+		}
+		r, err := a.recordOf(ctx, l.Network)
+		if away(err) {
+			return err
+		}
+		if err != nil { // none, or one that cannot be read
+			var ok bool
+			if r, ok = recordOfGateway(gateways[l.Network]); !ok {
+				continue // convergeGateways reports it
 			}
+		}
+		if a.segments.enter(r, l.ID) == 0 && gateways[r.ID].OFPort > 0 {
+			a.segments.setPort(r.ID, gateways[r.ID].OFPort)
 		}
 	}
 	return nil

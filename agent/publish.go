@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
@@ -12,16 +13,17 @@ import (
 )
 
 // publisher writes this host's list of endpoints on one network. Only its
-// coalescer's run touches the fields, one run at a time.
+// coalescer's run touches what is known, one run at a time.
 type publisher struct {
 	runs    *coalescer
-	known   bool   // version and value are what the store has
-	version uint64 // 0: the key is absent
+	recheck atomic.Bool // what is known may not be true any more
+	known   bool        // version and value are what the store has
+	version uint64      // 0: the key is absent
 	value   []byte
 }
 
-// publishTries bounds how often a publish begins anew after the key was
-// changed by another. Nobody else should write it at all.
+// publishTries bounds how often a publish begins anew after the key, or the
+// record of its network, was changed by another.
 const publishTries = 4
 
 // publish makes this host's list on a network in the store what the table says.
@@ -30,49 +32,56 @@ func (a *Agent) publish(ctx context.Context, networkID string) error {
 	p := a.publishers[networkID]
 	if p == nil {
 		p = &publisher{}
-		p.runs = newCoalescer(applyTimeout, func(ctx context.Context) error { return a.write(ctx, networkID, p) })
+		p.runs = newCoalescer(a.errands, applyTimeout, func(ctx context.Context) error { return a.write(ctx, networkID, p) })
 		a.publishers[networkID] = p
 	}
 	a.pubMu.Unlock()
 	return p.runs.Do(ctx)
 }
 
+// write tries until nobody was in between. Whatever fails makes the next try
+// read first.
 func (a *Agent) write(ctx context.Context, networkID string, p *publisher) error {
+	if p.recheck.Swap(false) {
+		p.known = false
+	}
 	var err error
-	for range publishTries {
-		if err = a.writeOnce(ctx, networkID, p); err == nil {
+	for try := range publishTries {
+		if err = a.writeOnce(ctx, networkID, p, try > 0); err == nil {
 			return nil
 		}
 		p.known = false
 		if !errors.Is(err, state.ErrConflict) {
 			break
 		}
-		if p.version == 0 {
-			// The network's record is not as the view has it: look at it, so
-			// that the next try knows, or the caller hears that it is gone.
-			r, nerr := a.Catalog.Get(ctx, networkID)
-			if nerr != nil {
-				return nerr
-			}
-			a.view.putNetwork(r)
-		}
+	}
+	if _, said := errors.AsType[*api.Error](err); said || errors.Is(err, network.ErrNotFound) {
+		return err
 	}
 	return fmt.Errorf("publish the endpoints on network %q: %w", networkID, err)
 }
 
-func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher) error {
-	key := network.EndpointsKey(networkID, a.self.ID)
+// writeOnce writes the list if the store has another. lost says that the last
+// try met a change by somebody else.
+func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, lost bool) error {
+	key := network.EndpointsKey(networkID, a.id)
 	if !p.known {
 		e, err := a.Store.Get(ctx, key)
 		if err != nil && !errors.Is(err, state.ErrNotFound) {
 			return err
 		}
+		if e.Version != 0 {
+			if _, _, _, err := decodeEndpoints(e); err != nil { // it is left alone, as all such values are
+				return &api.Error{Code: api.CodeUnavailable, Message: oneLine(err.Error()), Cause: err}
+			}
+		}
 		p.known, p.version, p.value = true, e.Version, e.Value
 	}
+	var locals []local
 	var list []endpoint
 	for _, l := range a.table.on(networkID) {
 		if !l.Releasing {
-			list = append(list, l.endpoint)
+			locals, list = append(locals, l), append(list, l.endpoint)
 		}
 	}
 	if len(list) == 0 {
@@ -82,36 +91,50 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher) e
 	if err != nil {
 		return err
 	}
-	if p.version != 0 && bytes.Equal(value, p.value) {
+	switch {
+	case p.version == 0:
+		return a.publishFirst(ctx, networkID, locals, state.Op{Kind: state.OpCAS, Key: key, Value: value}, p, lost)
+	case bytes.Equal(value, p.value):
 		return nil
 	}
-	if p.version == 0 {
-		return a.publishFirst(ctx, networkID, key, value, p)
+	version, err := a.Store.CompareAndSet(ctx, key, value, p.version)
+	if err != nil {
+		return err
 	}
-	p.version, err = a.Store.CompareAndSet(ctx, key, value, p.version)
-	p.value = value
-	return err
+	p.version, p.value = version, value
+	return nil
 }
 
 // publishFirst makes the list, provided the network is there and is not being
 // deleted: from then on it cannot be.
-func (a *Agent) publishFirst(ctx context.Context, networkID, key string, value []byte, p *publisher) error {
+func (a *Agent) publishFirst(ctx context.Context, networkID string, locals []local, put state.Op, p *publisher, lost bool) error {
 	r, ok := a.view.network(networkID)
-	if !ok {
-		return api.Errorf(api.CodeNotFound, "network %q was deleted meanwhile", networkID)
+	if !ok || lost {
+		// The view may be behind: the caller hears that the network is gone
+		// only when it is.
+		var err error
+		if r, err = a.Catalog.Get(ctx, networkID); err != nil {
+			return err
+		}
+		a.view.putNetwork(r)
 	}
-	for _, l := range a.table.on(networkID) {
-		if !l.Releasing && !r.Subnet.Contains(l.IP) {
+	for _, l := range locals {
+		if !r.Subnet.Contains(l.IP) {
 			// The network went and came again, with another subnet, since the
 			// address was taken.
 			return api.Errorf(api.CodeNotFound, "network %q was deleted meanwhile, and made anew with subnet %s; try again", networkID, r.Subnet)
 		}
+		if l.version == r.Version {
+			continue
+		}
+		// It may have gone and come again with the same subnet: then the
+		// address went with it, and another may have it.
+		if err := a.Addresses.AllocateAddr(ctx, pool(r), l.IP, a.owner(l.ID)); err != nil {
+			return a.explainAddress(err, r)
+		}
 	}
 	p.known = false // a transaction does not tell the new version
-	return a.Store.Txn(ctx, []state.Op{
-		{Kind: state.OpCheck, Key: network.NetworksPrefix + networkID, Version: r.Version},
-		{Kind: state.OpCAS, Key: key, Value: value},
-	})
+	return a.Store.Txn(ctx, []state.Op{{Kind: state.OpCheck, Key: network.Key(networkID), Version: r.Version}, put})
 }
 
 // unpublish removes an empty list, so that the network can be deleted.
@@ -119,7 +142,9 @@ func (a *Agent) unpublish(ctx context.Context, key string, p *publisher) error {
 	if p.version == 0 {
 		return nil
 	}
-	err := a.Store.Delete(ctx, key, p.version)
+	if err := a.Store.Delete(ctx, key, p.version); err != nil {
+		return err
+	}
 	p.version, p.value = 0, nil
-	return err
+	return nil
 }

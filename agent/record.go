@@ -3,7 +3,9 @@ package agent
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -38,29 +40,45 @@ func encodeEndpoints(list []endpoint) ([]byte, error) {
 	return json.Marshal(endpointList{Version: listVersion, Endpoints: list})
 }
 
-// decodeEndpoints reads one host's list and says whose it is.
+// decodeEndpoints reads one host's list strictly, and says whose it is also
+// when it cannot be read. A key that names no list gives neither.
 func decodeEndpoints(e state.Entry) (networkID, hostID string, list []endpoint, err error) {
 	networkID, hostID, ok := strings.Cut(strings.TrimPrefix(e.Key, network.EndpointsPrefix), "/")
 	if !ok || networkID == "" || hostID == "" || strings.Contains(hostID, "/") {
-		return "", "", nil, fmt.Errorf("key %q is not one of a list of endpoints", e.Key)
+		return "", "", nil, fmt.Errorf("key %q is not one of a list of endpoints; delete it", e.Key)
 	}
+	if list, err = decodeList(e.Value); err != nil {
+		return networkID, hostID, nil, fmt.Errorf("endpoints in key %q cannot be decoded (%w); mend them or delete the key", e.Key, err)
+	}
+	return networkID, hostID, list, nil
+}
+
+func decodeList(value []byte) ([]endpoint, error) {
 	var l endpointList
-	dec := json.NewDecoder(bytes.NewReader(e.Value))
+	dec := json.NewDecoder(bytes.NewReader(value))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&l); err != nil {
-		return "", "", nil, fmt.Errorf("endpoints in %q: %w", e.Key, err)
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the value")
 	}
 	if l.Version != listVersion {
-		return "", "", nil, fmt.Errorf("endpoints in %q have layout %d, this agent knows %d", e.Key, l.Version, listVersion)
+		return nil, fmt.Errorf("layout version %d is not %d", l.Version, listVersion)
 	}
+	ids := make(map[string]bool, len(l.Endpoints))
 	for _, ep := range l.Endpoints {
 		// The MAC follows from the address, so a list cannot make a host
 		// program an address that belongs to something else on the bridge.
-		if !ep.IP.Is4() || ep.MAC != macOf(ep.IP) || api.CheckEndpointID(ep.ID) != nil {
-			return "", "", nil, fmt.Errorf("endpoints in %q: %q with address %q and MAC %q is none", e.Key, ep.ID, ep.IP, ep.MAC)
+		if !ep.IP.Is4() || ep.MAC != macOf(ep.IP) || ids[ep.ID] {
+			return nil, fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
 		}
+		if err := errors.Join(api.CheckEndpointID(ep.ID), api.CheckContainerName(ep.ContainerName)); err != nil {
+			return nil, err
+		}
+		ids[ep.ID] = true
 	}
-	return networkID, hostID, l.Endpoints, nil
+	return l.Endpoints, nil
 }
 
 // macOf is the MAC address of an IPv4 endpoint: locally administered, and the

@@ -1,13 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
-	"github.com/socketplane/socketplane/agent/state"
 )
 
 // want is what Reserve and Attach both ask for.
@@ -56,7 +55,7 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 	if err := a.checkLoaded(); err != nil {
 		return api.Endpoint{}, err
 	}
-	unlock, err := a.ids.Lock(ctx, w.id)
+	unlock, err := a.lockID(ctx, w.id)
 	if err != nil {
 		return api.Endpoint{}, err
 	}
@@ -67,37 +66,43 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 		return api.Endpoint{}, translate(err)
 	}
 	if err := a.publish(ctx, l.Network); err != nil {
-		return api.Endpoint{}, translate(undo.run(ctx, err))
+		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
-	a.joinSoon(ctx, r, l.ID)
+	a.joinSoon(r, l.ID)
 	return a.shown(l, r), nil
 }
 
 // reserve finds the endpoint, or makes it with an address of its own. It is
-// not published yet. The caller holds the lock on the id; undo takes back what
-// was made here, nothing if the endpoint was there before.
+// not published yet. The caller holds the lock on the endpoint; undo takes back
+// what was made here, nothing if the endpoint was there before.
 func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record, undo undoStack, err error) {
-	if old, ok := a.table.get(w.id); ok && !old.Releasing {
+	old, ok := a.table.get(w.id)
+	if ok && !old.Releasing {
 		if err := same(old, w); err != nil {
 			return local{}, r, nil, err
 		}
-		r, err = a.findNetwork(ctx, old.Network)
+		r, err = a.recordOf(ctx, old.Network)
 		return old, r, nil, err
 	}
 	if w.network == "" {
 		return local{}, r, nil, api.Errorf(api.CodeNotFound,
 			"container %q holds no address on this host; create it with: socketplane run", w.id)
 	}
+	if ok { // what it was is not given back yet, and may be on another network
+		if err := a.release(ctx, old); err != nil {
+			return local{}, r, nil, err
+		}
+	}
 	if r, err = a.findNetwork(ctx, w.network); err != nil {
 		return local{}, r, nil, err
 	}
-	l = local{Network: r.ID, endpoint: endpoint{
-		ID: w.id, ContainerName: w.name, IfName: w.ifname, Source: w.source,
+	l = local{Network: r.ID, pool: pool(r), version: r.Version, endpoint: endpoint{
+		ID: w.id, ContainerName: w.name, IfName: w.ifname, Source: cmp.Or(w.source, api.SourceConnect),
 	}}
 	if l.IP, err = a.allocate(ctx, r, w); err != nil {
-		if errors.Is(err, state.ErrUnavailable) || ctx.Err() != nil {
+		if away(err) || ctx.Err() != nil {
 			// The write may have been applied all the same.
-			l.Releasing = true
+			l.IP, l.Releasing = netip.Addr{}, true
 			a.table.put(l)
 			signal(a.kick)
 		}
@@ -105,32 +110,26 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	}
 	l.MAC = macOf(l.IP)
 	a.table.put(l)
-	undo.push(func(ctx context.Context) error { return a.unreserve(ctx, r, w.id) })
+	undo.push(func(ctx context.Context) error { return a.unreserve(ctx, w.id) })
 	return l, r, undo, nil
 }
 
-// unreserve takes back what reserve made, the address last: nobody may be given
-// it while others still hear that it is ours. When the store is away the
-// endpoint stays marked, and the converge loop finishes the job.
-func (a *Agent) unreserve(ctx context.Context, r network.Record, id string) error {
+// unreserve takes back what reserve made. When the store is away the endpoint
+// stays marked, and the converge loop finishes the job.
+func (a *Agent) unreserve(ctx context.Context, id string) error {
 	l, ok := a.table.get(id)
 	if !ok {
 		return nil
 	}
 	l.Releasing = true
 	a.table.put(l)
-	err := a.publish(ctx, r.ID)
-	if err == nil {
-		err = a.Addresses.Release(ctx, pool(r), a.owner(id))
+	if l.Dirty {
+		return nil // nobody may be given the address yet; what keeps it was told already
 	}
-	switch {
-	case err == nil:
-		a.table.remove(id)
-	case errors.Is(err, state.ErrUnavailable):
-		signal(a.kick)
-		return nil
+	if err := a.giveBack(ctx, l); err != nil && !away(err) {
+		return err
 	}
-	return err
+	return nil
 }
 
 func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.Addr, error) {
@@ -144,6 +143,11 @@ func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.A
 	return ip, a.Addresses.AllocateAddr(ctx, pool(r), ip, a.owner(w.id))
 }
 
+// who is behind an endpoint, for people.
+var who = map[api.Source]string{
+	api.SourceDocker: "`socketplane run`", api.SourceConnect: "`socketplane connect`",
+}
+
 // same says whether w asks for what the endpoint already is.
 func same(l local, w want) error {
 	if w.network != "" && w.network != l.Network {
@@ -152,7 +156,22 @@ func same(l local, w want) error {
 	if w.ip != "" && w.ip != l.IP.String() {
 		return api.Errorf(api.CodeConflict, "%q has address %s already; disconnect it first, or use another id", l.ID, l.IP)
 	}
+	if w.source != "" && l.Source != "" && w.source != l.Source {
+		return api.Errorf(api.CodeConflict, "%q was made by %s; use another id", l.ID, who[l.Source])
+	}
 	return nil
+}
+
+// recordOf gives the network of an endpoint that is there: also one that
+// somebody tries to delete, or that the store has lost.
+func (a *Agent) recordOf(ctx context.Context, id string) (network.Record, error) {
+	if r, ok := a.view.record(id); ok {
+		return r, nil
+	}
+	if r, ok := a.segments.record(id); ok {
+		return r, nil
+	}
+	return a.findNetwork(ctx, id)
 }
 
 // findNetwork looks a network up in what the watch has shown, and in the store

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -26,6 +25,9 @@ const (
 	// cluster nothing to speak of, in a large one a reading is dear.
 	watchPause  = time.Second
 	watchFactor = 2
+	// errandGrace is how long the end waits for what callers have left to us,
+	// such as a detach.
+	errandGrace = 5 * time.Second
 )
 
 // Run keeps the host as it should be until ctx ends. It returns an error only
@@ -41,7 +43,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.ensureDefault(ctx) })
 	g.Go(func() error { return a.convergeLoop(ctx) })
-	return g.Wait()
+	err := g.Wait()
+	a.errands.finish(errandGrace)
+	return err
 }
 
 // watch reads one part of the store whole, each time it changes.
@@ -79,8 +83,12 @@ func (a *Agent) watch(ctx context.Context, part string) error {
 func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 	start := time.Now()
 	first := !a.view.complete()
-	for _, err := range a.view.set(part, snap) {
+	gone, errs := a.view.set(part, snap)
+	for _, err := range errs {
 		a.Logger.Error("a value of the store is left alone", "part", part, "err", err)
+	}
+	for _, subnet := range gone {
+		a.Addresses.Forget(subnet)
 	}
 	if first || part != partEndpoints {
 		signal(a.kick)
@@ -95,14 +103,16 @@ func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 
 // ensureDefault makes the network that a container joins when none is named.
 func (a *Agent) ensureDefault(ctx context.Context) error {
+	var last string
 	for ctx.Err() == nil {
 		r, err := a.Catalog.EnsureDefault(ctx)
 		if err == nil {
 			a.view.putNetwork(r)
 			return nil
 		}
-		if !errors.Is(err, state.ErrUnavailable) && ctx.Err() == nil {
+		if text := err.Error(); !away(err) && ctx.Err() == nil && text != last {
 			a.Logger.Error("the default network cannot be made; trying on", "err", err)
+			last = text
 		}
 		sleep(ctx, retryWatch)
 	}
@@ -112,46 +122,49 @@ func (a *Agent) ensureDefault(ctx context.Context) error {
 // convergeLoop runs converge whenever something says that it may be needed.
 func (a *Agent) convergeLoop(ctx context.Context) error {
 	compare := true
+	var compared time.Time // when last
 	var last string
 	for ctx.Err() == nil {
+		if compare {
+			compared = time.Now()
+		}
 		err := a.converge(ctx, compare)
 		if ctx.Err() != nil {
 			break
 		}
 		a.report(err, &last)
-		wait := slowTimer
-		if err != nil {
+		wait, kick := slowTimer, a.kick
+		if a.busy.Swap(false) {
 			wait = retryConverge
 		}
-		compare = a.await(ctx, wait)
+		if err != nil {
+			wait, kick = retryConverge, nil // what fails calls for another pass itself, at once
+		}
+		compare = a.await(ctx, wait, kick, compared.Add(slowTimer))
 	}
 	return nil
 }
 
 // await waits for a reason to converge and says whether the flows themselves
-// must be compared: after the switch lost its state, and on the slow timer.
-func (a *Agent) await(ctx context.Context, d time.Duration) (compare bool) {
+// must be compared: after the switch lost its state, and once it is due.
+func (a *Agent) await(ctx context.Context, d time.Duration, kick <-chan struct{}, due time.Time) (compare bool) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-a.kick:
-		return false
+	case <-kick:
 	case <-a.Switch.Changed():
 		a.forgetful.Store(true)
 		return true
 	case <-t.C:
-		return true
 	}
+	return !time.Now().Before(due)
 }
 
 // report keeps what a pass said for Status and logs it when it is news.
 func (a *Agent) report(err error, last *string) {
-	var problems []string
-	if err != nil {
-		problems = strings.Split(err.Error(), "\n")
-	}
+	problems := sentences(err)
 	complete := a.view.complete() && a.isLoaded()
 	if err == nil && !complete {
 		problems = []string{"the state has not been read yet: " + a.Store.String() + " has not answered"}

@@ -2,12 +2,15 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
@@ -29,7 +32,17 @@ type segments struct {
 	locks keyLocks
 	mu    sync.Mutex
 	byID  map[string]*segment
+
+	keepers int // made so far
 }
+
+// keeperPrefix begins the names of keepers, see linger.
+const keeperPrefix = "/"
+
+// lingerTime is how long a network stays ready on a host after its last
+// container there has ended: containers often follow one another, and a
+// gateway that comes and goes costs more than they do.
+const lingerTime = 2 * time.Second
 
 func newSegments() *segments { return &segments{byID: map[string]*segment{}} }
 
@@ -42,21 +55,48 @@ func (s *segments) enter(r network.Record, user string) int {
 		seg = &segment{record: r, users: map[string]bool{}}
 		s.byID[r.ID] = seg
 	}
+	if was := seg.record; was.Subnet != r.Subnet || was.Gateway != r.Gateway || was.VLAN != r.VLAN || was.VNI != r.VNI {
+		seg.ofport = 0 // another network of that name: its gateway has to be made first
+	}
 	seg.record = r
 	seg.users[user] = true
 	return seg.ofport
 }
 
-// exit counts user out and says whether the network has no user any more.
-func (s *segments) exit(networkID, user string) (empty bool) {
+// exit counts user out, if it was counted in, and says whether it was the last:
+// then the segment is gone at once, so that who enters next begins anew.
+func (s *segments) exit(networkID, user string) (last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seg := s.byID[networkID]
-	if seg == nil {
-		return true
+	if seg == nil || !seg.users[user] {
+		return false
 	}
 	delete(seg.users, user)
-	return len(seg.users) == 0
+	if len(seg.users) > 0 {
+		return false
+	}
+	delete(s.byID, networkID)
+	return true
+}
+
+// linger counts user out like exit, but has a keeper stay in its place when it
+// was the last: then it gives the keeper's name, which no endpoint can have.
+func (s *segments) linger(networkID, user string) (keeper string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seg := s.byID[networkID]
+	if seg == nil || !seg.users[user] {
+		return ""
+	}
+	delete(seg.users, user)
+	if len(seg.users) > 0 {
+		return ""
+	}
+	s.keepers++
+	keeper = keeperPrefix + strconv.Itoa(s.keepers)
+	seg.users[keeper] = true
+	return keeper
 }
 
 // users lists who is counted in, by network.
@@ -88,10 +128,14 @@ func (s *segments) port(networkID string) int {
 	return 0
 }
 
-func (s *segments) drop(networkID string) {
+// record is the network as it is used here.
+func (s *segments) record(networkID string) (network.Record, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.byID, networkID)
+	if seg := s.byID[networkID]; seg != nil {
+		return seg.record, true
+	}
+	return network.Record{}, false
 }
 
 // used says whether anybody on this host is on the network.
@@ -125,18 +169,16 @@ func (a *Agent) join(ctx context.Context, r network.Record, user string) error {
 
 // joinSoon counts user in and makes the network ready behind the caller's back,
 // for a container that will be attached in a moment.
-func (a *Agent) joinSoon(ctx context.Context, r network.Record, user string) {
+func (a *Agent) joinSoon(r network.Record, user string) {
 	if a.segments.enter(r, user) != 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	go func() {
-		defer cancel()
+	a.errands.run(undoTimeout, func(ctx context.Context) {
 		if err := a.prepare(ctx, r); err != nil {
 			// The attach tries again and tells its caller.
 			a.Logger.Warn("network is not ready yet", "network", r.ID, "err", err)
 		}
-	}()
+	})
 }
 
 // prepare makes a network work here, unless all its users have left meanwhile.
@@ -152,69 +194,111 @@ func (a *Agent) prepare(ctx context.Context, r network.Record) error {
 	if err := a.loadEndpoints(ctx, r.ID); err != nil {
 		return err
 	}
-	return a.ensureGateway(ctx, r)
+	ofport, err := a.ensureGateway(ctx, r)
+	if err == nil {
+		err = a.nat.Do(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	a.segments.setPort(r.ID, ofport)
+	return nil
 }
 
+// listPatience is how long the first user of a network waits for the store.
+const listPatience = 3 * time.Second
+
 // loadEndpoints reads a network's endpoints from the store, so that its first
-// user here reaches all of them at once. The watch may be a moment behind.
+// user here reaches all of them at once: the watch may be a moment behind. With
+// the store away, what the watch has shown must do.
 func (a *Agent) loadEndpoints(ctx context.Context, networkID string) error {
-	entries, err := a.Store.List(ctx, network.EndpointsPrefix+networkID+"/")
+	reading, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
+	entries, err := a.Store.List(reading, network.EndpointsPrefix+networkID+"/")
+	if away(err) && ctx.Err() == nil {
+		a.Logger.Warn("the endpoints of a network are those known before", "network", networkID, "err", err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("read the endpoints of network %q: %w", networkID, err)
 	}
-	for _, err := range a.view.putLists(networkID, entries) {
+	for _, err := range a.view.putLists(entries) {
 		a.Logger.Error("a list of endpoints is left alone", "network", networkID, "err", err)
 	}
 	return nil
 }
 
-// ensureGateway makes the network's gateway on this host, or mends it. The
-// caller holds the network's lock.
-func (a *Agent) ensureGateway(ctx context.Context, r network.Record) error {
+// ensureGateway makes the network's gateway port on this host, or mends it, and
+// gives its OpenFlow number. The caller holds the network's lock, and sees to
+// the packet filter.
+func (a *Agent) ensureGateway(ctx context.Context, r network.Record) (int, error) {
 	self := a.host()
 	name, mac, mtu := link.GatewayName(r.ID), macOf(r.Gateway), a.view.mtu(self)
 	ofport, err := a.Switch.AddPort(ctx, ovs.Port{
 		Name: name, Kind: ovs.KindGateway, VLAN: r.VLAN, MAC: mac, MTU: mtu,
-		IDs: map[string]string{idNetwork: r.ID},
+		IDs: map[string]string{
+			idNetwork: r.ID, idSubnet: r.Subnet.String(), idGateway: r.Gateway.String(), idVNI: strconv.FormatUint(uint64(r.VNI), 10),
+		},
 	})
-	if err != nil {
-		return fmt.Errorf("gateway of network %q: %w", r.ID, err)
+	if err == nil {
+		err = a.Links.EnsureGateway(ctx, link.Gateway{
+			Name: name, MAC: mac, MTU: mtu, Source: self.VTEP, Userspace: a.userspace(),
+			Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()),
+		})
 	}
-	err = a.Links.EnsureGateway(ctx, link.Gateway{
-		Name: name, MAC: mac, MTU: mtu, Source: self.VTEP, Userspace: a.userspace(),
-		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()),
-	})
 	if err != nil {
-		return fmt.Errorf("gateway of network %q: %w", r.ID, err)
+		return 0, fmt.Errorf("gateway of network %q: %w", r.ID, err)
 	}
-	a.segments.setPort(r.ID, ofport)
-	return a.setNAT(ctx)
+	return ofport, nil
 }
 
 // leave counts user out of a network and takes the gateway away behind the last.
 func (a *Agent) leave(ctx context.Context, networkID, user string) error {
+	if !a.segments.exit(networkID, user) {
+		return nil
+	}
 	unlock, err := a.segments.locks.Lock(ctx, networkID)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if !a.segments.exit(networkID, user) {
+	if a.segments.used(networkID) { // by one who came since
 		return nil
 	}
 	return a.dropGateway(ctx, networkID)
 }
 
-// dropGateway takes a network's gateway away. The caller holds the network's lock.
-func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
-	a.segments.drop(networkID)
-	if err := a.Switch.RemovePort(ctx, link.GatewayName(networkID)); err != nil {
-		return fmt.Errorf("gateway of network %q: %w", networkID, err)
+// leaveSoon counts user out of a network; should it be the last, the gateway
+// and the network's flows go a little later.
+func (a *Agent) leaveSoon(networkID, user string) {
+	keeper := a.segments.linger(networkID, user)
+	if keeper == "" {
+		return
 	}
-	return a.setNAT(ctx)
+	a.errands.run(a.linger+undoTimeout, func(ctx context.Context) {
+		a.errands.pause(ctx, a.linger)
+		if ctx.Err() != nil {
+			return // the agent ends; the next one takes the gateway away
+		}
+		if err := errors.Join(a.leave(ctx, networkID, keeper), a.forwarding.Do(ctx)); err != nil {
+			a.Logger.Warn("a network's gateway is not gone; trying on", "network", networkID, "err", err)
+			signal(a.kick)
+		}
+	})
 }
 
-// setNAT lets the networks that are used here out to the world, and keeps them apart.
-func (a *Agent) setNAT(ctx context.Context) error {
+// dropGateway takes a network's gateway away. The caller holds the network's lock.
+func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
+	err := a.Switch.RemovePort(ctx, link.GatewayName(networkID))
+	if err != nil {
+		err = fmt.Errorf("gateway of network %q: %w", networkID, err)
+	}
+	return errors.Join(err, a.nat.Do(ctx))
+}
+
+// applyNAT lets the networks that are used here out to the world, and keeps
+// them apart. It runs inside a.nat: who computed an older list never comes last.
+func (a *Agent) applyNAT(ctx context.Context) error {
 	var rules nat.Rules
 	for _, seg := range a.segments.list() {
 		rules.Networks = append(rules.Networks, nat.Network{

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -25,6 +26,9 @@ const (
 func (a *Agent) Status(context.Context) (api.Status, error) {
 	a.mu.Lock()
 	ready, problems, tunnels, self := a.ready, slices.Clone(a.problems), a.tunnels, a.self
+	for _, about := range slices.Sorted(maps.Keys(a.notes)) {
+		problems = append(problems, a.notes[about])
+	}
 	a.mu.Unlock()
 	s := api.Status{
 		Version: self.Version, PID: os.Getpid(), Ready: ready, Store: a.Store.String(), Bridge: a.Switch.Bridge(),
@@ -108,14 +112,16 @@ func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 		named := *use
 		named.Hosts = nil
 		for _, host := range use.Hosts {
-			named.Hosts = append(named.Hosts, a.view.hostName(host))
+			named.Hosts = append(named.Hosts, a.hostName(host))
 		}
 		return translate(&named)
 	}
 	if err != nil {
 		return translate(err)
 	}
-	a.view.dropNetwork(id)
+	if r, ok := a.view.dropNetwork(id); ok {
+		a.Addresses.Forget(r.Subnet)
+	}
 	a.Logger.Info("network deleted", "network", id)
 	return nil
 }
@@ -127,14 +133,15 @@ func (a *Agent) Endpoints(context.Context) ([]api.Endpoint, error) {
 	}
 	list := []api.Endpoint{}
 	for _, l := range a.table.all() {
-		r, _ := a.view.network(l.Network)
-		list = append(list, a.shown(l, r))
+		if !l.Releasing {
+			list = append(list, a.shown(l, a.recordHere(l.Network)))
+		}
 	}
 	return list, nil
 }
 
 // Endpoint implements api.Service.
-func (a *Agent) Endpoint(ctx context.Context, ref string) (api.Endpoint, error) {
+func (a *Agent) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
 	if err := a.checkLoaded(); err != nil {
 		return api.Endpoint{}, err
 	}
@@ -142,11 +149,17 @@ func (a *Agent) Endpoint(ctx context.Context, ref string) (api.Endpoint, error) 
 	if err != nil {
 		return api.Endpoint{}, err
 	}
-	r, err := a.findNetwork(ctx, l.Network)
-	if err != nil {
-		return api.Endpoint{}, translate(err)
+	return a.shown(l, a.recordHere(l.Network)), nil
+}
+
+// recordHere gives a network as this host knows it, without asking anybody; the
+// zero Record when it does not.
+func (a *Agent) recordHere(id string) network.Record {
+	r, ok := a.view.record(id)
+	if !ok {
+		r, _ = a.segments.record(id)
 	}
-	return a.shown(l, r), nil
+	return r
 }
 
 // awaitLoaded is checkLoaded for one who can wait a little.
@@ -170,8 +183,12 @@ func (a *Agent) checkLoaded() error {
 	if a.loaded {
 		return nil
 	}
+	why := a.Store.String() + " has not answered"
+	if a.view.complete() && len(a.problems) > 0 {
+		why = a.problems[0]
+	}
 	return api.Errorf(api.CodeUnavailable,
-		"the endpoints of this host are not known yet, since %s has not answered; see: socketplane agent status", a.Store.String())
+		"the endpoints of this host are not known yet, since %s; see: socketplane agent status", oneLine(why))
 }
 
 func (a *Agent) shownNetwork(r network.Record) api.Network {
@@ -182,9 +199,10 @@ func (a *Agent) shownNetwork(r network.Record) api.Network {
 
 func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 	self := a.host()
+	bits := max(r.Subnet.Bits(), 0) // -1: the network is not known
 	return api.Endpoint{
 		ID: l.ID, ContainerID: l.ID, ContainerName: l.ContainerName, Network: l.Network,
-		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: r.Subnet.Bits(), MTU: a.view.mtu(self),
+		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: bits, MTU: a.view.mtu(self),
 		Port: l.Port, Host: self.Name, Source: l.Source, Attached: l.Attached,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/ipam"
 )
 
 // local is an endpoint of this host. Values are replaced, never changed, so
@@ -15,11 +16,16 @@ type local struct {
 	Network   string
 	Port      string // OVS port; empty while not attached
 	OFPort    int    // 0 while not attached
+	NetNS     string // path of the namespace at the attach; it may mean another by now
 	Releasing bool   // its owner is gone, and the address must go back
+	Dirty     bool   // not attached, but something of the interface may be left
+
+	pool    ipam.Pool // where the address is from; zero: from the network as it is
+	version uint64    // of the network's record when the address was taken; 0: not known
 }
 
-// table is what this host has, by endpoint id. The lock on an id (keyLocks)
-// says who may change it; the mutex here only keeps the map whole.
+// table is what this host has, by endpoint id. The lock on an endpoint (see
+// Agent.names) says who may change it; the mutex here only keeps the map whole.
 type table struct {
 	mu   sync.Mutex
 	byID map[string]local
@@ -65,11 +71,14 @@ func (t *table) on(network string) []local {
 
 // find looks an endpoint up by id, container name, or a unique beginning of the id.
 func (t *table) find(ref string) (local, error) {
-	if l, ok := t.get(ref); ok {
+	if l, ok := t.get(ref); ok && !l.Releasing {
 		return l, nil
 	}
 	var found []local
 	for _, l := range t.all() {
+		if l.Releasing {
+			continue
+		}
 		if l.ContainerName == ref {
 			return l, nil
 		}

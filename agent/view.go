@@ -1,10 +1,12 @@
 package agent
 
 import (
-	"maps"
+	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/network"
@@ -19,17 +21,39 @@ const (
 	vxlanOverhead6 = 70
 )
 
+// peerGrace is how long a peer whose record has vanished keeps its tunnel. A
+// store that lost its keys is written anew by the hosts within seconds; a host
+// that was taken out for good is in no hurry.
+const peerGrace = time.Minute
+
+// freshFor bounds how long a reading of the view's own stands against the
+// snapshots of a watch that seem to be older.
+const freshFor = time.Minute
+
 // view is the cluster as the watches last showed it, decoded. Each snapshot
-// replaces its part whole.
+// replaces its part whole. Beside the watches, single values come from readings
+// that are newer than what the watch has shown; they last until it has caught
+// up. Which is newer, the version of a key and the index of a snapshot tell:
+// both stores count them alike.
 type view struct {
 	self string // this host's id
+	now  func() time.Time
 
 	mu        sync.Mutex
 	hosts     []cluster.Host
+	vanished  map[string]time.Time // peers in hosts without a record, since when
 	networks  map[string]network.Record
-	endpoints map[string]map[string][]endpoint // network -> host -> list, without ours
-	stale     map[string][]error               // what could not be decoded, by part
-	seen      map[string]bool                  // parts that have been read at least once
+	endpoints map[string]map[string]list // network -> host, without ours
+	index     map[string]uint64          // of the last snapshot, by part
+	fresh     map[string]time.Time       // keys whose value is from a reading of our own
+	stale     map[string][]error         // what could not be decoded, by part
+	seen      map[string]bool            // parts that have been read at least once
+}
+
+// list is one host's endpoints on one network.
+type list struct {
+	version   uint64 // of its key
+	endpoints []endpoint
 }
 
 // The parts of the view, each a prefix of the store.
@@ -41,50 +65,88 @@ const (
 
 func newView(self string) *view {
 	return &view{
-		self: self, networks: map[string]network.Record{}, endpoints: map[string]map[string][]endpoint{},
+		self: self, now: time.Now, vanished: map[string]time.Time{},
+		networks: map[string]network.Record{}, endpoints: map[string]map[string]list{},
+		index: map[string]uint64{}, fresh: map[string]time.Time{},
 		stale: map[string][]error{}, seen: map[string]bool{},
 	}
 }
 
 // set takes a snapshot of one part. A value that cannot be decoded is reported
 // and stops only what it describes: where an older reading of the same key is
-// known, that one stays in force.
-func (v *view) set(part string, snap state.Snapshot) []error {
+// known, that one stays in force. gone are the subnets that no network has any
+// more.
+func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, errs []error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var errs []error
 	switch part {
 	case partHosts:
 		v.hosts, errs = v.decodeHosts(snap.Entries)
 	case partNetworks:
-		v.networks, errs = v.decodeNetworks(snap.Entries)
+		gone, errs = v.setNetworks(snap)
 	case partEndpoints:
-		v.endpoints, errs = v.decodeLists(snap.Entries)
+		v.endpoints, errs = v.decodeLists(snap)
 	}
+	v.index[part] = snap.Index
 	v.seen[part], v.stale[part] = true, errs
-	return errs
+	return gone, errs
 }
 
+// decodeHosts keeps what is known of a host whose record cannot be decoded, and
+// for a while of one whose record is gone.
 func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 	hosts, errs := cluster.DecodeAll(entries)
-	known := map[string]bool{}
+	known, keys, vteps := map[string]bool{}, map[string]bool{}, map[netip.Addr]bool{}
 	for _, h := range hosts {
-		known[h.ID] = true
+		known[h.ID], vteps[h.VTEP] = true, true
 	}
 	for _, e := range entries {
-		id := strings.TrimPrefix(e.Key, cluster.HostsPrefix)
-		i := slices.IndexFunc(v.hosts, func(h cluster.Host) bool { return h.ID == id })
-		if !known[id] && i >= 0 {
-			hosts = append(hosts, v.hosts[i])
+		keys[strings.TrimPrefix(e.Key, cluster.HostsPrefix)] = true
+	}
+	for _, h := range v.hosts {
+		switch {
+		case known[h.ID]:
+			delete(v.vanished, h.ID)
+			continue
+		case keys[h.ID]: // it is there, and cannot be read
+			delete(v.vanished, h.ID)
+			hosts = append(hosts, h)
+			continue
+		case h.ID == v.self:
+			continue
 		}
+		since, ok := v.vanished[h.ID]
+		if !ok {
+			since = v.now()
+		}
+		if vteps[h.VTEP] || v.now().Sub(since) >= peerGrace { // another has taken its place
+			delete(v.vanished, h.ID)
+			continue
+		}
+		v.vanished[h.ID] = since
+		h.Alive = false
+		hosts = append(hosts, h)
 	}
 	return hosts, errs
 }
 
-func (v *view) decodeNetworks(entries []state.Entry) (map[string]network.Record, []error) {
+// expire forgets the peers whose grace is over.
+func (v *view) expire() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.hosts = slices.DeleteFunc(slices.Clone(v.hosts), func(h cluster.Host) bool {
+		since, ok := v.vanished[h.ID]
+		if !ok || v.now().Sub(since) < peerGrace {
+			return false
+		}
+		delete(v.vanished, h.ID)
+		return true
+	})
+}
+
+func (v *view) setNetworks(snap state.Snapshot) (gone []netip.Prefix, errs []error) {
 	records := map[string]network.Record{}
-	var errs []error
-	for _, e := range entries {
+	for _, e := range snap.Entries {
 		r, err := network.Decode(e)
 		if err != nil {
 			errs = append(errs, err)
@@ -96,26 +158,56 @@ func (v *view) decodeNetworks(entries []state.Entry) (map[string]network.Record,
 		}
 		records[r.ID] = r
 	}
-	return records, errs
+	for id, r := range v.networks {
+		if v.newer(network.Key(id), r.Version, snap.Index) {
+			records[id] = r
+		}
+	}
+	for id, r := range v.networks {
+		if records[id].Subnet != r.Subnet {
+			gone = append(gone, r.Subnet)
+		}
+	}
+	v.networks = records
+	return gone, errs
 }
 
-func (v *view) decodeLists(entries []state.Entry) (map[string]map[string][]endpoint, []error) {
-	lists := map[string]map[string][]endpoint{}
+// newer says whether a value that we have read ourselves is newer than a
+// snapshot. Once the watch has caught up it is forgotten where it came from.
+func (v *view) newer(key string, version, index uint64) bool {
+	since, ok := v.fresh[key]
+	if ok && version > index && v.now().Sub(since) < freshFor {
+		return true
+	}
+	delete(v.fresh, key)
+	return false
+}
+
+func (v *view) decodeLists(snap state.Snapshot) (map[string]map[string]list, []error) {
+	lists := map[string]map[string]list{}
+	put := func(netID, hostID string, l list) {
+		if lists[netID] == nil {
+			lists[netID] = map[string]list{}
+		}
+		lists[netID][hostID] = l
+	}
 	var errs []error
-	for _, e := range entries {
-		netID, hostID, list, err := decodeEndpoints(e)
+	for _, e := range snap.Entries {
+		netID, hostID, eps, err := decodeEndpoints(e)
 		if err != nil {
 			errs = append(errs, err)
-			netID, hostID, _ = strings.Cut(strings.TrimPrefix(e.Key, network.EndpointsPrefix), "/")
-			list = v.endpoints[netID][hostID]
+			eps = v.endpoints[netID][hostID].endpoints
 		}
-		if hostID == v.self {
-			continue
+		if hostID != "" && hostID != v.self {
+			put(netID, hostID, list{version: e.Version, endpoints: eps})
 		}
-		if lists[netID] == nil {
-			lists[netID] = map[string][]endpoint{}
+	}
+	for netID, hosts := range v.endpoints {
+		for hostID, l := range hosts {
+			if v.newer(network.EndpointsKey(netID, hostID), l.version, snap.Index) {
+				put(netID, hostID, l)
+			}
 		}
-		lists[netID][hostID] = list
 	}
 	return lists, errs
 }
@@ -128,11 +220,15 @@ func (v *view) complete() bool {
 	return v.seen[partHosts] && v.seen[partNetworks] && v.seen[partEndpoints]
 }
 
-// peers lists the other hosts.
+// peers lists the other hosts, sorted by name.
 func (v *view) peers() []cluster.Host {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(v.hosts), func(h cluster.Host) bool { return h.ID == v.self })
+	peers := slices.DeleteFunc(slices.Clone(v.hosts), func(h cluster.Host) bool { return h.ID == v.self })
+	slices.SortFunc(peers, func(a, b cluster.Host) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
+	})
+	return peers
 }
 
 // hostName gives a host's name for people; its id where no record tells.
@@ -154,9 +250,7 @@ func (v *view) mtu(self cluster.Host) int {
 	defer v.mu.Unlock()
 	least, overhead := self.MTU, vxlanOverhead
 	for _, h := range append(slices.Clone(v.hosts), self) {
-		if h.MTU > 0 {
-			least = min(least, h.MTU)
-		}
+		least = min(least, h.MTU)
 		if h.VTEP.Is6() {
 			overhead = vxlanOverhead6
 		}
@@ -164,40 +258,75 @@ func (v *view) mtu(self cluster.Host) int {
 	return least - overhead
 }
 
+// network gives a network that can be used; not one that is being deleted.
 func (v *view) network(id string) (network.Record, bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	r, ok := v.networks[id]
+	r, ok := v.record(id)
 	return r, ok && !r.Deleting
 }
 
+// record gives a network, also one that is being deleted.
+func (v *view) record(id string) (network.Record, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r, ok := v.networks[id]
+	return r, ok
+}
+
+// putNetwork takes a consistent reading of a network, unless the watch has
+// shown something newer: its deletion, too.
 func (v *view) putNetwork(r network.Record) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if old, ok := v.networks[r.ID]; r.Version <= v.index[partNetworks] && (!ok || old.Version >= r.Version) || ok && old.Version > r.Version {
+		return
+	}
 	v.networks[r.ID] = r
+	v.fresh[network.Key(r.ID)] = v.now()
 }
 
-func (v *view) dropNetwork(id string) {
+// dropNetwork forgets a network that this host has deleted.
+func (v *view) dropNetwork(id string) (r network.Record, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	r, ok = v.networks[id]
 	delete(v.networks, id)
+	delete(v.fresh, network.Key(id))
+	return r, ok
 }
 
-// putLists takes a consistent reading of one network's endpoints, newer than
-// what the watch has shown so far.
-func (v *view) putLists(netID string, entries []state.Entry) []error {
+// putLists takes a consistent reading of one network's endpoints: of each list
+// what the watch has not shown yet.
+func (v *view) putLists(entries []state.Entry) []error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	lists, errs := v.decodeLists(entries)
-	v.endpoints[netID] = lists[netID]
+	var errs []error
+	for _, e := range entries {
+		netID, hostID, eps, err := decodeEndpoints(e)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if hostID == v.self || e.Version <= max(v.index[partEndpoints], v.endpoints[netID][hostID].version) {
+			continue
+		}
+		if v.endpoints[netID] == nil {
+			v.endpoints[netID] = map[string]list{}
+		}
+		v.endpoints[netID][hostID] = list{version: e.Version, endpoints: eps}
+		v.fresh[e.Key] = v.now()
+	}
 	return errs
 }
 
-// remotes gives the attached endpoints of a network on other hosts, by host.
+// remotes gives the endpoints of a network on other hosts, by host.
 func (v *view) remotes(netID string) map[string][]endpoint {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return maps.Clone(v.endpoints[netID])
+	all := make(map[string][]endpoint, len(v.endpoints[netID]))
+	for hostID, l := range v.endpoints[netID] {
+		all[hostID] = l.endpoints
+	}
+	return all
 }
 
 // problems lists what could not be decoded.
@@ -207,7 +336,7 @@ func (v *view) problems() []string {
 	var list []string
 	for _, part := range []string{partHosts, partNetworks, partEndpoints} {
 		for _, err := range v.stale[part] {
-			list = append(list, err.Error()+"; it is left alone: mend it or delete the key")
+			list = append(list, oneLine(err.Error())+"; it is left alone")
 		}
 	}
 	return list

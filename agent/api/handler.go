@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 )
 
 // maxBody bounds a request, in bytes: the largest valid one is below 2 KiB.
@@ -70,24 +71,28 @@ func (h *handler) serve(call func(*http.Request) (any, error)) http.HandlerFunc 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code := CodeOf(err)
 	if code == CodeInternal || code == CodeUnavailable {
-		h.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err, "cause", causes(err))
+		h.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err, "cause", cause(err))
 	}
 	var body errorBody
 	body.Error.Code = code
-	body.Error.Message = err.Error()
-	body.Error.Cause = causes(err)
-	writeJSON(w, httpStatus[code], body)
+	body.Error.Message = oneLine(err.Error())
+	body.Error.Cause = cause(err)
+	writeJSON(w, code.status(), body)
 }
 
-// causes is the deepest text of the chain that the message does not already hold.
-func causes(err error) string {
-	last := ""
+// cause is what lies behind an error, where that says more than its message.
+func cause(err error) string {
 	for e := errors.Unwrap(err); e != nil; e = errors.Unwrap(e) {
-		if last == "" {
-			last = e.Error()
+		if text := oneLine(e.Error()); text != oneLine(err.Error()) {
+			return text
 		}
 	}
-	return last
+	return ""
+}
+
+// oneLine makes one line of several: a message is a sentence.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
@@ -104,6 +109,9 @@ func withBody[Req, Resp any](f func(context.Context, Req) (Resp, error)) func(*h
 		dec := json.NewDecoder(r.Body)
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&req); err != nil {
+			if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				return nil, Errorf(CodeInvalid, "request body is larger than %d bytes", large.Limit)
+			}
 			return nil, Errorf(CodeInvalid, "request body is not what %s takes: %w", r.URL.Path, err)
 		}
 		if _, err := dec.Token(); !errors.Is(err, io.EOF) {

@@ -6,16 +6,31 @@ package cluster
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/socketplane/socketplane/agent/state"
 )
 
 // HostsPrefix is where the records of the hosts lie, one key a host id.
 const HostsPrefix = state.Prefix + "hosts/"
+
+// What a record may say of an underlay, in bytes: the smallest MTU that leaves
+// an inner packet the 576 bytes that every host must take (RFC 791) under VXLAN
+// over IPv6, and the largest that an IPv4 packet can have.
+const (
+	minMTU = 576 + 70
+	maxMTU = 65535
+)
+
+// maxName bounds a host's name, in bytes: a DNS name (RFC 1035).
+const maxName = 253
 
 // recordVersion is the version of the record's layout.
 const recordVersion = 1
@@ -57,20 +72,32 @@ func Decode(e state.Entry) (Host, error) {
 	dec := json.NewDecoder(bytes.NewReader(e.Value))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&r); err != nil {
-		return Host{}, fmt.Errorf("record %q of a host: %w", e.Key, err)
+		return Host{}, fmt.Errorf("record %q of a host cannot be decoded (%w); delete the key", e.Key, err)
 	}
+	_, more := dec.Token()
 	switch {
+	case !errors.Is(more, io.EOF):
+		return Host{}, fmt.Errorf("record %q of a host: something follows the value; delete the key", e.Key)
 	case r.Version != recordVersion:
 		return Host{}, fmt.Errorf("record %q of a host has layout %d, this agent knows %d", e.Key, r.Version, recordVersion)
 	case r.ID != strings.TrimPrefix(e.Key, HostsPrefix):
 		return Host{}, fmt.Errorf("record %q of a host is of another, %q", e.Key, r.ID)
-	case !r.VTEP.IsValid() || r.VTEP.IsUnspecified() || r.VTEP.IsLoopback() || r.VTEP.IsMulticast():
+	case r.ID == "" || len(r.Name) > maxName || !printable(r.Name):
+		return Host{}, fmt.Errorf("record %q of a host: its name is no host's name", e.Key)
+	case r.MTU < minMTU || r.MTU > maxMTU:
+		return Host{}, fmt.Errorf("record %q of a host: its MTU %d is not %d to %d", e.Key, r.MTU, minMTU, maxMTU)
+	case !r.VTEP.IsValid() || r.VTEP.IsUnspecified() || r.VTEP.IsLoopback() || r.VTEP.IsMulticast() || r.VTEP.Zone() != "":
 		return Host{}, fmt.Errorf("record %q of a host: %q is no tunnel address", e.Key, r.VTEP)
 	}
 	return Host{
 		ID: r.ID, Name: r.Name, VTEP: r.VTEP, MTU: r.MTU, Routes: r.Routes,
 		Version: r.Agent, Datapath: r.Datapath, Alive: e.Session != "",
 	}, nil
+}
+
+// printable keeps what other hosts call themselves from moving a terminal's cursor.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // DecodeAll reads a snapshot of HostsPrefix, sorted by name then id. A record

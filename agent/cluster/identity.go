@@ -24,6 +24,9 @@ func LoadID(dir string) (string, error) {
 		return "", fmt.Errorf("read the host's identity: %w", err)
 	}
 	id, err := uuid.Parse(strings.TrimSpace(string(data)))
+	if err == nil && id == uuid.Nil {
+		err = errors.New("it is the nil UUID")
+	}
 	if err != nil {
 		return "", fmt.Errorf("host identity in %s is not a UUID; remove the file to get a new one: %w", path, err)
 	}

@@ -20,12 +20,16 @@ type Store interface {
 }
 
 const (
-	// refreshEvery is how often a host looks whether its own facts (routes, MTU,
-	// address) still are what its record says.
+	// refreshEvery is how often a host looks whether its record is as it should
+	// be: its own facts (routes, MTU, address) change, and a store can lose keys.
 	refreshEvery = 10 * time.Second
-	// retryEvery paces attempts to register while the store is away.
+	// retryEvery paces attempts to register while the store is away, or while
+	// the session of an earlier life still holds the record.
 	retryEvery = time.Second
 )
+
+// errHeld means that the record is right, and not held by our session yet.
+var errHeld = errors.New("the session of an earlier life holds the record of this host")
 
 // Member keeps this host in the cluster.
 type Member struct {
@@ -34,7 +38,6 @@ type Member struct {
 	ttl    time.Duration
 	logger *slog.Logger
 
-	written []byte // the record as we last wrote it
 	session state.Session
 }
 
@@ -52,12 +55,17 @@ func (m *Member) Run(ctx context.Context) error {
 	failing := false
 	for ctx.Err() == nil {
 		wait := refreshEvery
-		if err := m.register(ctx); err != nil && ctx.Err() == nil {
+		err := m.register(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, errHeld):
+			wait = retryEvery
+		case err != nil:
 			if !failing {
 				m.logger.Warn("this host cannot be registered; trying on", "err", err)
 			}
 			failing, wait = true, retryEvery
-		} else if failing && err == nil {
+		case failing:
 			failing = false
 			m.logger.Info("this host is registered again")
 		}
@@ -79,7 +87,7 @@ func (m *Member) pause(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	case <-lost:
 		m.logger.Warn("the session of this host has ended; opening another")
-		m.session, m.written = nil, nil
+		m.session = nil
 	}
 }
 
@@ -93,9 +101,6 @@ func (m *Member) register(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode the record of this host: %w", err)
 	}
-	if m.session != nil && bytes.Equal(value, m.written) {
-		return nil
-	}
 	if m.session == nil {
 		s, err := m.store.OpenSession(ctx, "socketplane "+self.Name, m.ttl)
 		if err != nil {
@@ -103,29 +108,36 @@ func (m *Member) register(ctx context.Context) error {
 		}
 		m.session = s
 	}
-	if err := m.write(ctx, HostsPrefix+self.ID, value); err != nil {
+	err = m.write(ctx, HostsPrefix+self.ID, value)
+	if err != nil && !errors.Is(err, errHeld) {
 		return fmt.Errorf("write the record of this host: %w", err)
 	}
-	m.written = value
-	return nil
+	return err
 }
 
-// write replaces the record, whoever holds it: an earlier life of this agent
-// may hold it still, with a session that has not run out. That takes one
-// transaction, since peers would take the tunnel down if they saw the record gone.
+// write makes the record what it should be and holds it. An earlier life of
+// this agent may hold it still, with a session that has not run out: then only
+// the value is written, and the hold is taken when it is free. The record is
+// never deleted, since peers would take the tunnel down.
 func (m *Member) write(ctx context.Context, key string, value []byte) error {
 	old, err := m.store.Get(ctx, key)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
-	var ops []state.Op
-	if old.Session != "" && old.Session != m.session.ID() {
-		ops = append(ops, state.Op{Kind: state.OpDelete, Key: key, Version: old.Version})
-		old = state.Entry{}
+	op := state.Op{Kind: state.OpCAS, Key: key, Value: value, Version: old.Version}
+	held := old.Session != "" && old.Session != m.session.ID()
+	if !held {
+		op.Session = m.session.ID()
 	}
-	return m.store.Txn(ctx, append(ops, state.Op{
-		Kind: state.OpCAS, Key: key, Value: value, Version: old.Version, Session: m.session.ID(),
-	}))
+	if !bytes.Equal(old.Value, value) || old.Session == "" {
+		if err := m.store.Txn(ctx, []state.Op{op}); err != nil {
+			return err
+		}
+	}
+	if held {
+		return errHeld
+	}
+	return nil
 }
 
 // List reads all hosts consistently.

@@ -1,0 +1,246 @@
+package agenttest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/nat"
+)
+
+// Links is network devices in memory. A path that begins with /ns/ is a
+// namespace until RemoveNetNS.
+type Links struct {
+	calls *Calls
+
+	mu       sync.Mutex
+	veths    map[string]*veth // by the host's end
+	gateways map[string]link.Gateway
+	gone     map[string]bool // namespaces
+	taken    map[string]bool // namespace + interface: somebody else's
+}
+
+type veth struct {
+	link.Veth
+	hostMTU int
+	config  *link.Config // nil: not configured
+}
+
+// NewLinks makes a host without devices.
+func NewLinks(c *Calls) *Links {
+	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, taken: map[string]bool{}}
+}
+
+func (l *Links) isNetNS(path string) bool { return strings.HasPrefix(path, "/ns/") && !l.gone[path] }
+
+// EnsureVeth makes a pair; one whose peer is elsewhere is made anew.
+func (l *Links) EnsureVeth(ctx context.Context, v link.Veth) error {
+	return l.calls.do(ctx, "Links.EnsureVeth", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.isNetNS(v.NetNS) {
+			return fmt.Errorf("%q: %w", v.NetNS, link.ErrNotNamespace)
+		}
+		if old := l.veths[v.Host]; old != nil && old.NetNS == v.NetNS && old.IfName == v.IfName {
+			return nil
+		}
+		delete(l.veths, v.Host)
+		if l.occupied(v.NetNS, v.IfName) {
+			return fmt.Errorf("%q: %w", v.IfName, link.ErrExists)
+		}
+		l.veths[v.Host] = &veth{Veth: v, hostMTU: v.MTU}
+		return nil
+	})
+}
+
+func (l *Links) occupied(ns, name string) bool {
+	for _, v := range l.veths {
+		if v.NetNS == ns && v.IfName == name {
+			return true
+		}
+	}
+	return l.taken[ns+" "+name]
+}
+
+// DeleteVeth deletes a pair; none is fine.
+func (l *Links) DeleteVeth(ctx context.Context, host string) error {
+	return l.calls.do(ctx, "Links.DeleteVeth", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.veths, host)
+		return nil
+	})
+}
+
+// Configure furnishes the peer that is in the namespace.
+func (l *Links) Configure(ctx context.Context, peer, nsPath string, c link.Config) error {
+	return l.calls.do(ctx, "Links.Configure", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.isNetNS(nsPath) {
+			return fmt.Errorf("%q: %w", nsPath, link.ErrNotNamespace)
+		}
+		for _, v := range l.veths {
+			if v.Peer == peer && v.NetNS == nsPath && v.IfName == c.IfName {
+				v.config = &c
+				return nil
+			}
+		}
+		if l.occupied(nsPath, c.IfName) {
+			return fmt.Errorf("%q: %w", c.IfName, link.ErrExists)
+		}
+		return fmt.Errorf("%q: %w", peer, link.ErrNotFound)
+	})
+}
+
+// Inspect looks at a host's end.
+func (l *Links) Inspect(host string) (link.State, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.veths[host]
+	if v == nil {
+		return link.State{}, nil
+	}
+	return link.State{Exists: true, Up: true, MTU: v.hostMTU, PeerMoved: v.NetNS != ""}, nil
+}
+
+// PeerIn says whether the peer is in the namespace.
+func (l *Links) PeerIn(host, nsPath string) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.veths[host]
+	return v != nil && v.NetNS == nsPath && l.isNetNS(nsPath), nil
+}
+
+// SetMTU sets a host's end's MTU.
+func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
+	return l.calls.do(ctx, "Links.SetMTU", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if v := l.veths[name]; v != nil {
+			v.hostMTU = mtu
+			return nil
+		}
+		return link.ErrNotFound
+	})
+}
+
+// SetPeerMTU sets the MTU of the end in a namespace.
+func (l *Links) SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) error {
+	return l.calls.do(ctx, "Links.SetPeerMTU", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, v := range l.veths {
+			if v.NetNS == nsPath && v.IfName == ifName && v.config != nil {
+				v.MTU, v.config.MTU = mtu, mtu
+				return nil
+			}
+		}
+		return link.ErrNotFound
+	})
+}
+
+// HostVeths lists the host's ends, sorted.
+func (l *Links) HostVeths() ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.veths)), nil
+}
+
+// EnsureGateway remembers g.
+func (l *Links) EnsureGateway(ctx context.Context, g link.Gateway) error {
+	return l.calls.do(ctx, "Links.EnsureGateway", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.gateways[g.Name] = g
+		return nil
+	})
+}
+
+// Neighbor finds nobody.
+func (l *Links) Neighbor(context.Context, netip.Addr) (link.Neighbor, error) {
+	return link.Neighbor{}, link.ErrNotFound
+}
+
+// Gateway is what was last asked of a gateway's port.
+func (l *Links) Gateway(name string) link.Gateway {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gateways[name]
+}
+
+// AddVeth makes a pair that nobody asked for.
+func (l *Links) AddVeth(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.veths[host] = &veth{Veth: link.Veth{Host: host}}
+}
+
+// RemoveNetNS ends a namespace, with the pairs in it.
+func (l *Links) RemoveNetNS(path string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone[path] = true
+	maps.DeleteFunc(l.veths, func(_ string, v *veth) bool { return v.NetNS == path })
+}
+
+// Occupy makes a name in a namespace somebody else's.
+func (l *Links) Occupy(path, name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.taken[path+" "+name] = true
+}
+
+// State describes the pairs, a line each, sorted.
+func (l *Links) State() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var lines []string
+	for host, v := range l.veths {
+		line := fmt.Sprintf("veth %s in %s as %s mtu %d", host, v.NetNS, v.IfName, v.hostMTU)
+		if v.config != nil {
+			line += fmt.Sprintf(" has %s mtu %d", v.config.Addr, v.config.MTU)
+		}
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// NAT is a packet filter in memory.
+type NAT struct {
+	calls *Calls
+
+	mu    sync.Mutex
+	rules nat.Rules
+}
+
+// NewNAT makes a filter without rules.
+func NewNAT(c *Calls) *NAT { return &NAT{calls: c} }
+
+// Set remembers r.
+func (n *NAT) Set(ctx context.Context, r nat.Rules) error {
+	return n.calls.do(ctx, "NAT.Set", func() error {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.rules = r
+		return nil
+	})
+}
+
+// State describes the rules, a line a network.
+func (n *NAT) State() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var lines []string
+	for _, r := range n.rules.Networks {
+		lines = append(lines, fmt.Sprintf("nat %s %s", r.Subnet, r.GatewayPort))
+	}
+	slices.Sort(lines)
+	return lines
+}

@@ -1,0 +1,200 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fakeService answers with what it was given, and remembers what it was asked.
+type fakeService struct {
+	asked []any
+	err   error
+}
+
+var (
+	aNetwork = Network{
+		ID: "foo", Subnet: netip.MustParsePrefix("10.6.0.0/16"), Gateway: netip.MustParseAddr("10.6.0.1"), VLAN: 7, VNI: 10007, MTU: 1450,
+	}
+	anEndpoint = Endpoint{
+		ID: "c1", ContainerID: "c1", ContainerName: "web", Network: "foo", IP: netip.MustParseAddr("10.6.0.2"), MAC: "02:42:0a:06:00:02",
+		Gateway: netip.MustParseAddr("10.6.0.1"), PrefixLen: 16, MTU: 1450, Port: "spv1", Host: "h1", Source: SourceDocker, Attached: true,
+	}
+	aStatus = Status{
+		Version: "1", PID: 7, Host: Host{ID: "x", Name: "h1", VTEP: "192.0.2.1", Datapath: "netdev"}, Ready: true, Problems: []string{"p"},
+		Store: "embedded", Bridge: "docker0-ovs", Peers: []Peer{{ID: "y", Name: "h2", VTEP: "192.0.2.2", State: "alive", Tunnel: "vxlan-1"}},
+	}
+)
+
+func (f *fakeService) ask(what ...any) error { f.asked = what; return f.err }
+
+func (f *fakeService) Status(context.Context) (Status, error) { return aStatus, f.ask("status") }
+func (f *fakeService) CreateNetwork(_ context.Context, r CreateNetworkRequest) (Network, error) {
+	return aNetwork, f.ask("create", r)
+}
+
+func (f *fakeService) Networks(context.Context) ([]Network, error) {
+	return []Network{aNetwork}, f.ask("networks")
+}
+
+func (f *fakeService) Network(_ context.Context, id string) (Network, error) {
+	return aNetwork, f.ask("network", id)
+}
+
+func (f *fakeService) DeleteNetwork(_ context.Context, id string) error { return f.ask("delete", id) }
+
+func (f *fakeService) Endpoints(context.Context) ([]Endpoint, error) {
+	return []Endpoint{anEndpoint}, f.ask("endpoints")
+}
+
+func (f *fakeService) Endpoint(_ context.Context, ref string) (Endpoint, error) {
+	return anEndpoint, f.ask("endpoint", ref)
+}
+
+func (f *fakeService) Reserve(_ context.Context, r ReserveRequest) (Endpoint, error) {
+	return anEndpoint, f.ask("reserve", r)
+}
+
+func (f *fakeService) Attach(_ context.Context, r AttachRequest) (Endpoint, error) {
+	return anEndpoint, f.ask("attach", r)
+}
+func (f *fakeService) Detach(_ context.Context, id string) error  { return f.ask("detach", id) }
+func (f *fakeService) Release(_ context.Context, id string) error { return f.ask("release", id) }
+
+// serve puts svc on a unix socket and gives a client of it.
+func serve(t *testing.T, svc Service) (*Client, string) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: NewHandler(svc, slog.New(slog.DiscardHandler))}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close(); <-done })
+	return NewClient(socket), socket
+}
+
+type exchange struct {
+	name  string
+	do    func(context.Context, Service) (any, error)
+	asked []any
+	want  any
+}
+
+func none(err error) (any, error) { return nil, err }
+
+func calls() []exchange {
+	create := CreateNetworkRequest{ID: "foo", Subnet: "10.6.0.0/16"}
+	reserve := ReserveRequest{ID: "c1", ContainerName: "web", Network: "foo", IP: "10.6.0.2", Source: SourceDocker}
+	attach := AttachRequest{ID: "c1", ContainerName: "web", Network: "foo", IP: "10.6.0.2", Source: SourceConnect, NetNS: "/proc/1/ns/net", IfName: "eth1"}
+	return []exchange{
+		{"Status", func(ctx context.Context, s Service) (any, error) { return s.Status(ctx) }, []any{"status"}, aStatus},
+		{"CreateNetwork", func(ctx context.Context, s Service) (any, error) { return s.CreateNetwork(ctx, create) }, []any{"create", create}, aNetwork},
+		{"Networks", func(ctx context.Context, s Service) (any, error) { return s.Networks(ctx) }, []any{"networks"}, []Network{aNetwork}},
+		{"Network", func(ctx context.Context, s Service) (any, error) { return s.Network(ctx, "foo") }, []any{"network", "foo"}, aNetwork},
+		{"DeleteNetwork", func(ctx context.Context, s Service) (any, error) { return none(s.DeleteNetwork(ctx, "a.b")) }, []any{"delete", "a.b"}, nil},
+		{"Endpoints", func(ctx context.Context, s Service) (any, error) { return s.Endpoints(ctx) }, []any{"endpoints"}, []Endpoint{anEndpoint}},
+		{"Endpoint", func(ctx context.Context, s Service) (any, error) { return s.Endpoint(ctx, "web") }, []any{"endpoint", "web"}, anEndpoint},
+		{"Reserve", func(ctx context.Context, s Service) (any, error) { return s.Reserve(ctx, reserve) }, []any{"reserve", reserve}, anEndpoint},
+		{"Attach", func(ctx context.Context, s Service) (any, error) { return s.Attach(ctx, attach) }, []any{"attach", attach}, anEndpoint},
+		{"Detach", func(ctx context.Context, s Service) (any, error) { return none(s.Detach(ctx, "c1")) }, []any{"detach", "c1"}, nil},
+		{"Release", func(ctx context.Context, s Service) (any, error) { return none(s.Release(ctx, "c1")) }, []any{"release", "c1"}, nil},
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	fake := &fakeService{}
+	client, _ := serve(t, fake)
+	// Twice over the wire: a client is a Service, too.
+	proxy, _ := serve(t, client)
+	for _, svc := range []Service{client, proxy} {
+		for _, c := range calls() {
+			fake.asked, fake.err = nil, nil
+			got, err := c.do(t.Context(), svc)
+			if err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			opt := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+			opt2 := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+			if diff := cmp.Diff(c.want, got, opt, opt2); diff != "" {
+				t.Errorf("%s answered (-want +got):\n%s", c.name, diff)
+			}
+			if diff := cmp.Diff(c.asked, fake.asked); diff != "" {
+				t.Errorf("%s asked (-want +got):\n%s", c.name, diff)
+			}
+		}
+	}
+}
+
+func TestErrorsTravel(t *testing.T) {
+	fake := &fakeService{}
+	client, _ := serve(t, fake)
+	proxy, _ := serve(t, client)
+	for _, code := range []Code{CodeInvalid, CodeNotFound, CodeConflict, CodeInUse, CodeExhausted, CodeUnavailable, CodeInternal, "from_tomorrow"} {
+		for _, c := range calls() {
+			fake.err = &Error{Code: code, Message: "sentence", Cause: errors.New("why")}
+			for _, svc := range []Service{client, proxy} {
+				_, err := c.do(t.Context(), svc)
+				if CodeOf(err) != code || err.Error() != "sentence" || errors.Unwrap(err).Error() != "why" {
+					t.Errorf("%s %s: %v, %v", c.name, code, err, errors.Unwrap(err))
+				}
+			}
+		}
+	}
+	fake.err = fmt.Errorf("several\nlines: %w", errors.New("plain"))
+	_, err := client.Status(t.Context())
+	if CodeOf(err) != CodeInternal || err.Error() != "several; lines: plain" {
+		t.Errorf("got %q", err)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	client := NewClient(filepath.Join(t.TempDir(), "none"))
+	for _, c := range calls() {
+		if _, err := c.do(t.Context(), client); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "socketplane agent start") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := client.Status(gone); !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnreachable) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// TestNoAgentAnswers: what is behind the socket may be anything.
+func TestNoAgentAnswers(t *testing.T) {
+	for name, answer := range map[string]struct {
+		status int
+		body   string
+	}{
+		"no JSON": {200, "hello"}, "wrong type": {200, `{"version":1}`}, "error page": {502, "<html>"}, "empty error": {500, `{}`}, "no error": {500, `{"error":"x"}`},
+	} {
+		socket := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(answer.status)
+			_, _ = io.WriteString(w, answer.body)
+		})}
+		go server.Serve(l) //nolint:errcheck // it ends by Close
+		if _, err := NewClient(socket).Status(t.Context()); err == nil || CodeOf(err) != CodeInternal {
+			t.Errorf("%s: %v", name, err)
+		}
+		_ = server.Close()
+	}
+}

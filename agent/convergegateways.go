@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// convergeGateways has a gateway for each network that is used here, as it
+// should be, and none for another.
+func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
+	errs := a.convergeUsers(ctx)
+	for _, p := range ports {
+		if id := p.IDs[idNetwork]; p.Kind == ovs.KindGateway && !a.segments.used(id) {
+			errs = append(errs, a.mendGateway(ctx, id))
+		}
+	}
+	for _, seg := range a.segments.list() {
+		errs = append(errs, a.mendGateway(ctx, seg.record.ID))
+	}
+	return errors.Join(append(errs, a.nat.Do(ctx))...)
+}
+
+// convergeUsers counts in who is attached, and out who is not: an attach that
+// failed may not have got so far with taking itself back, and a container that
+// was made need not have been started.
+func (a *Agent) convergeUsers(ctx context.Context) []error {
+	var errs []error
+	var noted []string
+	attached := map[string]int{}
+	for _, l := range a.table.all() {
+		if l.Attached {
+			attached[l.Network]++
+		}
+	}
+	for networkID, n := range attached {
+		r, ok := a.view.record(networkID)
+		if !ok { // the watch shows all there are
+			noted = append(noted, noteNetwork+networkID)
+			remedy := "disconnect them"
+			if r, ok = a.segments.record(networkID); ok {
+				remedy = fmt.Sprintf("make it again with: socketplane network create %s %s", networkID, r.Subnet)
+			}
+			a.note(noteNetwork+networkID, fmt.Sprintf("network %q is not in the store, and %d endpoints of this host are on it; %s", networkID, n, remedy))
+		}
+		if !ok {
+			continue
+		}
+		for _, l := range a.table.on(networkID) {
+			if l.Attached {
+				a.segments.enter(r, l.ID)
+			}
+		}
+	}
+	a.clearNotes(noteNetwork, noted...)
+	for networkID, users := range a.segments.users() {
+		for _, id := range users {
+			if strings.HasPrefix(id, keeperPrefix) {
+				continue
+			}
+			if l, ok := a.table.get(id); !ok || !l.Attached || l.Network != networkID {
+				errs = append(errs, a.lockedID(ctx, id, func(ctx context.Context, id string) error {
+					return a.dropUser(ctx, networkID, id)
+				}))
+			}
+		}
+	}
+	return errs
+}
+
+// dropUser counts out of a network who is not on it.
+func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
+	if l, ok := a.table.get(id); ok && l.Attached && l.Network == networkID {
+		return nil
+	}
+	return a.leave(ctx, networkID, id)
+}
+
+// mendGateway makes a network's gateway what it should be, or takes it away.
+func (a *Agent) mendGateway(ctx context.Context, networkID string) error {
+	unlock, err := a.segments.locks.Lock(ctx, networkID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, ok := a.segments.record(networkID)
+	if !ok {
+		return a.dropGateway(ctx, networkID)
+	}
+	ofport, err := a.ensureGateway(ctx, r)
+	if err != nil {
+		return err
+	}
+	if a.segments.port(networkID) == 0 { // nobody may take it for ready before it is
+		if err := a.nat.Do(ctx); err != nil {
+			return err
+		}
+	}
+	a.segments.setPort(networkID, ofport)
+	return nil
+}

@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// byPort gives the endpoints of this host by the name that their port has when
+// they are attached.
+func (a *Agent) byPort() map[string]local {
+	owners := map[string]local{}
+	for _, l := range a.table.all() {
+		owners[link.HostName(l.ID)] = l
+	}
+	return owners
+}
+
+// lockedID is locked for an endpoint of the table.
+func (a *Agent) lockedID(ctx context.Context, id string, f func(context.Context, string) error) error {
+	return a.locked(ctx, link.HostName(id), func(ctx context.Context) error { return f(ctx, id) })
+}
+
+// convergePorts compares the endpoints' ports on the bridge with the table.
+func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) error {
+	var errs []error
+	var noted []string
+	there, owners := map[string]ovs.Port{}, a.byPort()
+	for _, p := range ports {
+		if p.Kind != ovs.KindEndpoint {
+			continue
+		}
+		there[p.Name] = p
+		if l, ok := owners[p.Name]; ok {
+			if !l.Attached {
+				errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
+			}
+			continue
+		}
+		l, err := localOf(p)
+		if err != nil {
+			noted = append(noted, notePort+p.Name)
+			a.note(notePort+p.Name, err.Error()+"; it is left alone: remove it with ovs-vsctl del-port if nobody needs it")
+			continue
+		}
+		errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
+	}
+	a.clearNotes(notePort, noted...)
+	for name, l := range owners {
+		if l.Attached {
+			errs = append(errs, a.convergePort(ctx, name, l, there))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// convergePort mends what is not as it should be of one attached endpoint.
+func (a *Agent) convergePort(ctx context.Context, name string, l local, there map[string]ovs.Port) error {
+	s, err := a.Links.Inspect(name)
+	if err != nil {
+		return err
+	}
+	p, ok := there[name]
+	r, known := a.segments.record(l.Network)
+	if !s.Exists || !ok || p.OFPort != l.OFPort || !maps.Equal(p.IDs, port(l, r, 0).IDs) || known && p.VLAN != r.VLAN {
+		if err := a.lockedID(ctx, l.ID, a.mendPort); err != nil {
+			return err
+		}
+	}
+	if mtu := a.view.mtu(a.host()); s.Exists && s.MTU != mtu {
+		return a.lockedID(ctx, l.ID, a.mendMTU)
+	}
+	a.clearNotes(noteMTU + l.ID)
+	return nil
+}
+
+// dropStray takes away a port, and its veth, that no attached endpoint has.
+func (a *Agent) dropStray(ctx context.Context, id string) error {
+	if l, ok := a.table.get(id); ok && l.Attached {
+		return nil
+	}
+	return a.unplug(ctx, id)
+}
+
+// mendPort puts an attached endpoint's port back on the bridge, or, when its
+// interface is gone, takes the consequence.
+func (a *Agent) mendPort(ctx context.Context, id string) error {
+	l, ok := a.table.get(id)
+	if !ok || !l.Attached {
+		return nil
+	}
+	s, err := a.Links.Inspect(l.Port)
+	if err != nil {
+		return err
+	}
+	if !s.Exists {
+		return a.lost(ctx, l)
+	}
+	r, err := a.recordOf(ctx, l.Network)
+	if err != nil {
+		return err
+	}
+	ofport, err := a.Switch.AddPort(ctx, port(l, r, a.view.mtu(a.host())))
+	if err != nil {
+		return err
+	}
+	l.OFPort = ofport
+	a.table.put(l)
+	return nil
+}
+
+// mendMTU follows a change of the underlay's MTU on both ends of an endpoint.
+// Where the container's namespace cannot be found any more, both ends stay as
+// they are: one alone would lose the large packets between containers of this
+// host, too.
+func (a *Agent) mendMTU(ctx context.Context, id string) error {
+	l, ok := a.table.get(id)
+	if !ok || !l.Attached {
+		return nil
+	}
+	mtu := a.view.mtu(a.host())
+	found := false
+	if l.NetNS != "" {
+		var err error
+		if found, err = a.Links.PeerIn(l.Port, l.NetNS); err != nil {
+			return err
+		}
+	}
+	if !found {
+		a.note(noteMTU+id, fmt.Sprintf("%q keeps the MTU that it began with, since its namespace is not known any more; restart it to give it %d", id, mtu))
+		return nil
+	}
+	if err := a.Links.SetPeerMTU(ctx, l.NetNS, l.IfName, mtu); err != nil {
+		return err
+	}
+	if err := a.Links.SetMTU(ctx, l.Port, mtu); err != nil {
+		return err
+	}
+	a.clearNotes(noteMTU + id)
+	return nil
+}
+
+// lost deals with an endpoint whose interface went away with its namespace: a
+// Docker container has stopped and may come back, anything else is gone.
+func (a *Agent) lost(ctx context.Context, l local) error {
+	a.Logger.Info("the interface of an endpoint is gone", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network)
+	if l.Source == api.SourceDocker {
+		return a.detach(ctx, l)
+	}
+	return a.release(ctx, l)
+}
+
+// convergeVeths deletes veth pairs that no attached endpoint has, but for those
+// whose port is left alone.
+func (a *Agent) convergeVeths(ctx context.Context, ports []ovs.Port) error {
+	names, err := a.Links.HostVeths()
+	if err != nil {
+		return err
+	}
+	left := map[string]bool{}
+	for _, p := range ports {
+		if _, err := localOf(p); p.Kind == ovs.KindEndpoint && err != nil {
+			left[p.Name] = true
+		}
+	}
+	owners := a.byPort()
+	var errs []error
+	for _, name := range names {
+		if l, ok := owners[name]; ok {
+			if !l.Attached {
+				errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
+			}
+		} else if !left[name] {
+			errs = append(errs, a.locked(ctx, name, func(ctx context.Context) error { return a.dropVeth(ctx, name) }))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// dropVeth deletes a veth pair, unless an endpoint has come that has it.
+func (a *Agent) dropVeth(ctx context.Context, name string) error {
+	if _, ok := a.byPort()[name]; ok {
+		return nil
+	}
+	return a.Links.DeleteVeth(ctx, name)
+}

@@ -1,0 +1,38 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// What a note is about; a name follows. Notes are what Status tells and the
+// agent cannot mend: it leaves it alone and goes on with the rest.
+const (
+	noteAddress = "address/" // endpoint id: the store gives its address to another
+	noteBlocks  = "blocks/"  // network: addresses that cannot be read
+	noteMTU     = "mtu/"     // endpoint id: it keeps another MTU
+	noteNetwork = "network/" // network: the store has lost it
+	notePort    = "port/"    // port: its external_ids name no endpoint
+)
+
+// note keeps a sentence for Status, and logs it when it is news.
+func (a *Agent) note(about, sentence string) {
+	sentence = oneLine(sentence)
+	a.mu.Lock()
+	news := a.notes[about] != sentence
+	a.notes[about] = sentence
+	a.mu.Unlock()
+	if news {
+		a.Logger.Warn("left alone: " + sentence)
+	}
+}
+
+// clearNotes forgets the notes whose subject begins with prefix, but for those to keep.
+func (a *Agent) clearNotes(prefix string, keep ...string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.notes, func(about, _ string) bool {
+		return strings.HasPrefix(about, prefix) && !slices.Contains(keep, about)
+	})
+}
