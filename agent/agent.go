@@ -110,6 +110,7 @@ type Agent struct {
 	names    keyLocks      // one attach or detach at a time for an endpoint, by the name of its port
 	errands  *errands      // what goes on after a call has returned
 	linger   time.Duration // see lingerTime
+	doubt    time.Duration // see doubtTime
 	ways     ways          // to the peers, as the userspace datapath was told
 
 	forgetful  atomic.Bool           // the switch was restarted and must be told the ways anew
@@ -153,6 +154,7 @@ func New(cfg Config) (*Agent, error) {
 		segments:   newSegments(),
 		errands:    newErrands(),
 		linger:     lingerTime,
+		doubt:      doubtTime,
 		notes:      map[string]string{},
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/ipam"
 )
 
 func TestStoreAway(t *testing.T) {
@@ -183,4 +184,28 @@ func TestGatewayLingers(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.wantWhole("after the end", empty)
+}
+
+// TestLateWrite: a write that the store takes after it was given up, and after
+// what it made was looked for, is found all the same.
+func TestLateWrite(t *testing.T) {
+	h := newTestHost(t)
+	h.doubt = 20 * time.Millisecond
+	empty := h.whole()
+	h.store.SetAway(true)
+	_, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "late", Network: "foo", Source: api.SourceDocker})
+	wantCode(t, err, api.CodeUnavailable)
+	h.store.SetAway(false)
+	h.converge() // finds nothing
+	r, err := h.Catalog.Get(t.Context(), "foo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := ipam.New(h.store, selfID)
+	if _, err := other.Allocate(t.Context(), pool(r), h.owner("late")); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	h.converge()
+	h.wantWhole("after the late write", empty)
 }

@@ -59,6 +59,9 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 	for networkID, users := range a.segments.users() {
 		for _, id := range users {
 			if strings.HasPrefix(id, keeperPrefix) {
+				if _, ok := a.view.record(networkID); !ok { // nobody follows on a network that is gone
+					errs = append(errs, a.leave(ctx, networkID, id))
+				}
 				continue
 			}
 			if l, ok := a.table.get(id); !ok || !l.Attached || l.Network != networkID {

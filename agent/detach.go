@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -159,7 +160,29 @@ func (a *Agent) giveBack(ctx context.Context, l local) error {
 			return err
 		}
 	}
+	if l.Doubt && a.doubt > 0 && (l.again.IsZero() || time.Now().Before(l.again)) {
+		return a.lookAgain(l)
+	}
 	a.table.remove(l.ID)
 	a.clearNotes(noteAddress + l.ID)
+	return nil
+}
+
+// doubtTime is how long a write whose answer was lost may still be under way
+// after the store has answered another call: what waited with it in the
+// server's buffers is done by then.
+const doubtTime = 2 * time.Second
+
+// lookAgain keeps an endpoint whose address may have been taken after all, so
+// that the converge loop gives it back once more.
+func (a *Agent) lookAgain(l local) error {
+	if l.again.IsZero() {
+		l.again = time.Now().Add(a.doubt)
+		a.table.put(l)
+		a.errands.run(a.doubt+undoTimeout, func(ctx context.Context) {
+			sleep(ctx, a.doubt)
+			signal(a.kick)
+		})
+	}
 	return nil
 }

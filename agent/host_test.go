@@ -81,7 +81,7 @@ func (h *testHost) start() {
 		h.t.Fatal(err)
 	}
 	h.Agent = a
-	a.linger = 0
+	a.linger, a.doubt = 0, 0
 	if err := a.adopt(h.t.Context()); err != nil {
 		h.t.Fatal(err)
 	}

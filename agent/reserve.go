@@ -102,7 +102,7 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	if l.IP, err = a.allocate(ctx, r, w); err != nil {
 		if away(err) || ctx.Err() != nil {
 			// The write may have been applied all the same.
-			l.IP, l.Releasing = netip.Addr{}, true
+			l.IP, l.Releasing, l.Doubt = netip.Addr{}, true, true
 			a.table.put(l)
 			signal(a.kick)
 		}

@@ -122,6 +122,7 @@ func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 	if r, ok := a.view.dropNetwork(id); ok {
 		a.Addresses.Forget(r.Subnet)
 	}
+	signal(a.kick)
 	a.Logger.Info("network deleted", "network", id)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/ipam"
@@ -19,9 +20,11 @@ type local struct {
 	NetNS     string // path of the namespace at the attach; it may mean another by now
 	Releasing bool   // its owner is gone, and the address must go back
 	Dirty     bool   // not attached, but something of the interface may be left
+	Doubt     bool   // the store did not say whether it took the address: a write may still be under way
 
 	pool    ipam.Pool // where the address is from; zero: from the network as it is
 	version uint64    // of the network's record when the address was taken; 0: not known
+	again   time.Time // when to look again for what is in doubt; zero: nobody has looked yet
 }
 
 // table is what this host has, by endpoint id. The lock on an endpoint (see

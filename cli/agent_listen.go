@@ -18,6 +18,20 @@ const socketGroup = "socketplane"
 // netListener is net.Listener; it keeps the wiring free of package net.
 type netListener = net.Listener
 
+// lockBridge takes the integration bridge for this process, whatever its state
+// directory and socket are. An abstract unix socket (unix(7)) belongs to the
+// network namespace, as the bridge does, and goes with the process.
+func lockBridge(bridge string) (unlock func(), err error) {
+	l, err := net.Listen("unix", "@socketplane/"+bridge)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("another agent runs on this host with bridge %s; see: socketplane agent status", bridge)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock bridge %s: %w", bridge, err)
+	}
+	return func() { _ = l.Close() }, nil
+}
+
 // listen opens the agent's socket: mode 0660, group socketplane where there is
 // one. A socket that nobody answers on is left over and is replaced.
 func listen(path string) (net.Listener, error) {

@@ -44,6 +44,11 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		return err
 	}
 	defer unlock()
+	release, err := lockBridge(s.OVS.Bridge)
+	if err != nil {
+		return err
+	}
+	defer release()
 	id, err := cluster.LoadID(s.Host.StateDir)
 	if err != nil {
 		return err

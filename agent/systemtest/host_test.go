@@ -100,6 +100,17 @@ func makeNetwork(t testing.TB, k int, name, subnet string) {
 			}
 			return nil
 		})
+		// A gateway lingers a moment, and the next test looks at what is there.
+		for _, h := range cluster.Hosts() {
+			eventually(t, "its gateway goes on "+h.Name, func() error {
+				ports := try(t, h.Number, "ovs-vsctl", "-t", "5", "--columns=name", "find", "port",
+					"external_ids:socketplane_kind=gateway", "external_ids:socketplane_network="+name)
+				if ports.code != 0 || ports.stdout != "" {
+					return errors.New(ports.stdout + ports.stderr)
+				}
+				return nil
+			})
+		}
 	})
 }
 
