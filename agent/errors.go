@@ -114,9 +114,19 @@ func away(err error) bool {
 	return errors.Is(err, state.ErrUnavailable) || errors.Is(err, state.ErrInvalid) || errors.Is(err, context.DeadlineExceeded)
 }
 
+// late makes a deadline that passed while the store was waited for, somewhere
+// on the way to it, say that it was the store.
+func late(what string, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, state.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%s: %w: %w", what, state.ErrUnavailable, err)
+}
+
 // explainAddress says of a refused address which network it is about, who has
 // it, and what to do.
 func (a *Agent) explainAddress(err error, r network.Record) error {
+	err = late(fmt.Sprintf("allocate an address of %s", r.Subnet), err)
 	taken, isTaken := errors.AsType[*ipam.TakenError](err)
 	has, isHas := errors.AsType[*ipam.OwnerHasError](err)
 	said := func(code api.Code, format string, args ...any) error {

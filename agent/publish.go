@@ -36,7 +36,7 @@ func (a *Agent) publish(ctx context.Context, networkID string) error {
 		a.publishers[networkID] = p
 	}
 	a.pubMu.Unlock()
-	return p.runs.Do(ctx)
+	return late(fmt.Sprintf("publish the endpoints on network %q", networkID), p.runs.Do(ctx))
 }
 
 // write tries until nobody was in between. Whatever fails makes the next try
