@@ -16,10 +16,7 @@ import (
 // HookCommand is the first argument with which the OCI runtime calls this program.
 const HookCommand = "hook"
 
-const (
-	hookCreateRuntime = "create-runtime"
-	hookPoststop      = "poststop"
-)
+const hookCreateRuntime = "create-runtime"
 
 // defaultSocket is where the agent is looked for: a hook has no environment and
 // reads no settings.
@@ -58,13 +55,10 @@ func runHook(ctx context.Context, args []string, stdin io.Reader) error {
 		return err
 	}
 	svc := api.NewClient(socket)
-	switch args[0] {
-	case hookCreateRuntime:
-		return createRuntime(ctx, svc, state)
-	case hookPoststop:
-		return poststop(ctx, svc, state)
+	if args[0] != hookCreateRuntime {
+		return fmt.Errorf("there is no hook %q", args[0])
 	}
-	return fmt.Errorf("there is no hook %q", args[0])
+	return createRuntime(ctx, svc, state)
 }
 
 func readState(r io.Reader) (ociState, error) {
@@ -99,13 +93,6 @@ func createRuntime(ctx context.Context, svc api.Service, s ociState) error {
 		return err
 	}
 	return nameInHosts(filepath.Join(s.Bundle, "config.json"), s.ID, e)
-}
-
-// poststop takes the interface away; the address stays with the container.
-func poststop(ctx context.Context, svc api.Service, s ociState) error {
-	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
-	defer cancel()
-	return whileUnreachable(ctx, 2*time.Second, func() error { return svc.Detach(ctx, s.ID) })
 }
 
 // whileUnreachable repeats a call until the agent has answered or limit is over.

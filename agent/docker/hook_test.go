@@ -137,11 +137,9 @@ func TestHook(t *testing.T) {
 	if got := readText(t, hosts); got != "127.0.0.1\tlocalhost\n10.6.0.9\tbox shop\n" {
 		t.Errorf("%q", got)
 	}
-	// When it has ended there is no process.
-	ended := fmt.Sprintf(`{"id":%q,"status":"stopped","pid":0,"bundle":%q}`, id, bundle)
-	if code := RunHook(t.Context(), []string{"poststop", socket}, strings.NewReader(ended), &stderr); code != 0 {
-		t.Fatal(stderr.String())
-	}
+	ended([]string{"--force", id}, socket)
+	ended([]string{"--force", "../no id"}, socket)
+	ended(nil, socket)
 	if diff := cmp.Diff([]string{id}, r.detached); diff != "" {
 		t.Error(diff)
 	}

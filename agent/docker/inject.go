@@ -17,30 +17,21 @@ type ociHook struct {
 	Timeout int      `json:"timeout"` // seconds
 }
 
-// hookEntries are our hooks by their phase.
-func hookEntries(self, socket string) []struct {
-	phase string
-	hook  ociHook
-} {
-	entry := func(name string, timeout int) ociHook {
-		h := ociHook{Path: self, Args: []string{"socketplane", HookCommand, name}, Timeout: timeout}
-		if socket != "" {
-			h.Args = append(h.Args, socket)
-		}
-		return h
+// phase is when our hook runs: in the host's namespaces, when the container's
+// exist and before its process runs.
+const phase = "createRuntime"
+
+// hookEntry is our hook.
+func hookEntry(self, socket string) ociHook {
+	h := ociHook{Path: self, Args: []string{"socketplane", HookCommand, hookCreateRuntime}, Timeout: 30}
+	if socket != "" {
+		h.Args = append(h.Args, socket)
 	}
-	return []struct {
-		phase string
-		hook  ociHook
-	}{
-		// In the host's namespaces, when the container's exist and before its process runs.
-		{"createRuntime", entry(hookCreateRuntime, 30)},
-		{"poststop", entry(hookPoststop, 10)},
-	}
+	return h
 }
 
-// injectHooks adds our hooks to config.json and leaves all else as it is.
-func injectHooks(path, self, socket string) error {
+// injectHook adds our hook to config.json and leaves all else as it is.
+func injectHook(path, self, socket string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
@@ -49,7 +40,7 @@ func injectHooks(path, self, socket string) error {
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
-	mended, err := withHooks(data, self, socket)
+	mended, err := withHook(data, self, socket)
 	if err != nil {
 		return fmt.Errorf("bundle's %s: %w", path, err)
 	}
@@ -60,7 +51,7 @@ func injectHooks(path, self, socket string) error {
 	return replaceFile(path, mended, info.Mode().Perm(), false)
 }
 
-func withHooks(config []byte, self, socket string) ([]byte, error) {
+func withHook(config []byte, self, socket string) ([]byte, error) {
 	o, err := parseObject(config)
 	if err != nil {
 		return nil, err
@@ -69,22 +60,21 @@ func withHooks(config []byte, self, socket string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range hookEntries(self, socket) {
-		var list []json.RawMessage
-		if raw, ok := hooks.values[e.phase]; ok {
-			if err := json.Unmarshal(raw, &list); err != nil {
-				return nil, fmt.Errorf("hooks of %s: %w", e.phase, err)
-			}
+	hook := hookEntry(self, socket)
+	var list []json.RawMessage
+	if raw, ok := hooks.values[phase]; ok {
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return nil, fmt.Errorf("hooks of %s: %w", phase, err)
 		}
-		if contains(list, e.hook) {
-			continue
-		}
-		raw, err := json.Marshal(e.hook)
-		if err != nil {
-			return nil, fmt.Errorf("hook of %s: %w", e.phase, err)
-		}
-		hooks.set(e.phase, join(append(list, raw)))
 	}
+	if contains(list, hook) {
+		return config, nil
+	}
+	raw, err := json.Marshal(hook)
+	if err != nil {
+		return nil, fmt.Errorf("hook of %s: %w", phase, err)
+	}
+	hooks.set(phase, join(append(list, raw)))
 	o.set("hooks", hooks.bytes())
 	return o.bytes(), nil
 }

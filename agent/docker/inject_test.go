@@ -10,54 +10,53 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestWithHooks(t *testing.T) {
+func TestWithHook(t *testing.T) {
 	const ours = `{"path":"/bin/sp","args":["socketplane","hook","create-runtime"],"timeout":30}`
-	const stop = `{"path":"/bin/sp","args":["socketplane","hook","poststop"],"timeout":10}`
 	tests := []struct{ name, config, want string }{
-		{"no hooks", `{"ociVersion":"1.0"}`, `{"ociVersion":"1.0","hooks":{"createRuntime":[` + ours + `],"poststop":[` + stop + `]}}`},
-		{"null", `{"hooks":null}`, `{"hooks":{"createRuntime":[` + ours + `],"poststop":[` + stop + `]}}`},
-		{"null phase", `{"hooks":{"poststop":null}}`, `{"hooks":{"poststop":[` + stop + `],"createRuntime":[` + ours + `]}}`},
+		{"no hooks", `{"ociVersion":"1.0"}`, `{"ociVersion":"1.0","hooks":{"createRuntime":[` + ours + `]}}`},
+		{"null", `{"hooks":null}`, `{"hooks":{"createRuntime":[` + ours + `]}}`},
+		{"null phase", `{"hooks":{"createRuntime":null}}`, `{"hooks":{"createRuntime":[` + ours + `]}}`},
 		{
-			"others stay in front", `{"hooks":{"prestart":[{"path":"/x"}],"poststop":[{"path":"/y", "more":1}]}}`,
-			`{"hooks":{"prestart":[{"path":"/x"}],"poststop":[{"path":"/y", "more":1},` + stop + `],"createRuntime":[` + ours + `]}}`,
+			"others stay in front", `{"hooks":{"prestart":[{"path":"/x"}],"createRuntime":[{"path":"/y", "more":1}]}}`,
+			`{"hooks":{"prestart":[{"path":"/x"}],"createRuntime":[{"path":"/y", "more":1},` + ours + `]}}`,
 		},
 		{
 			"what is not known stays as it is", `{"z": {"b":1.50,  "a":"\u003c<&"},"big":12345678901234567890,"a":[ ]}`,
-			`{"z":{"b":1.50,  "a":"\u003c<&"},"big":12345678901234567890,"a":[ ],"hooks":{"createRuntime":[` + ours + `],"poststop":[` + stop + `]}}`,
+			`{"z":{"b":1.50,  "a":"\u003c<&"},"big":12345678901234567890,"a":[ ],"hooks":{"createRuntime":[` + ours + `]}}`,
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := withHooks([]byte(tt.config), "/bin/sp", "")
+			got, err := withHook([]byte(tt.config), "/bin/sp", "")
 			if err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.want, string(got)); diff != "" {
 				t.Fatal(diff)
 			}
-			again, err := withHooks(got, "/bin/sp", "")
+			again, err := withHook(got, "/bin/sp", "")
 			if err != nil || string(again) != string(got) {
 				t.Errorf("twice is not once: %s, %v", again, err)
 			}
 		})
 	}
-	got, err := withHooks([]byte(`{}`), "/bin/sp", "/other.sock")
-	if err != nil || !strings.Contains(string(got), `["socketplane","hook","poststop","/other.sock"]`) {
+	got, err := withHook([]byte(`{}`), "/bin/sp", "/other.sock")
+	if err != nil || !strings.Contains(string(got), `["socketplane","hook","create-runtime","/other.sock"]`) {
 		t.Errorf("socket is not passed on: %s, %v", got, err)
 	}
-	for _, bad := range []string{``, `[]`, `{`, `{"hooks":[]}`, `{"hooks":{"poststop":{}}}`, `{"a":1,"a":2}`, `{} {}`, `nonsense`} {
-		if _, err := withHooks([]byte(bad), "/bin/sp", ""); err == nil {
+	for _, bad := range []string{``, `[]`, `{`, `{"hooks":[]}`, `{"hooks":{"createRuntime":{}}}`, `{"a":1,"a":2}`, `{} {}`, `nonsense`} {
+		if _, err := withHook([]byte(bad), "/bin/sp", ""); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
 	}
 }
 
-func TestInjectHooksKeepsMode(t *testing.T) {
+func TestInjectHookKeepsMode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.json")
 	if err := os.WriteFile(path, []byte(`{"ociVersion":"1.0"}`), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if err := injectHooks(path, "/bin/sp", ""); err != nil {
+	if err := injectHook(path, "/bin/sp", ""); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -74,9 +73,9 @@ func TestInjectHooksKeepsMode(t *testing.T) {
 }
 
 func FuzzWithHooks(f *testing.F) {
-	f.Add([]byte(`{"hooks":{"poststop":[{"path":"/y"}]},"x":[1,2]}`))
+	f.Add([]byte(`{"hooks":{"createRuntime":[{"path":"/y"}]},"x":[1,2]}`))
 	f.Fuzz(func(t *testing.T, config []byte) {
-		got, err := withHooks(config, "/bin/sp", "")
+		got, err := withHook(config, "/bin/sp", "")
 		if err != nil {
 			return
 		}
@@ -113,7 +112,11 @@ func TestBundleOf(t *testing.T) {
 		{"", "", false},
 	}
 	for _, tt := range tests {
-		bundle, creates := bundleOf(strings.Fields(tt.args))
+		verb, rest := subcommand(strings.Fields(tt.args))
+		bundle, creates := "", verb == "create" || verb == "run"
+		if creates {
+			bundle = bundleOf(rest)
+		}
 		if bundle != tt.bundle || creates != tt.creates {
 			t.Errorf("%q: %q %v, want %q %v", tt.args, bundle, creates, tt.bundle, tt.creates)
 		}

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
 )
 
 // RuntimeName is what Docker calls our runtime (docker run --runtime).
@@ -39,14 +43,20 @@ func runRuntime(argv, env []string) error {
 		return err
 	}
 	args, socket := takeSocket(argv[1:])
-	if bundle, ok := bundleOf(args); ok {
+	verb, rest := subcommand(args)
+	switch verb {
+	case "create", "run":
 		self, err := os.Executable()
 		if err != nil {
 			return fmt.Errorf("path of this program: %w", err)
 		}
-		if err := injectHooks(filepath.Join(bundle, "config.json"), self, socket); err != nil {
+		if err := injectHook(filepath.Join(bundleOf(rest), "config.json"), self, socket); err != nil {
 			return err
 		}
+	case "delete":
+		// The container has ended. This spares it a poststop hook, which would be
+		// one more process in the way of its end.
+		ended(rest, socket)
 	}
 	if err := syscall.Exec(runc, append([]string{runc}, args...), env); err != nil {
 		return fmt.Errorf("run %s: %w", runc, err)
@@ -80,10 +90,9 @@ func takeSocket(args []string) (rest []string, socket string) {
 	return rest, socket
 }
 
-// bundleOf gives the bundle that the command line creates a container from;
-// false when it does something else. runc's flags are those of urfave/cli:
-// -x v, --x v or --x=v, global ones before the subcommand.
-func bundleOf(args []string) (string, bool) {
+// subcommand gives runc's subcommand and what follows it; none is empty. runc's
+// flags are those of urfave/cli: -x v, --x v or --x=v, global ones in front.
+func subcommand(args []string) (verb string, rest []string) {
 	valued := map[string]bool{"log": true, "log-format": true, "root": true, "criu": true, "rootless": true}
 	i := 0
 	for ; i < len(args) && strings.HasPrefix(args[i], "-"); i++ {
@@ -91,11 +100,16 @@ func bundleOf(args []string) (string, bool) {
 			i++
 		}
 	}
-	if i >= len(args) || (args[i] != "create" && args[i] != "run") {
-		return "", false
+	if i >= len(args) {
+		return "", nil
 	}
+	return args[i], args[i+1:]
+}
+
+// bundleOf gives the bundle that create or run, with args, makes a container from.
+func bundleOf(args []string) string {
 	bundle := "." // runc's default
-	for i++; i < len(args) && strings.HasPrefix(args[i], "-"); i++ {
+	for i := 0; i < len(args) && strings.HasPrefix(args[i], "-"); i++ {
 		name, value, valued := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
 		switch name {
 		case "bundle", "b":
@@ -110,5 +124,23 @@ func bundleOf(args []string) (string, bool) {
 			}
 		}
 	}
-	return bundle, true
+	return bundle
+}
+
+// endedWait bounds how long a container's end may wait for an agent that does
+// not answer. The converge loop finds what nobody told.
+const endedWait = 2 * time.Second
+
+// ended tells the agent that a container has ended; its address stays. What goes
+// wrong must not keep runc from taking the container away.
+func ended(args []string, socket string) {
+	if len(args) == 0 || api.CheckEndpointID(args[len(args)-1]) != nil {
+		return
+	}
+	if socket == "" {
+		socket = defaultSocket
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endedWait)
+	defer cancel()
+	_ = api.NewClient(socket).Detach(ctx, args[len(args)-1])
 }

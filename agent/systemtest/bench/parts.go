@@ -23,7 +23,7 @@ import (
 const (
 	socket      = "/run/socketplane/socketplane.sock"
 	attachRuns  = 100
-	dockerRuns  = 20
+	dockerRuns  = 30
 	allocators  = 16
 	allocateFor = 5 * time.Second
 	endpoints   = 200

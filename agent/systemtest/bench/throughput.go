@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	tcpRuns    = 5
-	tcpSeconds = "3"
-	pingRuns   = 5
+	tcpRuns    = 9
+	tcpSeconds = "2"
+	pingRuns   = 9
 )
 
 // path is a way between a namespace on h1 and one on h2.
