@@ -103,6 +103,15 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 		}
 		l, _ = a.table.get(l.ID)
 	}
+	if l.Dirty {
+		// What is left of an earlier interface goes first: the switch would take
+		// the new one, of the same name, for the one whose port it has still.
+		if err := a.unplug(ctx, l.ID); err != nil {
+			return l, err
+		}
+		l.Dirty = false
+		a.table.put(l)
+	}
 	before := l
 	if l.NetNS = req.NetNS; len(l.NetNS) > maxKeptPath {
 		l.NetNS = ""

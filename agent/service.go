@@ -95,7 +95,7 @@ func (a *Agent) Network(ctx context.Context, id string) (api.Network, error) {
 	if err := api.CheckNetworkRef(id); err != nil {
 		return api.Network{}, err
 	}
-	r, err := a.Catalog.Get(ctx, id)
+	r, err := a.findNetwork(ctx, id)
 	if err != nil {
 		return api.Network{}, translate(err)
 	}
