@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// waitTime is how long a server holds a Wait in which nothing happens;
-	// Consul's own default. It adds up to a sixteenth.
-	waitTime = 5 * time.Minute
+	// waitTime is how long a server holds a Wait in which nothing happens, a
+	// sixteenth more by its own jitter. It also bounds how long a watch stays
+	// deaf to a server whose index has gone backwards (restored from a backup):
+	// such a server waits for an index that it has yet to reach.
+	waitTime = 45 * time.Second
 	// waitGrace is how much later than that the answer is given up.
 	waitGrace = 30 * time.Second
 )
