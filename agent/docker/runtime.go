@@ -142,5 +142,5 @@ func ended(args []string, socket string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endedWait)
 	defer cancel()
-	_ = api.NewClient(socket).Detach(ctx, args[len(args)-1])
+	_ = api.NewClient(socket).Detach(ctx, args[len(args)-1]) // see above: what nobody told is found
 }

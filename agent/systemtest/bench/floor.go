@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
-	"runtime"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -185,6 +184,8 @@ func (f *floor) addPort(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	f.port = results[1].UUID.GoUUID
+	tick := time.NewTicker(100 * time.Microsecond) // the finest poll that leaves the switch its core
+	defer tick.Stop()
 	for ctx.Err() == nil {
 		var rows []interfaceRow
 		err := f.db.WhereCache(func(i *interfaceRow) bool { return i.UUID == results[0].UUID.GoUUID }).List(ctx, &rows)
@@ -194,8 +195,10 @@ func (f *floor) addPort(ctx context.Context) (int, error) {
 		if len(rows) == 1 && rows[0].OFPort != nil {
 			return *rows[0].OFPort, nil
 		}
-		time.Sleep(100 * time.Microsecond) // the finest poll that leaves the switch its core
-		runtime.Gosched()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
 	}
 	return 0, ctx.Err()
 }
