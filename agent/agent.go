@@ -36,7 +36,7 @@ type Store interface {
 
 // Networks makes and finds networks.
 type Networks interface {
-	Create(ctx context.Context, name string, subnet netip.Prefix) (network.Record, bool, error)
+	Create(ctx context.Context, spec network.Spec) (network.Record, bool, error)
 	EnsureDefault(ctx context.Context) (network.Record, error)
 	Get(ctx context.Context, name string) (network.Record, error)
 	Delete(ctx context.Context, name string) error
@@ -46,6 +46,7 @@ type Networks interface {
 type Addresses interface {
 	Allocate(ctx context.Context, pool ipam.Pool, owner string) (netip.Addr, error)
 	AllocateAddr(ctx context.Context, pool ipam.Pool, addr netip.Addr, owner string) error
+	Transfer(ctx context.Context, pool ipam.Pool, addr netip.Addr, from, to string) error
 	Release(ctx context.Context, pool ipam.Pool, owner string) error
 	List(ctx context.Context, subnet netip.Prefix) ([]ipam.Allocation, error)
 	Forget(subnet netip.Prefix)
@@ -74,6 +75,7 @@ type Links interface {
 	Configure(ctx context.Context, peer, nsPath string, c link.Config) error
 	Inspect(host string) (link.State, error)
 	PeerIn(host, nsPath string) (bool, error)
+	Inhabited(host string) (bool, error)
 	SetMTU(ctx context.Context, name string, mtu int) error
 	SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) error
 	HostVeths() ([]string, error)
@@ -107,6 +109,7 @@ type Agent struct {
 	view     *view         // the cluster as last seen
 	table    *table        // the endpoints of this host
 	segments *segments     // the networks used here
+	holds    *holds        // addresses that wait for their endpoint
 	names    keyLocks      // one attach or detach at a time for an endpoint, by the name of its port
 	errands  *errands      // what goes on after a call has returned
 	linger   time.Duration // see lingerTime
@@ -152,6 +155,7 @@ func New(cfg Config) (*Agent, error) {
 		view:       newView(self.ID),
 		table:      newTable(),
 		segments:   newSegments(),
+		holds:      newHolds(),
 		errands:    newErrands(),
 		linger:     lingerTime,
 		doubt:      doubtTime,

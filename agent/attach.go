@@ -23,17 +23,19 @@ const defaultIfName = "eth0"
 // Keys of a port's external_ids: what is needed to know an endpoint again, and
 // the network of a gateway, after a restart without the store.
 const (
-	idEndpoint = "endpoint"
-	idName     = "container_name"
-	idNetwork  = "network"
-	idIP       = "ip"
-	idMAC      = "mac"
-	idIfName   = "ifname"
-	idSource   = "source"
-	idNetNS    = "netns" // only where the path is known
-	idSubnet   = "subnet"
-	idGateway  = "gateway"
-	idVNI      = "vni"
+	idEndpoint  = "endpoint"
+	idName      = "container_name"
+	idNetwork   = "network"
+	idIP        = "ip"
+	idMAC       = "mac"
+	idIfName    = "ifname"
+	idSource    = "source"
+	idNetNS     = "netns"        // only where the path is known
+	idContainer = "container_id" // only where it is not the endpoint's
+	idPorts     = "ports"        // published ones, as JSON; only where there are
+	idSubnet    = "subnet"
+	idGateway   = "gateway"
+	idVNI       = "vni"
 )
 
 // maxKeptPath bounds the path of a namespace that is kept with its port, in
@@ -51,8 +53,8 @@ const loadTimeout = 12 * time.Second
 // Attach implements api.Service.
 func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint, error) {
 	w := want{
-		id: req.ID, name: req.ContainerName, network: req.Network, ip: req.IP,
-		ifname: req.IfName, source: req.Source,
+		id: req.ID, container: req.ContainerID, name: req.ContainerName, network: req.Network, ip: req.IP, mac: req.MAC,
+		ifname: req.IfName, ports: req.Ports, source: req.Source,
 	}
 	if w.ifname == "" {
 		w.ifname = defaultIfName
@@ -93,7 +95,7 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 		if req.IfName != "" && req.IfName != l.IfName {
 			return l, api.Errorf(api.CodeConflict, "%q is attached as interface %q already; disconnect it first", l.ID, l.IfName)
 		}
-		err := a.configure(ctx, l, r, req.NetNS)
+		err := a.confirm(ctx, l, r, req)
 		if !errors.Is(err, link.ErrNotFound) {
 			return l, err // as it was asked for; or a failure that leaves what works as it is
 		}
@@ -116,8 +118,14 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 	if l.NetNS = req.NetNS; len(l.NetNS) > maxKeptPath {
 		l.NetNS = ""
 	}
-	if req.IfName != "" {
+	l.HandedOver = req.HandOver
+	switch {
+	case req.HandOver:
+		l.IfName = ""
+	case req.IfName != "":
 		l.IfName = req.IfName
+	case l.IfName == "":
+		l.IfName = defaultIfName
 	}
 	var undo undoStack
 	undo.push(func(ctx context.Context) error {
@@ -154,6 +162,19 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 		return l, a.takeBack(ctx, undo, err)
 	}
 	return l, nil
+}
+
+// confirm says whether an attached endpoint is what a request asks for;
+// link.ErrNotFound: its interface is not where it is wanted.
+func (a *Agent) confirm(ctx context.Context, l local, r network.Record, req api.AttachRequest) error {
+	if !req.HandOver {
+		return a.configure(ctx, l, r, req.NetNS)
+	}
+	s, err := a.Links.Inspect(l.Port)
+	if err == nil && (!s.Exists || s.PeerMoved) { // moved: the caller would have known
+		err = fmt.Errorf("interface of %q: %w", l.ID, link.ErrNotFound)
+	}
+	return err
 }
 
 // takeBack undoes what was done before cause. What cannot be undone now is the
@@ -202,7 +223,9 @@ func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) 
 	veth := link.Veth{
 		Host: link.HostName(l.ID), Peer: link.PeerName(l.ID),
 		MAC: l.MAC, MTU: a.view.mtu(a.host()), Userspace: a.userspace(),
-		NetNS: ns, IfName: l.IfName, // born inside: a move costs the kernel some 20 ms
+	}
+	if !l.HandedOver {
+		veth.NetNS, veth.IfName = ns, l.IfName // born inside: a move costs the kernel some 20 ms
 	}
 	if err := a.Links.EnsureVeth(ctx, veth); err != nil {
 		return 0, err
@@ -213,7 +236,9 @@ func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) 
 		ofport, err = a.Switch.AddPort(gctx, port(l, r, veth.MTU))
 		return err
 	})
-	g.Go(func() error { return a.configure(gctx, l, r, ns) })
+	if !l.HandedOver {
+		g.Go(func() error { return a.configure(gctx, l, r, ns) })
+	}
 	return ofport, g.Wait()
 }
 
@@ -241,8 +266,10 @@ func port(l local, r network.Record, mtu int) ovs.Port {
 		idEndpoint: l.ID, idName: l.ContainerName, idNetwork: l.Network, idIP: l.IP.String(),
 		idMAC: l.MAC, idIfName: l.IfName, idSource: string(l.Source),
 	}
-	if l.NetNS != "" {
-		ids[idNetNS] = l.NetNS
+	for key, value := range map[string]string{idNetNS: l.NetNS, idContainer: l.ContainerID, idPorts: encodePorts(l.Ports)} {
+		if value != "" {
+			ids[key] = value
+		}
 	}
 	return ovs.Port{Name: link.HostName(l.ID), Kind: ovs.KindEndpoint, VLAN: r.VLAN, MTU: mtu, IDs: ids}
 }

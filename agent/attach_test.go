@@ -18,8 +18,8 @@ func TestAttachAndDetach(t *testing.T) {
 		t.Errorf("got %+v", e)
 	}
 	attached := h.whole()
-	if again := h.mustAttach("c1", "foo", "/ns/1"); again != e {
-		t.Errorf("the same attach again gave %+v", again)
+	if diff := cmp.Diff(e, h.mustAttach("c1", "foo", "/ns/1"), cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("the same attach again (-want +got):\n%s", diff)
 	}
 	h.wantWhole("attached again", attached)
 

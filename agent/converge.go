@@ -51,6 +51,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 		a.convergeVeths(ctx, ports),
 		a.convergeGateways(ctx, ports),
 		a.convergeEnds(ctx),
+		a.convergeHolds(ctx),
 	)
 	if compare {
 		a.compare.Store(true)

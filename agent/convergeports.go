@@ -145,14 +145,21 @@ func (a *Agent) mendMTU(ctx context.Context, id string) error {
 	return nil
 }
 
+// endsWithInterface says whether nobody but the interface tells that an endpoint
+// has ended.
+func endsWithInterface(s api.Source) bool {
+	return s != api.SourceDocker && s != api.SourceDriver
+}
+
 // lost deals with an endpoint whose interface went away with its namespace: a
-// Docker container has stopped and may come back, anything else is gone.
+// Docker container has stopped and may come back, or Docker will give its address
+// back; anything else is gone.
 func (a *Agent) lost(ctx context.Context, l local) error {
 	a.Logger.Info("the interface of an endpoint is gone", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network)
-	if l.Source == api.SourceDocker {
-		return a.detach(ctx, l)
+	if endsWithInterface(l.Source) {
+		return a.release(ctx, l)
 	}
-	return a.release(ctx, l)
+	return a.detach(ctx, l)
 }
 
 // convergeVeths deletes veth pairs that no attached endpoint has, but for those

@@ -82,7 +82,7 @@ func (a *Agent) disconnect(ctx context.Context, l local) error {
 	var g errgroup.Group
 	g.Go(func() error { return a.unplug(ctx, l.ID) })
 	var left error
-	if l.Source == api.SourceDocker {
+	if l.Source == api.SourceDocker || l.Source == api.SourceDriver {
 		a.leaveSoon(l.Network, l.ID)
 	} else {
 		left = a.leave(ctx, l.Network, l.ID)

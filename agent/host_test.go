@@ -197,3 +197,5 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+func sameAddr(a, b netip.Addr) bool { return a == b }

@@ -36,16 +36,24 @@ func localOf(p ovs.Port) (local, error) {
 	id := p.IDs[idEndpoint]
 	ip, err := netip.ParseAddr(p.IDs[idIP])
 	switch {
-	case err != nil || !ip.Is4() || p.IDs[idMAC] != macOf(ip) || api.CheckNetworkName(p.IDs[idNetwork]) != nil:
+	case err != nil || !ip.Is4() || api.CheckNetworkName(p.IDs[idNetwork]) != nil || checkContainer(p.IDs[idContainer], p.IDs[idName]) != nil:
 		return local{}, fmt.Errorf("port %q: its external_ids name no endpoint", p.Name)
 	case api.CheckEndpointID(id) != nil || p.Name != link.HostName(id):
 		return local{}, fmt.Errorf("port %q: it is not the port of endpoint %.80q, which its external_ids name", p.Name, id)
 	}
+	mac, err := api.ParseMAC(p.IDs[idMAC])
+	if err != nil || mac != p.IDs[idMAC] {
+		return local{}, fmt.Errorf("port %q: its external_ids name no endpoint", p.Name)
+	}
+	ports, err := decodePorts(p.IDs[idPorts])
+	if err != nil {
+		return local{}, fmt.Errorf("port %q: published ports in its external_ids: %w", p.Name, err)
+	}
 	return local{
 		Network: p.IDs[idNetwork], Port: p.Name, OFPort: max(p.OFPort, 0), NetNS: p.IDs[idNetNS],
 		endpoint: endpoint{
-			ID: id, ContainerName: p.IDs[idName], IP: ip, MAC: p.IDs[idMAC],
-			IfName: p.IDs[idIfName], Source: api.Source(p.IDs[idSource]), Attached: true,
+			ID: id, ContainerID: p.IDs[idContainer], ContainerName: p.IDs[idName], IP: ip, MAC: mac,
+			IfName: p.IDs[idIfName], Ports: ports, Source: api.Source(p.IDs[idSource]), Attached: true,
 		},
 	}, nil
 }
@@ -129,7 +137,7 @@ func (a *Agent) takeUp(ep endpoint, netID string) error {
 		if l.Attached = s.Exists && s.PeerMoved; l.Attached {
 			l.Port = link.HostName(ep.ID)
 		}
-		l.Releasing = !l.Attached && ep.Source == api.SourceConnect
+		l.Releasing = !l.Attached && endsWithInterface(ep.Source)
 	}
 	a.table.put(l)
 	return nil

@@ -275,8 +275,9 @@ func TestDecodeEndpoints(t *testing.T) {
 	}
 	for name, value := range map[string]string{
 		"empty": "", "no JSON": "x", "null layout": "null", "other layout": strings.Replace(good, `1,`, `2,`, 1),
-		"unknown field": strings.Replace(good, `"ip"`, `"x":1,"ip"`, 1), "trailing": good + "1", "other MAC": strings.Replace(good, "02:42", "02:43", 1),
-		"IPv6": strings.Replace(good, "10.6.0.2", "::1", 1), "bad id": strings.Replace(good, "r1", "../x", 1),
+		"unknown field": strings.Replace(good, `"ip"`, `"x":1,"ip"`, 1), "trailing": good + "1", "multicast MAC": strings.Replace(good, "02:42", "03:42", 1),
+		"another spelling": strings.ReplaceAll(good, "0a:", "0A:"),
+		"IPv6":             strings.Replace(good, "10.6.0.2", "::1", 1), "bad id": strings.Replace(good, "r1", "../x", 1),
 		"twice": twice(good),
 	} {
 		n, h, _, err := decodeEndpoints(state.Entry{Key: key, Value: []byte(value)})

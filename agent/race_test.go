@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/ovs"
 )
 
@@ -170,7 +171,7 @@ func TestNetworkDeletedWhileAttaching(t *testing.T) {
 	if err := other.Delete(t.Context(), "foo"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := other.Create(t.Context(), "foo", netip.MustParsePrefix("10.6.0.0/16")); err != nil {
+	if _, _, err := other.Create(t.Context(), network.Spec{Name: "foo", Subnet: netip.MustParsePrefix("10.6.0.0/16")}); err != nil {
 		t.Fatal(err)
 	}
 	release()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,13 +21,15 @@ const listVersion = 1
 
 // endpoint is one of a host's endpoints on a network, as the cluster sees it.
 type endpoint struct {
-	ID            string     `json:"id"`
-	ContainerName string     `json:"container_name,omitempty"`
-	IP            netip.Addr `json:"ip"`
-	MAC           string     `json:"mac"`
-	IfName        string     `json:"ifname"`
-	Source        api.Source `json:"source"`
-	Attached      bool       `json:"attached"` // false: the address is held, nobody is there
+	ID            string            `json:"id"`
+	ContainerID   string            `json:"container_id,omitempty"` // empty: the ID
+	ContainerName string            `json:"container_name,omitempty"`
+	IP            netip.Addr        `json:"ip"`
+	MAC           string            `json:"mac"`
+	IfName        string            `json:"ifname,omitempty"` // empty: handed over, the caller chose the name
+	Ports         []api.PortMapping `json:"ports,omitempty"`
+	Source        api.Source        `json:"source"`
+	Attached      bool              `json:"attached"` // false: the address is held, nobody is there
 }
 
 // endpointList is the value of a key endpoints/<network>/<host>.
@@ -68,12 +71,13 @@ func decodeList(value []byte) ([]endpoint, error) {
 	}
 	ids := make(map[string]bool, len(l.Endpoints))
 	for _, ep := range l.Endpoints {
-		// The MAC follows from the address, so a list cannot make a host
-		// program an address that belongs to something else on the bridge.
-		if !ep.IP.Is4() || ep.MAC != macOf(ep.IP) || ids[ep.ID] {
+		// A MAC may be any: package ovs sees to it that none is programmed which
+		// belongs to something else on the segment.
+		mac, err := api.ParseMAC(ep.MAC)
+		if err != nil || mac != ep.MAC || !ep.IP.Is4() || ids[ep.ID] {
 			return nil, fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
 		}
-		if err := errors.Join(api.CheckEndpointID(ep.ID), api.CheckContainerName(ep.ContainerName)); err != nil {
+		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), api.CheckPorts(ep.Ports)); err != nil {
 			return nil, err
 		}
 		ids[ep.ID] = true
@@ -81,7 +85,20 @@ func decodeList(value []byte) ([]endpoint, error) {
 	return l.Endpoints, nil
 }
 
-// macOf is the MAC address of an IPv4 endpoint: locally administered, and the
+// checkContainer says whether a container can have this id and name; both may be empty.
+func checkContainer(id, name string) error {
+	if id != "" {
+		if err := api.CheckEndpointID(id); err != nil {
+			return err
+		}
+	}
+	return api.CheckContainerName(name)
+}
+
+// container is the id of the container that has the endpoint.
+func (e endpoint) container() string { return cmp.Or(e.ContainerID, e.ID) }
+
+// macOf is the MAC address of an IPv4 endpoint that asks for none: locally administered, and the
 // address behind it, as Docker users know it.
 func macOf(ip netip.Addr) string {
 	b := ip.As4()

@@ -3,24 +3,40 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/ipam"
 )
 
 // want is what Reserve and Attach both ask for.
 type want struct {
-	id, name, network, ip, ifname string
-	source                        api.Source
+	id, container, name, network, ip, mac, ifname string
+	ports                                         []api.PortMapping
+	source                                        api.Source
 }
 
-func (w want) check() error {
+func (w *want) check() error {
 	if err := api.CheckEndpointID(w.id); err != nil {
 		return err
 	}
-	if err := api.CheckContainerName(w.name); err != nil {
+	if err := checkContainer(w.container, w.name); err != nil {
 		return err
+	}
+	if w.container == w.id {
+		w.container = ""
+	}
+	if err := api.CheckPorts(w.ports); err != nil {
+		return err
+	}
+	if w.mac != "" {
+		mac, err := api.ParseMAC(w.mac)
+		if err != nil {
+			return err
+		}
+		w.mac = mac
 	}
 	if w.network != "" {
 		if err := api.CheckNetworkRef(w.network); err != nil {
@@ -32,10 +48,8 @@ func (w want) check() error {
 			return err
 		}
 	}
-	switch w.source {
-	case api.SourceDocker, api.SourceConnect, "":
-	default:
-		return api.Errorf(api.CodeInvalid, "source %q is unknown; it is one of docker, connect", w.source)
+	if _, known := who[w.source]; !known && w.source != "" {
+		return api.Errorf(api.CodeInvalid, "source %.40q is unknown; it is one of docker, driver, cni, legacy, connect", w.source)
 	}
 	return api.CheckIfName(w.ifname)
 }
@@ -43,8 +57,8 @@ func (w want) check() error {
 // Reserve implements api.Service.
 func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoint, error) {
 	w := want{
-		id: req.ID, name: req.ContainerName, network: req.Network, ip: req.IP,
-		ifname: defaultIfName, source: req.Source,
+		id: req.ID, container: req.ContainerID, name: req.ContainerName, network: req.Network, ip: req.IP, mac: req.MAC,
+		ifname: defaultIfName, ports: req.Ports, source: req.Source,
 	}
 	if w.network == "" {
 		w.network = api.DefaultNetwork
@@ -82,7 +96,7 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 			return local{}, r, nil, err
 		}
 		r, err = a.recordOf(ctx, old.Network)
-		return old, r, nil, err
+		return a.redescribe(old, w), r, nil, err
 	}
 	if w.network == "" {
 		return local{}, r, nil, api.Errorf(api.CodeNotFound,
@@ -96,8 +110,12 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	if r, err = a.findNetwork(ctx, w.network); err != nil {
 		return local{}, r, nil, err
 	}
+	if err := a.checkMAC(r, w); err != nil {
+		return local{}, r, nil, err
+	}
 	l = local{Network: r.ID, pool: pool(r), version: r.Version, endpoint: endpoint{
-		ID: w.id, ContainerName: w.name, IfName: w.ifname, Source: cmp.Or(w.source, api.SourceConnect),
+		ID: w.id, ContainerID: w.container, ContainerName: w.name, IfName: w.ifname, Ports: w.ports,
+		Source: cmp.Or(w.source, api.SourceConnect),
 	}}
 	if l.IP, err = a.allocate(ctx, r, w); err != nil {
 		if away(err) || ctx.Err() != nil {
@@ -108,7 +126,7 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 		}
 		return local{}, r, nil, a.explainAddress(err, r)
 	}
-	l.MAC = macOf(l.IP)
+	l.MAC = cmp.Or(w.mac, macOf(l.IP))
 	a.table.put(l)
 	undo.push(func(ctx context.Context) error { return a.unreserve(ctx, w.id) })
 	return l, r, undo, nil
@@ -140,12 +158,62 @@ func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.A
 	if err != nil {
 		return ip, err
 	}
+	if w.source == api.SourceDriver {
+		if h, ok := a.holds.take(r.ID, ip); ok {
+			err := a.Addresses.Transfer(ctx, h.pool, ip, h.owner, a.owner(w.id))
+			if !errors.Is(err, ipam.ErrTaken) {
+				return ip, err
+			}
+		}
+	}
 	return ip, a.Addresses.AllocateAddr(ctx, pool(r), ip, a.owner(w.id))
+}
+
+// redescribe takes over what a request says of the container that has the
+// endpoint: those of Docker's networks are known only after the start.
+func (a *Agent) redescribe(l local, w want) local {
+	before := l.endpoint
+	l.ContainerID, l.ContainerName = cmp.Or(w.container, l.ContainerID), cmp.Or(w.name, l.ContainerName)
+	if l.ContainerID != before.ContainerID || l.ContainerName != before.ContainerName {
+		a.table.put(l)
+		if l.Attached {
+			signal(a.kick) // its port tells of it, too
+		}
+	}
+	return l
+}
+
+// checkMAC refuses a MAC address that something else on the network has, as far
+// as is known here. Should two hosts give one at the same moment, the switch
+// keeps to the first in order.
+func (a *Agent) checkMAC(r network.Record, w want) error {
+	if w.mac == "" {
+		return nil
+	}
+	if w.mac == macOf(r.Gateway) {
+		return api.Errorf(api.CodeConflict, "network %q: MAC address %s is the gateway's; choose another or omit it", r.ID, w.mac)
+	}
+	for _, l := range a.table.on(r.ID) {
+		if l.MAC == w.mac && l.ID != w.id && !l.Releasing {
+			return api.Errorf(api.CodeConflict, "network %q: MAC address %s is taken by %q on this host; choose another or omit it",
+				r.ID, w.mac, cmp.Or(l.ContainerName, l.ID))
+		}
+	}
+	for host, list := range a.view.remotes(r.ID) {
+		for _, ep := range list {
+			if ep.MAC == w.mac {
+				return api.Errorf(api.CodeConflict, "network %q: MAC address %s is taken by %q on host %q; choose another or omit it",
+					r.ID, w.mac, cmp.Or(ep.ContainerName, ep.ID), a.hostName(host))
+			}
+		}
+	}
+	return nil
 }
 
 // who is behind an endpoint, for people.
 var who = map[api.Source]string{
-	api.SourceDocker: "`socketplane run`", api.SourceConnect: "`socketplane connect`",
+	api.SourceDocker: "`socketplane run`", api.SourceConnect: "`socketplane connect`", api.SourceDriver: "Docker's network driver",
+	api.SourceCNI: "the CNI plugin", api.SourceLegacy: "the API of 2015",
 }
 
 // same says whether w asks for what the endpoint already is.
@@ -155,6 +223,9 @@ func same(l local, w want) error {
 	}
 	if w.ip != "" && w.ip != l.IP.String() {
 		return api.Errorf(api.CodeConflict, "%q has address %s already; disconnect it first, or use another id", l.ID, l.IP)
+	}
+	if w.mac != "" && w.mac != l.MAC {
+		return api.Errorf(api.CodeConflict, "%q has MAC address %s already; disconnect it first, or use another id", l.ID, l.MAC)
 	}
 	if w.source != "" && l.Source != "" && w.source != l.Source {
 		return api.Errorf(api.CodeConflict, "%q was made by %s; use another id", l.ID, who[l.Source])

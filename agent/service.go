@@ -12,6 +12,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/ovs"
 )
@@ -64,9 +65,19 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 			return api.Network{}, err
 		}
 	}
-	r, _, err := a.Catalog.Create(ctx, req.ID, subnet)
+	var gateway netip.Addr
+	if req.Gateway != "" {
+		var err error
+		if gateway, err = api.ParseIP(req.Gateway); err != nil {
+			return api.Network{}, err
+		}
+	}
+	r, _, err := a.Catalog.Create(ctx, network.Spec{Name: req.ID, Subnet: subnet, Gateway: gateway, DryRun: req.DryRun})
 	if err != nil {
 		return api.Network{}, translate(err)
+	}
+	if req.DryRun {
+		return a.shownNetwork(r), nil
 	}
 	a.view.putNetwork(r)
 	return a.shownNetwork(r), nil
@@ -201,11 +212,15 @@ func (a *Agent) shownNetwork(r network.Record) api.Network {
 func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 	self := a.host()
 	bits := max(r.Subnet.Bits(), 0) // -1: the network is not known
-	return api.Endpoint{
-		ID: l.ID, ContainerID: l.ID, ContainerName: l.ContainerName, Network: l.Network,
+	e := api.Endpoint{
+		ID: l.ID, ContainerID: l.container(), ContainerName: l.ContainerName, Network: l.Network,
 		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: bits, MTU: a.view.mtu(self),
-		Port: l.Port, Host: self.Name, Source: l.Source, Attached: l.Attached,
+		Port: l.Port, IfName: l.IfName, Ports: l.Ports, Host: self.Name, Source: l.Source, Attached: l.Attached,
 	}
+	if l.Attached && l.HandedOver {
+		e.Peer = link.PeerName(l.ID)
+	}
+	return e
 }
 
 // host is this host as last looked at.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -14,13 +15,14 @@ import (
 // that a reader may keep one without a lock.
 type local struct {
 	endpoint
-	Network   string
-	Port      string // OVS port; empty while not attached
-	OFPort    int    // 0 while not attached
-	NetNS     string // path of the namespace at the attach; it may mean another by now
-	Releasing bool   // its owner is gone, and the address must go back
-	Dirty     bool   // not attached, but something of the interface may be left
-	Doubt     bool   // the store did not say whether it took the address: a write may still be under way
+	Network    string
+	Port       string // OVS port; empty while not attached
+	OFPort     int    // 0 while not attached
+	NetNS      string // path of the namespace at the attach; it may mean another by now
+	HandedOver bool   // the caller of Attach has moved the interface, or is about to
+	Releasing  bool   // its owner is gone, and the address must go back
+	Dirty      bool   // not attached, but something of the interface may be left
+	Doubt      bool   // the store did not say whether it took the address: a write may still be under way
 
 	pool    ipam.Pool // where the address is from; zero: from the network as it is
 	version uint64    // of the network's record when the address was taken; 0: not known
@@ -55,7 +57,7 @@ func (t *table) remove(id string) {
 	delete(t.byID, id)
 }
 
-// all lists the endpoints, sorted by id.
+// all lists the endpoints, sorted by container, then by id.
 func (t *table) all() []local {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -63,16 +65,19 @@ func (t *table) all() []local {
 	for _, l := range t.byID {
 		list = append(list, l)
 	}
-	slices.SortFunc(list, func(a, b local) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(list, func(a, b local) int {
+		return cmp.Or(strings.Compare(a.container(), b.container()), strings.Compare(a.ID, b.ID))
+	})
 	return list
 }
 
-// on lists the endpoints on a network, sorted by id.
+// on lists the endpoints on a network, in the order of all.
 func (t *table) on(network string) []local {
 	return slices.DeleteFunc(t.all(), func(l local) bool { return l.Network != network })
 }
 
-// find looks an endpoint up by id, container name, or a unique beginning of the id.
+// find looks an endpoint up by its id or its container's, by container name, or
+// by a unique beginning of an id. Of a container with several it gives the first.
 func (t *table) find(ref string) (local, error) {
 	if l, ok := t.get(ref); ok && !l.Releasing {
 		return l, nil
@@ -82,10 +87,10 @@ func (t *table) find(ref string) (local, error) {
 		if l.Releasing {
 			continue
 		}
-		if l.ContainerName == ref {
+		if l.ContainerName == ref || l.ContainerID == ref {
 			return l, nil
 		}
-		if strings.HasPrefix(l.ID, ref) {
+		if strings.HasPrefix(l.ID, ref) || strings.HasPrefix(l.ContainerID, ref) {
 			found = append(found, l)
 		}
 	}

@@ -157,6 +157,51 @@ func (a *Allocator) AllocateAddr(ctx context.Context, pool Pool, addr netip.Addr
 	}
 }
 
+// Transfer makes an address that from has to's, in one write. It is done already
+// when to has it. Errors: ErrTaken (a TakenError, of an empty owner when nobody
+// has it); ErrBadBlock; those of the store.
+func (a *Allocator) Transfer(ctx context.Context, pool Pool, addr netip.Addr, from, to string) error {
+	v, err := a.open(ctx, pool, to)
+	if err != nil {
+		return err
+	}
+	defer v.unlock()
+	if !pool.Subnet.Contains(addr) {
+		return fmt.Errorf("%w: %s is not in %s", ErrOutside, addr, pool.Subnet)
+	}
+	index := v.indexOf(addr)
+	for lost := 0; ; lost++ {
+		if err := v.load(ctx, a.store); err != nil {
+			return err
+		}
+		b := v.at(index, a.host)
+		if b.err == nil && b.owners[addr] != from { // as far as we know: be sure before saying so
+			if err := v.refresh(ctx, a.store, index); err != nil {
+				return err
+			}
+			b = v.at(index, a.host)
+		}
+		switch {
+		case b.err != nil:
+			return b.err
+		case b.owners[addr] == to:
+			return nil
+		case b.owners[addr] != from:
+			return &TakenError{Addr: addr, Owner: b.owners[addr]}
+		}
+		written, err := a.write(ctx, v, b.with(addr, to))
+		if err != nil {
+			return fmt.Errorf("transfer %s: %w", addr, err)
+		}
+		if written {
+			return nil
+		}
+		if err := pause(ctx, lost); err != nil {
+			return fmt.Errorf("transfer %s: %w", addr, err)
+		}
+	}
+}
+
 // Release takes back what owner has of the pool; nothing is fine too. A block
 // that becomes empty goes, so that nothing is left behind.
 func (a *Allocator) Release(ctx context.Context, pool Pool, owner string) error {

@@ -251,3 +251,33 @@ func TestArguments(t *testing.T) {
 		}
 	}
 }
+
+func TestTransfer(t *testing.T) {
+	eachStore(t, func(t *testing.T, store state.Store) {
+		a, other := ipam.New(store, "h1"), ipam.New(store, "h2")
+		p := pool("10.6.0.0/24")
+		got := mustAllocate(t, a, p, "hold")
+		for range 2 { // the same again is done already
+			if err := a.Transfer(t.Context(), p, got, "hold", "web"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if again := mustAllocate(t, other, p, "web"); again != got {
+			t.Errorf("web has %s, want %s", again, got)
+		}
+		var taken *ipam.TakenError
+		if err := other.Transfer(t.Context(), p, got, "hold", "else"); !errors.As(err, &taken) || taken.Owner != "web" {
+			t.Errorf("from one who does not have it: %v", err)
+		}
+		if err := a.Transfer(t.Context(), p, addr("10.6.0.77"), "hold", "else"); !errors.Is(err, ipam.ErrTaken) {
+			t.Errorf("of what nobody has: %v", err)
+		}
+		if err := a.Transfer(t.Context(), p, addr("10.7.0.1"), "hold", "else"); !errors.Is(err, ipam.ErrOutside) {
+			t.Errorf("outside: %v", err)
+		}
+		if err := a.Release(t.Context(), p, "web"); err != nil {
+			t.Fatal(err)
+		}
+		mustBeEmpty(t, store)
+	})
+}

@@ -22,6 +22,7 @@ type Links struct {
 	veths    map[string]*veth // by the host's end
 	gateways map[string]link.Gateway
 	gone     map[string]bool // namespaces
+	dead     map[string]bool // namespaces without a process
 	taken    map[string]bool // namespace + interface: somebody else's
 }
 
@@ -33,7 +34,7 @@ type veth struct {
 
 // NewLinks makes a host without devices.
 func NewLinks(c *Calls) *Links {
-	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, taken: map[string]bool{}}
+	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, taken: map[string]bool{}}
 }
 
 func (l *Links) isNetNS(path string) bool { return strings.HasPrefix(path, "/ns/") && !l.gone[path] }
@@ -43,14 +44,14 @@ func (l *Links) EnsureVeth(ctx context.Context, v link.Veth) error {
 	return l.calls.do(ctx, "Links.EnsureVeth", func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if !l.isNetNS(v.NetNS) {
+		if v.NetNS != "" && !l.isNetNS(v.NetNS) {
 			return fmt.Errorf("%q: %w", v.NetNS, link.ErrNotNamespace)
 		}
 		if old := l.veths[v.Host]; old != nil && old.NetNS == v.NetNS && old.IfName == v.IfName {
 			return nil
 		}
 		delete(l.veths, v.Host)
-		if l.occupied(v.NetNS, v.IfName) {
+		if v.NetNS != "" && l.occupied(v.NetNS, v.IfName) {
 			return fmt.Errorf("%q: %w", v.IfName, link.ErrExists)
 		}
 		l.veths[v.Host] = &veth{Veth: v, hostMTU: v.MTU}
@@ -115,6 +116,32 @@ func (l *Links) PeerIn(host, nsPath string) (bool, error) {
 	defer l.mu.Unlock()
 	v := l.veths[host]
 	return v != nil && v.NetNS == nsPath && l.isNetNS(nsPath), nil
+}
+
+// Inhabited says whether the namespace of the peer is there.
+func (l *Links) Inhabited(host string) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.veths[host]
+	return v != nil && !l.dead[v.NetNS], nil
+}
+
+// Kill ends the processes of a namespace, which stays.
+func (l *Links) Kill(path string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dead[path] = true
+}
+
+// Move is what the caller of a hand-over does.
+func (l *Links) Move(peer, path, ifName string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, v := range l.veths {
+		if v.Peer == peer {
+			v.NetNS, v.IfName = path, ifName
+		}
+	}
 }
 
 // SetMTU sets a host's end's MTU.

@@ -81,6 +81,24 @@ func (c *Client) Endpoint(ctx context.Context, ref string) (Endpoint, error) {
 	return get[Endpoint](ctx, c, "/v1/endpoints/"+url.PathEscape(ref))
 }
 
+// Hold implements Service.
+func (c *Client) Hold(ctx context.Context, req HoldRequest) (Hold, error) {
+	return call[Hold](ctx, c, http.MethodPost, "/v1/holds", req)
+}
+
+// Unhold implements Service.
+func (c *Client) Unhold(ctx context.Context, network, ip string) error {
+	if err := errors.Join(CheckNetworkRef(network), checkAddress(ip)); err != nil {
+		return err
+	}
+	return do(ctx, c, http.MethodDelete, "/v1/holds/"+url.PathEscape(network)+"/"+url.PathEscape(ip))
+}
+
+// Publish implements Service.
+func (c *Client) Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error) {
+	return call[Endpoint](ctx, c, http.MethodPost, "/v1/publish", publishRequest{ID: id, Ports: ports})
+}
+
 // Reserve implements Service.
 func (c *Client) Reserve(ctx context.Context, req ReserveRequest) (Endpoint, error) {
 	return call[Endpoint](ctx, c, http.MethodPost, "/v1/endpoints", req)

@@ -22,6 +22,12 @@ type errorBody struct {
 	} `json:"error"`
 }
 
+// publishRequest is how a call of Publish travels.
+type publishRequest struct {
+	ID    string        `json:"id"`
+	Ports []PortMapping `json:"ports"`
+}
+
 // NewHandler serves svc as HTTP under /v1/.
 func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 	h := &handler{logger: logger}
@@ -38,6 +44,20 @@ func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/endpoints", h.serve(func(r *http.Request) (any, error) {
 		return svc.Endpoints(r.Context())
 	}))
+	mux.HandleFunc("POST /v1/holds", h.serve(withBody(svc.Hold)))
+	mux.HandleFunc("DELETE /v1/holds/{network}/{ip}", h.serve(func(r *http.Request) (any, error) {
+		network, ip := r.PathValue("network"), r.PathValue("ip")
+		if err := CheckNetworkRef(network); err != nil {
+			return nil, err
+		}
+		if err := checkAddress(ip); err != nil {
+			return nil, err
+		}
+		return nil, svc.Unhold(r.Context(), network, ip)
+	}))
+	mux.HandleFunc("POST /v1/publish", h.serve(withBody(func(ctx context.Context, req publishRequest) (Endpoint, error) {
+		return svc.Publish(ctx, req.ID, req.Ports)
+	})))
 	mux.HandleFunc("POST /v1/endpoints", h.serve(withBody(svc.Reserve)))
 	mux.HandleFunc("POST /v1/attach", h.serve(withBody(svc.Attach)))
 	mux.HandleFunc("GET /v1/endpoints/{id}", h.serve(withID(checkEndpointRef, svc.Endpoint)))

@@ -12,7 +12,7 @@ const DefaultNetwork = "default"
 type Network struct {
 	ID      string       `json:"id"`      // the name: 1 to 64 of [a-zA-Z0-9_.-], beginning with a letter or digit
 	Subnet  netip.Prefix `json:"subnet"`  // IPv4, host bits zero, /8 to /30
-	Gateway netip.Addr   `json:"gateway"` // the subnet's first host address, the same on every host
+	Gateway netip.Addr   `json:"gateway"` // the subnet's first host address unless another was asked for, the same on every host
 	VLAN    int          `json:"vlan"`    // 1 to 4094 (IEEE 802.1Q), unique in the cluster
 	VNI     uint32       `json:"vni"`     // 24 bits (RFC 7348), on the wire
 	MTU     int          `json:"mtu"`     // bytes of an IP packet inside the network
@@ -20,6 +20,8 @@ type Network struct {
 
 // CreateNetworkRequest asks for a network. A zero Subnet means: pick a free one.
 type CreateNetworkRequest struct {
-	ID     string `json:"id"`
-	Subnet string `json:"subnet,omitempty"` // CIDR; host bits must be zero
+	ID      string `json:"id"`
+	Subnet  string `json:"subnet,omitempty"`  // CIDR; host bits must be zero
+	Gateway string `json:"gateway,omitempty"` // needs a Subnet; empty: its first host address
+	DryRun  bool   `json:"dry_run,omitempty"` // only say what would be made, or why it cannot be
 }

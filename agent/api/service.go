@@ -20,8 +20,14 @@ type Service interface {
 	Endpoints(ctx context.Context) ([]Endpoint, error)
 	// Endpoint finds one by id, by a unique prefix of the id, or by container name.
 	Endpoint(ctx context.Context, ref string) (Endpoint, error)
+	// Hold keeps an address until an endpoint takes it over, Unhold, or a minute has gone.
+	Hold(ctx context.Context, req HoldRequest) (Hold, error)
+	// Unhold gives an address back that Hold kept. Idempotent.
+	Unhold(ctx context.Context, network, ip string) error
 	// Reserve holds an address for an endpoint without attaching it.
 	Reserve(ctx context.Context, req ReserveRequest) (Endpoint, error)
+	// Publish makes the published ports of an endpoint those given; none takes all back.
+	Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error)
 	// Attach gives a namespace its interface; the same request again gives the same endpoint.
 	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
 	// Detach takes the interface away and keeps the address. It returns when that

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -97,6 +99,21 @@ func ParseIP(s string) (netip.Addr, error) {
 		return netip.Addr{}, Errorf(CodeInvalid, "address %s is not an IPv4 address; write it like 10.6.0.9", shown(s))
 	}
 	return a, nil
+}
+
+func checkAddress(s string) error {
+	_, err := ParseIP(s)
+	return err
+}
+
+// ParseMAC reads a MAC address that somebody asks for: 48 bits, unicast, and
+// not zero. It gives the form in which addresses are compared.
+func ParseMAC(s string) (string, error) {
+	hw, err := net.ParseMAC(s)
+	if err != nil || len(hw) != 6 || hw[0]&1 != 0 || bytes.Equal(hw, make([]byte, 6)) {
+		return "", Errorf(CodeInvalid, "MAC address %s is not a unicast one; write it like 02:42:0a:06:00:09", shown(s))
+	}
+	return hw.String(), nil
 }
 
 // CheckIfName says whether s can name a network interface: at most 15 bytes

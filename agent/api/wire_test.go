@@ -26,9 +26,14 @@ var (
 	aNetwork = Network{
 		ID: "foo", Subnet: netip.MustParsePrefix("10.6.0.0/16"), Gateway: netip.MustParseAddr("10.6.0.1"), VLAN: 7, VNI: 10007, MTU: 1450,
 	}
+	somePorts = []PortMapping{
+		{Proto: "tcp", HostPort: 8080, ContainerPort: 80},
+		{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.1"), ContainerPort: 53},
+	}
+	aHold      = Hold{Network: "foo", IP: netip.MustParseAddr("10.6.0.2"), PrefixLen: 16, Gateway: netip.MustParseAddr("10.6.0.1")}
 	anEndpoint = Endpoint{
 		ID: "c1", ContainerID: "c1", ContainerName: "web", Network: "foo", IP: netip.MustParseAddr("10.6.0.2"), MAC: "02:42:0a:06:00:02",
-		Gateway: netip.MustParseAddr("10.6.0.1"), PrefixLen: 16, MTU: 1450, Port: "spv1", Host: "h1", Source: SourceDocker, Attached: true,
+		Gateway: netip.MustParseAddr("10.6.0.1"), PrefixLen: 16, MTU: 1450, Port: "spv1", Peer: "spp1", IfName: "eth0", Ports: somePorts, Host: "h1", Source: SourceDocker, Attached: true,
 	}
 	aStatus = Status{
 		Version: "1", PID: 7, Host: Host{ID: "x", Name: "h1", VTEP: "192.0.2.1", Datapath: "netdev"}, Ready: true, Problems: []string{"p"},
@@ -65,6 +70,18 @@ func (f *fakeService) Reserve(_ context.Context, r ReserveRequest) (Endpoint, er
 	return anEndpoint, f.ask("reserve", r)
 }
 
+func (f *fakeService) Hold(_ context.Context, r HoldRequest) (Hold, error) {
+	return aHold, f.ask("hold", r)
+}
+
+func (f *fakeService) Unhold(_ context.Context, network, ip string) error {
+	return f.ask("unhold", network, ip)
+}
+
+func (f *fakeService) Publish(_ context.Context, id string, ports []PortMapping) (Endpoint, error) {
+	return anEndpoint, f.ask("publish", id, ports)
+}
+
 func (f *fakeService) Attach(_ context.Context, r AttachRequest) (Endpoint, error) {
 	return anEndpoint, f.ask("attach", r)
 }
@@ -96,9 +113,15 @@ type exchange struct {
 func none(err error) (any, error) { return nil, err }
 
 func calls() []exchange {
-	create := CreateNetworkRequest{ID: "foo", Subnet: "10.6.0.0/16"}
-	reserve := ReserveRequest{ID: "c1", ContainerName: "web", Network: "foo", IP: "10.6.0.2", Source: SourceDocker}
-	attach := AttachRequest{ID: "c1", ContainerName: "web", Network: "foo", IP: "10.6.0.2", Source: SourceConnect, NetNS: "/proc/1/ns/net", IfName: "eth1"}
+	create := CreateNetworkRequest{ID: "foo", Subnet: "10.6.0.0/16", Gateway: "10.6.0.9", DryRun: true}
+	hold := HoldRequest{Network: "foo", IP: "10.6.0.2"}
+	reserve := ReserveRequest{
+		ID: "c1", ContainerID: "c", ContainerName: "web", Network: "foo", IP: "10.6.0.2", MAC: "02:00:00:00:00:01", Ports: somePorts, Source: SourceDocker,
+	}
+	attach := AttachRequest{
+		ID: "c1", ContainerID: "c", ContainerName: "web", Network: "foo", IP: "10.6.0.2", MAC: "02:00:00:00:00:01", Ports: somePorts,
+		Source: SourceConnect, NetNS: "/proc/1/ns/net", IfName: "eth1", HandOver: true,
+	}
 	return []exchange{
 		{"Status", func(ctx context.Context, s Service) (any, error) { return s.Status(ctx) }, []any{"status"}, aStatus},
 		{"CreateNetwork", func(ctx context.Context, s Service) (any, error) { return s.CreateNetwork(ctx, create) }, []any{"create", create}, aNetwork},
@@ -107,6 +130,9 @@ func calls() []exchange {
 		{"DeleteNetwork", func(ctx context.Context, s Service) (any, error) { return none(s.DeleteNetwork(ctx, "a.b")) }, []any{"delete", "a.b"}, nil},
 		{"Endpoints", func(ctx context.Context, s Service) (any, error) { return s.Endpoints(ctx) }, []any{"endpoints"}, []Endpoint{anEndpoint}},
 		{"Endpoint", func(ctx context.Context, s Service) (any, error) { return s.Endpoint(ctx, "web") }, []any{"endpoint", "web"}, anEndpoint},
+		{"Hold", func(ctx context.Context, s Service) (any, error) { return s.Hold(ctx, hold) }, []any{"hold", hold}, aHold},
+		{"Unhold", func(ctx context.Context, s Service) (any, error) { return none(s.Unhold(ctx, "foo", "10.6.0.2")) }, []any{"unhold", "foo", "10.6.0.2"}, nil},
+		{"Publish", func(ctx context.Context, s Service) (any, error) { return s.Publish(ctx, "c1", somePorts) }, []any{"publish", "c1", somePorts}, anEndpoint},
 		{"Reserve", func(ctx context.Context, s Service) (any, error) { return s.Reserve(ctx, reserve) }, []any{"reserve", reserve}, anEndpoint},
 		{"Attach", func(ctx context.Context, s Service) (any, error) { return s.Attach(ctx, attach) }, []any{"attach", attach}, anEndpoint},
 		{"Detach", func(ctx context.Context, s Service) (any, error) { return none(s.Detach(ctx, "c1")) }, []any{"detach", "c1"}, nil},
@@ -131,7 +157,7 @@ func TestRoundTrip(t *testing.T) {
 			if diff := cmp.Diff(c.want, got, opt, opt2); diff != "" {
 				t.Errorf("%s answered (-want +got):\n%s", c.name, diff)
 			}
-			if diff := cmp.Diff(c.asked, fake.asked); diff != "" {
+			if diff := cmp.Diff(c.asked, fake.asked, opt); diff != "" {
 				t.Errorf("%s asked (-want +got):\n%s", c.name, diff)
 			}
 		}

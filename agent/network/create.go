@@ -16,25 +16,49 @@ import (
 // free on every host if it is not there. Two hosts that do so at once get the
 // same one.
 func (m *Manager) EnsureDefault(ctx context.Context) (Record, error) {
-	rec, _, err := m.Create(ctx, api.DefaultNetwork, netip.Prefix{})
+	rec, _, err := m.Create(ctx, Spec{Name: api.DefaultNetwork})
 	return rec, err
 }
 
-// Create makes a network; the zero subnet means any that is free. The same name
-// with the same subnet, or with none, gives the existing network and false.
-// Errors: ErrExists, ErrOverlap, ErrNoSubnet, ErrNoVLAN, ErrBadRecord, an
-// *api.Error for a wrong name or subnet, and those of the store.
-func (m *Manager) Create(ctx context.Context, name string, subnet netip.Prefix) (Record, bool, error) {
-	if err := api.CheckNetworkName(name); err != nil {
-		return Record{}, false, err
+// Spec is the network that Create is asked for.
+type Spec struct {
+	Name    string
+	Subnet  netip.Prefix // the zero Prefix: any that is free
+	Gateway netip.Addr   // the zero Addr: the subnet's first host address
+	DryRun  bool         // only say what would be made; the record has no VLAN then
+}
+
+func (s Spec) check() error {
+	if err := api.CheckNetworkName(s.Name); err != nil {
+		return err
 	}
-	if subnet != (netip.Prefix{}) {
-		if _, err := api.ParseSubnet(subnet.String()); err != nil {
-			return Record{}, false, err
+	if s.Subnet != (netip.Prefix{}) {
+		if _, err := api.ParseSubnet(s.Subnet.String()); err != nil {
+			return err
 		}
 	}
+	switch {
+	case !s.Gateway.IsValid():
+		return nil
+	case s.Subnet == (netip.Prefix{}):
+		return api.Errorf(api.CodeInvalid, "network %q: a gateway needs a subnet; give both", s.Name)
+	case !isHostAddress(s.Subnet, s.Gateway):
+		return api.Errorf(api.CodeInvalid, "network %q: gateway %s is no host address of %s", s.Name, s.Gateway, s.Subnet)
+	}
+	return nil
+}
+
+// Create makes a network. The same name with the same subnet and gateway, or
+// with none, gives the existing network and false.
+// Errors: ErrExists, ErrOverlap, ErrNoSubnet, ErrNoVLAN, ErrBadRecord, an
+// *api.Error for a wrong name or subnet, and those of the store.
+func (m *Manager) Create(ctx context.Context, spec Spec) (Record, bool, error) {
+	if err := spec.check(); err != nil {
+		return Record{}, false, err
+	}
+	name := spec.Name
 	for lost := 0; ; lost++ {
-		rec, created, err := m.createOnce(ctx, name, subnet)
+		rec, created, err := m.createOnce(ctx, spec)
 		if !errors.Is(err, state.ErrConflict) {
 			if created {
 				m.log.Info("network created", "network", name, "subnet", rec.Subnet, "vlan", rec.VLAN, "vni", rec.VNI)
@@ -49,7 +73,8 @@ func (m *Manager) Create(ctx context.Context, name string, subnet netip.Prefix) 
 
 // createOnce tries once. ErrConflict: something was changed meanwhile, and all
 // that this try has read may be wrong.
-func (m *Manager) createOnce(ctx context.Context, name string, subnet netip.Prefix) (Record, bool, error) {
+func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, error) {
+	name, subnet := spec.Name, spec.Subnet
 	bump, err := m.bump(ctx) // read before everything that it guards
 	if err != nil {
 		return Record{}, false, err
@@ -70,10 +95,12 @@ func (m *Manager) createOnce(ctx context.Context, name string, subnet netip.Pref
 			if p, ok := salvage(e.Value); ok {
 				taken = append(taken, occupied{p, fmt.Sprintf("network %q (%s)", strings.TrimPrefix(e.Key, NetworksPrefix), p)})
 			}
-		case rec.ID == name && rec.Deleting:
+		case rec.ID == name && rec.Deleting && !spec.DryRun:
 			return Record{}, false, m.finish(ctx, name)
 		case rec.ID == name && subnet != (netip.Prefix{}) && subnet != rec.Subnet:
 			return Record{}, false, refuse(ErrExists, "network %q exists with subnet %s; choose another name, or omit the subnet to use it as it is", name, rec.Subnet)
+		case rec.ID == name && spec.Gateway.IsValid() && spec.Gateway != rec.Gateway:
+			return Record{}, false, refuse(ErrExists, "network %q exists with gateway %s; choose another name, or omit the gateway to use it as it is", name, rec.Gateway)
 		case rec.ID == name:
 			return rec, false, nil
 		default:
@@ -84,11 +111,18 @@ func (m *Manager) createOnce(ctx context.Context, name string, subnet netip.Pref
 	if subnet, err = m.place(ctx, name, subnet, taken); err != nil {
 		return Record{}, false, err
 	}
+	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway}
+	if !rec.Gateway.IsValid() {
+		rec.Gateway = subnet.Addr().Next()
+	}
+	if spec.DryRun {
+		return rec, false, nil
+	}
 	vlan, err := m.freeVLAN(ctx, name, vlans)
 	if err != nil {
 		return Record{}, false, err
 	}
-	rec := Record{ID: name, Subnet: subnet, Gateway: subnet.Addr().Next(), VLAN: vlan, VNI: uint32(VNIBase + vlan)}
+	rec.VLAN, rec.VNI = vlan, uint32(VNIBase+vlan)
 	if err := m.put(ctx, rec, bump); err != nil {
 		return Record{}, false, err
 	}

@@ -36,7 +36,7 @@ func routes(on string, prefixes ...string) func(context.Context) ([]network.Host
 
 func mustCreate(t *testing.T, m *network.Manager, name, subnet string) network.Record {
 	t.Helper()
-	rec, _, err := m.Create(t.Context(), name, prefix(subnet))
+	rec, _, err := m.Create(t.Context(), network.Spec{Name: name, Subnet: prefix(subnet)})
 	if err != nil {
 		t.Fatalf("Create(%s, %s): %v", name, subnet, err)
 	}
@@ -46,7 +46,7 @@ func mustCreate(t *testing.T, m *network.Manager, name, subnet string) network.R
 func TestCreate(t *testing.T) {
 	eachStore(t, func(t *testing.T, store state.Store) {
 		m := network.New(network.Config{Store: store})
-		got, created, err := m.Create(t.Context(), "foo4", prefix("10.6.0.0/16"))
+		got, created, err := m.Create(t.Context(), network.Spec{Name: "foo4", Subnet: prefix("10.6.0.0/16")})
 		if err != nil || !created {
 			t.Fatalf("Create = %v, %v", created, err)
 		}
@@ -58,7 +58,7 @@ func TestCreate(t *testing.T) {
 			t.Error(diff, got.Version)
 		}
 		for _, subnet := range []string{"10.6.0.0/16", ""} {
-			again, created, err := m.Create(t.Context(), "foo4", prefix(subnet))
+			again, created, err := m.Create(t.Context(), network.Spec{Name: "foo4", Subnet: prefix(subnet)})
 			if err != nil || created || again != got {
 				t.Errorf("Create again with %q = %v, %v, %v", subnet, again, created, err)
 			}
@@ -101,13 +101,13 @@ func TestCreateRefused(t *testing.T) {
 		{"foo4", "10.200.0.0/16", network.ErrOverlap, ""},
 		{"web", "10.7.0.0/16", network.ErrExists, `network "web" exists with subnet 10.6.128.0/17; choose another name, or omit the subnet to use it as it is`},
 	} {
-		_, created, err := m.Create(t.Context(), c.name, prefix(c.subnet))
+		_, created, err := m.Create(t.Context(), network.Spec{Name: c.name, Subnet: prefix(c.subnet)})
 		if !errors.Is(err, c.want) || created || (c.text != "" && err.Error() != c.text) {
 			t.Errorf("Create(%s, %s) = %v, want %q", c.name, c.subnet, err, c.text)
 		}
 	}
 	for _, name := range []string{"", "bridge", "host", "none", "../x", "a;b", "a\x00", "a/b", strings.Repeat("x", 65)} {
-		if _, _, err := m.Create(t.Context(), name, noSubnet); api.CodeOf(err) != api.CodeInvalid {
+		if _, _, err := m.Create(t.Context(), network.Spec{Name: name, Subnet: noSubnet}); api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("Create(%q) = %v", name, err)
 		}
 		if _, err := m.Get(t.Context(), name); api.CodeOf(err) != api.CodeInvalid {
@@ -118,7 +118,7 @@ func TestCreateRefused(t *testing.T) {
 		}
 	}
 	for _, subnet := range []string{"10.6.0.1/16", "10.6.0.0/31", "fd00::/64", "127.0.0.0/8", "0.0.0.0/0"} {
-		if _, _, err := m.Create(t.Context(), "foo4", prefix(subnet)); api.CodeOf(err) != api.CodeInvalid {
+		if _, _, err := m.Create(t.Context(), network.Spec{Name: "foo4", Subnet: prefix(subnet)}); api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("Create of %s = %v", subnet, err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestCreateRefused(t *testing.T) {
 	failing := network.New(network.Config{Store: store, Routes: func(context.Context) ([]network.HostRoute, error) {
 		return nil, errors.New("hosts cannot be read")
 	}})
-	if _, _, err := failing.Create(t.Context(), "foo4", prefix("10.7.0.0/16")); err == nil {
+	if _, _, err := failing.Create(t.Context(), network.Spec{Name: "foo4", Subnet: prefix("10.7.0.0/16")}); err == nil {
 		t.Error("created without knowing the hosts' routes")
 	}
 	mustCreate(t, m, "edge", "10.7.0.0/16") // touches big and overlaps nothing
@@ -178,7 +178,7 @@ func TestNoVLAN(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, _, err := m.Create(t.Context(), "more", noSubnet); !errors.Is(err, network.ErrNoVLAN) {
+		if _, _, err := m.Create(t.Context(), network.Spec{Name: "more", Subnet: noSubnet}); !errors.Is(err, network.ErrNoVLAN) {
 			t.Fatalf("Create = %v, want ErrNoVLAN", err)
 		}
 		if err := m.Delete(t.Context(), last.ID); err != nil {
@@ -196,4 +196,44 @@ func vlansFrom(first int) []int {
 		ids = append(ids, id)
 	}
 	return ids
+}
+
+func TestGatewayOfOnesOwn(t *testing.T) {
+	m := network.New(network.Config{Store: statetest.New()})
+	spec := network.Spec{Name: "web", Subnet: prefix("10.6.0.0/24"), Gateway: netip.MustParseAddr("10.6.0.254")}
+	dry := spec
+	dry.DryRun = true
+	if rec, created, err := m.Create(t.Context(), dry); err != nil || created || rec.Subnet != spec.Subnet || rec.Gateway != spec.Gateway {
+		t.Fatalf("dry run: %+v, %v, %v", rec, created, err)
+	}
+	if _, err := m.Get(t.Context(), "web"); !errors.Is(err, network.ErrNotFound) {
+		t.Fatalf("a dry run made it: %v", err)
+	}
+	for _, want := range []bool{true, false} {
+		rec, created, err := m.Create(t.Context(), spec)
+		if err != nil || created != want || rec.Gateway != spec.Gateway {
+			t.Fatalf("%+v, %v, %v", rec, created, err)
+		}
+	}
+	other := spec
+	other.Gateway = netip.MustParseAddr("10.6.0.1")
+	if _, _, err := m.Create(t.Context(), other); !errors.Is(err, network.ErrExists) {
+		t.Errorf("another gateway: %v", err)
+	}
+	overlapping := network.Spec{Name: "x", Subnet: prefix("10.6.0.0/16"), DryRun: true}
+	if _, _, err := m.Create(t.Context(), overlapping); !errors.Is(err, network.ErrOverlap) {
+		t.Errorf("dry run of an overlap: %v", err)
+	}
+	if rec, _, err := m.Create(t.Context(), network.Spec{Name: "x", DryRun: true}); err != nil || !rec.Subnet.IsValid() {
+		t.Errorf("dry run without a subnet: %+v, %v", rec, err)
+	}
+	for _, bad := range []string{"10.7.0.1", "10.6.0.0", "10.6.0.255", "::1"} {
+		wrong := network.Spec{Name: "y", Subnet: prefix("10.6.0.0/24"), Gateway: netip.MustParseAddr(bad)}
+		if _, _, err := m.Create(t.Context(), wrong); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("gateway %s: %v", bad, err)
+		}
+	}
+	if _, _, err := m.Create(t.Context(), network.Spec{Name: "y", Gateway: netip.MustParseAddr("10.6.0.1")}); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("a gateway without a subnet: %v", err)
+	}
 }

@@ -92,7 +92,7 @@ func TestDeletionLeftHalfDone(t *testing.T) {
 	})
 	t.Run("created anew", func(t *testing.T) {
 		_, m := start(t)
-		rec, created, err := m.Create(t.Context(), "web", prefix("10.7.0.0/16"))
+		rec, created, err := m.Create(t.Context(), network.Spec{Name: "web", Subnet: prefix("10.7.0.0/16")})
 		if err != nil || !created || rec.Subnet != prefix("10.7.0.0/16") || rec.Deleting {
 			t.Errorf("Create = %v, %v, %v", rec, created, err)
 		}
@@ -100,7 +100,7 @@ func TestDeletionLeftHalfDone(t *testing.T) {
 	t.Run("in use", func(t *testing.T) {
 		store, m := start(t)
 		set(t, store, network.EndpointsKey("web", "host-1"), `{"version":1,"endpoints":[{}]}`)
-		rec, created, err := m.Create(t.Context(), "web", noSubnet)
+		rec, created, err := m.Create(t.Context(), network.Spec{Name: "web", Subnet: noSubnet})
 		if err != nil || created || rec.Deleting {
 			t.Errorf("Create = %v, %v, %v, want the old one back", rec, created, err)
 		}

@@ -38,7 +38,7 @@ func race(ctx context.Context, store state.Store, names [2]string, subnets [2]ne
 	var got [2]result
 	atOnce(2, func(i int) {
 		m := network.New(network.Config{Store: store})
-		got[i].rec, got[i].created, got[i].err = m.Create(ctx, names[i], subnets[i])
+		got[i].rec, got[i].created, got[i].err = m.Create(ctx, network.Spec{Name: names[i], Subnet: subnets[i]})
 	})
 	return got
 }

@@ -109,7 +109,7 @@ func Decode(entry state.Entry) (Record, error) {
 		return bad(err)
 	}
 	switch {
-	case !v.Subnet.Contains(v.Gateway) || v.Gateway == v.Subnet.Addr() || !v.Subnet.Contains(v.Gateway.Next()):
+	case !isHostAddress(v.Subnet, v.Gateway):
 		return bad(fmt.Errorf("gateway %s is no host address of %s", v.Gateway, v.Subnet))
 	case v.VLAN < 1 || v.VLAN > MaxVLAN:
 		return bad(fmt.Errorf("VLAN %d is not 1 to %d", v.VLAN, MaxVLAN))
@@ -120,6 +120,12 @@ func Decode(entry state.Entry) (Record, error) {
 		ID: v.ID, Subnet: v.Subnet, Gateway: v.Gateway, VLAN: v.VLAN, VNI: v.VNI,
 		Deleting: v.Deleting, Version: entry.Version,
 	}, nil
+}
+
+// isHostAddress says whether an address is one of a subnet, and neither the
+// network's nor the broadcast address.
+func isHostAddress(subnet netip.Prefix, addr netip.Addr) bool {
+	return subnet.Contains(addr) && addr != subnet.Addr() && subnet.Contains(addr.Next())
 }
 
 func (r Record) encode() ([]byte, error) {

@@ -45,7 +45,7 @@ func TestBadRecords(t *testing.T) {
 			}
 			_, err := m.Get(t.Context(), "web")
 			names("Get", err)
-			_, _, err = m.Create(t.Context(), "web", noSubnet)
+			_, _, err = m.Create(t.Context(), network.Spec{Name: "web", Subnet: noSubnet})
 			names("Create", err)
 			names("Delete", m.Delete(t.Context(), "web"))
 			all, bad, err := m.List(t.Context())
@@ -64,7 +64,7 @@ func TestBadRecords(t *testing.T) {
 		t.Errorf("the good one: %v", err)
 	}
 	set(t, store, key, strings.Replace(good, `{`, `{"more":1,`, 1))
-	_, _, err := network.New(network.Config{Store: store}).Create(t.Context(), "foo", prefix("10.6.9.0/24"))
+	_, _, err := network.New(network.Config{Store: store}).Create(t.Context(), network.Spec{Name: "foo", Subnet: prefix("10.6.9.0/24")})
 	if !errors.Is(err, network.ErrOverlap) {
 		t.Errorf("Create on the subnet of a record that cannot be decoded = %v, want ErrOverlap", err)
 	}
@@ -74,7 +74,7 @@ func TestBadGeneration(t *testing.T) {
 	for _, value := range []string{`x`, `{"version":2,"generation":1}`, `{"version":1,"generation":-1}`} {
 		store := statetest.New()
 		set(t, store, network.GenerationKey, value)
-		_, _, err := network.New(network.Config{Store: store}).Create(t.Context(), "web", noSubnet)
+		_, _, err := network.New(network.Config{Store: store}).Create(t.Context(), network.Spec{Name: "web", Subnet: noSubnet})
 		if !errors.Is(err, network.ErrBadRecord) || !strings.Contains(err.Error(), network.GenerationKey) {
 			t.Errorf("Create with generation %s = %v", value, err)
 		}

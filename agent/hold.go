@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/ipam"
+)
+
+// holdTime is how long an address waits for its endpoint. Docker asks for an
+// address and makes the endpoint within the same second, or gives it back.
+const holdTime = time.Minute
+
+// holdPrefix begins the names of holds as owners of addresses; no endpoint's id
+// begins so. What a crash leaves is found by claim: no endpoint has it.
+const holdPrefix = "+"
+
+// hold is an address that waits for its endpoint.
+type hold struct {
+	owner   string // in the store
+	network string
+	pool    ipam.Pool
+	ip      netip.Addr // the zero Addr: not known whether it has one
+	until   time.Time
+}
+
+// holds are this host's, by owner.
+type holds struct {
+	mu      sync.Mutex
+	byOwner map[string]hold
+}
+
+func newHolds() *holds { return &holds{byOwner: map[string]hold{}} }
+
+func (h *holds) put(x hold) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.byOwner[x.owner] = x
+}
+
+// take removes the hold of an address and gives it.
+func (h *holds) take(networkID string, ip netip.Addr) (hold, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for owner, x := range h.byOwner {
+		if x.network == networkID && x.ip == ip {
+			delete(h.byOwner, owner)
+			return x, true
+		}
+	}
+	return hold{}, false
+}
+
+// over removes the holds whose time is over and gives them.
+func (h *holds) over(now time.Time) []hold {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var list []hold
+	for owner, x := range h.byOwner {
+		if !now.Before(x.until) {
+			delete(h.byOwner, owner)
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+// Hold implements api.Service.
+func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error) {
+	if err := api.CheckNetworkRef(req.Network); err != nil {
+		return api.Hold{}, err
+	}
+	var ip netip.Addr
+	if req.IP != "" {
+		var err error
+		if ip, err = api.ParseIP(req.IP); err != nil {
+			return api.Hold{}, err
+		}
+	}
+	if err := a.awaitLoaded(ctx); err != nil {
+		return api.Hold{}, err
+	}
+	r, err := a.findNetwork(ctx, req.Network)
+	if err != nil {
+		return api.Hold{}, translate(err)
+	}
+	h := hold{owner: a.owner(holdPrefix + rand.Text()), network: r.ID, pool: pool(r)}
+	if h.ip, err = a.holdAddress(ctx, r, ip, h.owner); err != nil {
+		if away(err) || ctx.Err() != nil {
+			a.holds.put(h) // it may have been applied all the same: over at once
+			signal(a.kick)
+		}
+		return api.Hold{}, translate(a.explainAddress(err, r))
+	}
+	h.until = time.Now().Add(holdTime)
+	a.holds.put(h)
+	return api.Hold{Network: r.ID, IP: h.ip, PrefixLen: r.Subnet.Bits(), Gateway: r.Gateway}, nil
+}
+
+// holdAddress takes an address for a hold. One that was asked for by name may
+// still be an endpoint's of Docker's networks whose container is gone: Docker
+// was killed before it could say so, and asks now for its successor.
+func (a *Agent) holdAddress(ctx context.Context, r network.Record, ip netip.Addr, owner string) (netip.Addr, error) {
+	if !ip.IsValid() {
+		return a.Addresses.Allocate(ctx, pool(r), owner)
+	}
+	err := a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
+	taken, ok := errors.AsType[*ipam.TakenError](err)
+	if !ok {
+		return ip, err
+	}
+	host, id, _ := strings.Cut(taken.Owner, "/")
+	if host != a.id {
+		return ip, err
+	}
+	if freed, freeErr := a.releaseForsaken(ctx, id); freeErr != nil || !freed {
+		return ip, errors.Join(err, freeErr)
+	}
+	return ip, a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
+}
+
+// releaseForsaken releases an endpoint of Docker's networks in whose namespace
+// no process lives, and says whether it did.
+func (a *Agent) releaseForsaken(ctx context.Context, id string) (bool, error) {
+	unlock, err := a.lockID(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	l, ok := a.table.get(id)
+	if !ok || l.Source != api.SourceDriver {
+		return false, nil
+	}
+	if l.Attached {
+		lives, err := a.Links.Inhabited(link.HostName(id))
+		if err != nil || lives {
+			return false, err
+		}
+	}
+	if err := a.release(ctx, l); err != nil {
+		return false, err
+	}
+	a.Logger.Info("released what a container that is gone had", "endpoint", id, "container", l.ContainerName, "network", l.Network, "ip", l.IP)
+	return true, nil
+}
+
+// Unhold implements api.Service.
+func (a *Agent) Unhold(ctx context.Context, networkID, address string) error {
+	if err := api.CheckNetworkRef(networkID); err != nil {
+		return err
+	}
+	ip, err := api.ParseIP(address)
+	if err != nil {
+		return err
+	}
+	h, ok := a.holds.take(networkID, ip)
+	if !ok {
+		return nil
+	}
+	return translate(a.dropHold(ctx, h))
+}
+
+// dropHold gives a hold's address back; when that fails, converge tries on.
+func (a *Agent) dropHold(ctx context.Context, h hold) error {
+	err := a.Addresses.Release(ctx, h.pool, h.owner)
+	if err != nil {
+		h.until = time.Time{}
+		a.holds.put(h)
+		signal(a.kick)
+	}
+	return err
+}
+
+// convergeHolds gives back what waited too long.
+func (a *Agent) convergeHolds(ctx context.Context) error {
+	var errs []error
+	for _, h := range a.holds.over(time.Now()) {
+		errs = append(errs, a.dropHold(ctx, h))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,55 @@
+package link
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Inhabited tells whether a process lives in the namespace where the other end
+// of a host's end is. A namespace can outlive its container: what keeps it then
+// is a file that somebody has mounted. A host's end that is gone is a no; an
+// end that was not moved yet is a yes, since the host lives there.
+func (l *Links) Inhabited(host string) (bool, error) {
+	c, err := l.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer l.release(c)
+	end, err := c.byName(host)
+	if err != nil || end == nil {
+		return false, err
+	}
+	want := end.Attrs().NetNsID
+	if want < 0 {
+		return true, nil
+	}
+	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return false, fmt.Errorf("list processes: %w", err)
+	}
+	seen := map[NSID]bool{}
+	for _, path := range paths {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil { // ended meanwhile
+			continue
+		}
+		id := NSID{Dev: st.Dev, Inode: st.Ino}
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		file, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		nsid, err := c.GetNetNsIdByFd(int(file.Fd()))
+		file.Close()
+		if err == nil && nsid == want {
+			return true, nil
+		}
+	}
+	return false, nil
+}
