@@ -124,6 +124,7 @@ type Agent struct {
 	publishers map[string]*publisher // network -> writer of our list
 	pubMu      sync.Mutex
 
+	networks chan struct{} // see NetworksChanged
 	kick     chan struct{} // converge soon
 	known    chan struct{} // closed when loaded becomes true
 	mu       sync.Mutex    // guards what follows
@@ -162,6 +163,7 @@ func New(cfg Config) (*Agent, error) {
 		notes:      map[string]string{},
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},
+		networks:   make(chan struct{}, 1),
 		kick:       make(chan struct{}, 1),
 		known:      make(chan struct{}),
 	}
@@ -169,6 +171,10 @@ func New(cfg Config) (*Agent, error) {
 	a.nat = newCoalescer(a.errands, applyTimeout, a.applyNAT)
 	return a, nil
 }
+
+// NetworksChanged receives when the cluster may have got or lost a network. One
+// listener can have it.
+func (a *Agent) NetworksChanged() <-chan struct{} { return a.networks }
 
 // owner is how this host's endpoint id is written beside an address: ids are
 // chosen per host, addresses belong to the cluster.

@@ -87,6 +87,9 @@ func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 	for _, err := range errs {
 		a.Logger.Error("a value of the store is left alone", "part", part, "err", err)
 	}
+	if part == partNetworks {
+		signal(a.networks)
+	}
 	for _, subnet := range gone {
 		a.Addresses.Forget(subnet)
 	}

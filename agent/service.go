@@ -80,6 +80,7 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 		return a.shownNetwork(r), nil
 	}
 	a.view.putNetwork(r)
+	signal(a.networks)
 	return a.shownNetwork(r), nil
 }
 
@@ -134,6 +135,7 @@ func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 		a.Addresses.Forget(r.Subnet)
 	}
 	signal(a.kick)
+	signal(a.networks)
 	a.Logger.Info("network deleted", "network", id)
 	return nil
 }

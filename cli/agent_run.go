@@ -16,6 +16,7 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/docker"
+	"github.com/socketplane/socketplane/agent/docker/driver"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
@@ -106,9 +107,11 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{
-		Handler:           api.NewHandler(a, logger),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+	var pluginListener netListener
+	if s.Docker.Enabled {
+		if pluginListener, err = listen(driver.PluginSocket); err != nil {
+			return err
+		}
 	}
 
 	// Everything that goes on side by side; the first that fails ends all.
@@ -118,13 +121,21 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		return cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger).Run(ctx)
 	})
 	g.Go(func() error { return a.Run(ctx) })
-	g.Go(func() error { return serve(ctx, server, listener) })
+	g.Go(func() error { return serve(ctx, apiServer(api.NewHandler(a, logger)), listener) })
 	if !registered {
 		g.Go(func() error { return keepRegistering(ctx, s, logger) })
 	}
 	if s.Docker.Enabled {
+		plugin := driver.New(driver.Config{
+			Service: a, Docker: "unix://" + s.Docker.Socket, Changed: a.NetworksChanged(), Logger: logger,
+		})
+		g.Go(func() error { return serve(ctx, apiServer(plugin.Handler()), pluginListener) })
+		g.Go(func() error { return plugin.Run(ctx) })
 		g.Go(func() error {
-			return docker.NewWatcher(docker.WatcherConfig{Socket: s.Docker.Socket, Logger: logger}, a).Run(ctx)
+			return docker.NewWatcher(docker.WatcherConfig{
+				Socket: s.Docker.Socket, Logger: logger,
+				Followers: []docker.Follower{docker.NewReleaser(a, logger), plugin, docker.NewReviver(logger)},
+			}).Run(ctx)
 		})
 	}
 	logger.Info("agent started", "version", Version(), "host", s.Host.Name, "id", id,
@@ -179,6 +190,13 @@ func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(conte
 			}
 		}
 		return routes, nil
+	}
+}
+
+// apiServer serves what others on this host call, none of whom may keep it waiting.
+func apiServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 	}
 }
 

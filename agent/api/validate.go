@@ -15,8 +15,9 @@ const MaxNameLen = 64
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// reservedNetworks are names that mean something else to Docker.
-var reservedNetworks = map[string]bool{"bridge": true, "host": true, "none": true}
+// reservedNetworks are names that mean something else to Docker; socketplane is
+// what the default network is called there.
+var reservedNetworks = map[string]bool{"bridge": true, "host": true, "none": true, "socketplane": true}
 
 // CheckNetworkName says whether s can name a network.
 func CheckNetworkName(s string) error {

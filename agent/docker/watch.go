@@ -9,7 +9,6 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
-	"github.com/socketplane/socketplane/agent/api"
 )
 
 const (
@@ -20,25 +19,52 @@ const (
 	sweepEvery = time.Minute
 )
 
-// WatcherConfig says where dockerd is.
-type WatcherConfig struct {
-	Socket string // unix socket of dockerd
-	Logger *slog.Logger
+// Follower is told what goes on in Docker. An error begins the connection anew,
+// and with it the sweep.
+type Follower interface {
+	// Sweep compares what is there, at the beginning of every connection and now
+	// and then: nothing that happened unseen stays unnoticed.
+	Sweep(ctx context.Context, engine *Engine) error
+	// Event is one thing that happened. It may come twice.
+	Event(ctx context.Context, engine *Engine, e Event) error
 }
 
-// Watcher releases what belonged to containers that were removed, also those
-// that were removed while nobody watched.
+// Event is one that followers care for.
+type Event struct {
+	Kind      EventKind
+	ID        string // of the container or network
+	Name      string // of the network
+	Container string // that joined the network
+}
+
+// EventKind says what happened.
+type EventKind string
+
+// The kinds.
+const (
+	ContainerRemoved EventKind = "container removed"
+	NetworkMade      EventKind = "network made"
+	NetworkRemoved   EventKind = "network removed"
+	NetworkJoined    EventKind = "network joined"
+)
+
+// WatcherConfig says where dockerd is.
+type WatcherConfig struct {
+	Socket    string // unix socket of dockerd
+	Followers []Follower
+	Logger    *slog.Logger
+}
+
+// Watcher tells its followers what goes on in Docker, also what went on while
+// nobody watched.
 type Watcher struct {
 	config WatcherConfig
-	svc    api.Service
 	up     bool   // dockerd answered last time
 	said   string // the last failure that was logged
 }
 
-// NewWatcher makes a Watcher that releases through svc.
-func NewWatcher(config WatcherConfig, svc api.Service) *Watcher {
-	return &Watcher{config: config, svc: svc}
-}
+// NewWatcher makes a Watcher.
+func NewWatcher(config WatcherConfig) *Watcher { return &Watcher{config: config} }
 
 // Run watches until ctx ends; then it gives nil. dockerd may be absent, come,
 // go and come again.
@@ -83,10 +109,13 @@ func (w *Watcher) session(ctx context.Context) error {
 	}
 	defer engine.Close() //nolint:errcheck // only read from
 	// dockerd answers a moment before it has subscribed us: ask for the last
-	// seconds too. A container that is told of twice does no harm.
+	// seconds too. What is told twice does no harm.
+	filters := make(client.Filters).
+		Add("type", string(events.ContainerEventType), string(events.NetworkEventType)).
+		Add("event", string(events.ActionDestroy), string(events.ActionCreate), string(events.ActionConnect))
 	stream := engine.cli.Events(ctx, client.EventsListOptions{
 		Since:   strconv.FormatInt(time.Now().Add(-2*time.Second).Unix(), 10),
-		Filters: make(client.Filters).Add("type", string(events.ContainerEventType)).Add("event", string(events.ActionDestroy)),
+		Filters: filters,
 	})
 	if err := w.sweep(ctx, engine); err != nil {
 		return err
@@ -104,10 +133,8 @@ func (w *Watcher) session(ctx context.Context) error {
 		case err := <-stream.Err:
 			return fmt.Errorf("docker's events: %w", err)
 		case message := <-stream.Messages:
-			if message.Type == events.ContainerEventType && message.Action == events.ActionDestroy {
-				if err := w.destroyed(ctx, message.Actor.ID); err != nil {
-					return err
-				}
+			if err := w.tell(ctx, engine, message); err != nil {
+				return err
 			}
 		case <-tick.C:
 			if err := w.sweep(ctx, engine); err != nil {
@@ -117,51 +144,33 @@ func (w *Watcher) session(ctx context.Context) error {
 	}
 }
 
-// destroyed releases the endpoint of a container, if it has one.
-func (w *Watcher) destroyed(ctx context.Context, id string) error {
-	e, err := w.svc.Endpoint(ctx, id)
-	if api.CodeOf(err) == api.CodeNotFound {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("endpoint of removed container %s: %w", id, err)
-	}
-	if e.ID != id || e.Source != api.SourceDocker {
-		return nil
-	}
-	return w.release(ctx, e)
-}
-
-// sweep releases the endpoints whose container is gone. The endpoints are read
-// first: a container that is made meanwhile is in the later list at least.
 func (w *Watcher) sweep(ctx context.Context, engine *Engine) error {
-	endpoints, err := w.svc.Endpoints(ctx)
-	if err != nil {
-		return fmt.Errorf("list endpoints: %w", err)
-	}
-	list, err := engine.cli.ContainerList(ctx, client.ContainerListOptions{All: true})
-	if err != nil {
-		return fmt.Errorf("docker's containers: %w", err)
-	}
-	there := make(map[string]bool, len(list.Items))
-	for _, c := range list.Items {
-		there[c.ID] = true
-	}
-	for _, e := range endpoints {
-		if e.Source != api.SourceDocker || there[e.ID] {
-			continue
-		}
-		if err := w.release(ctx, e); err != nil {
+	for _, f := range w.config.Followers {
+		if err := f.Sweep(ctx, engine); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *Watcher) release(ctx context.Context, e api.Endpoint) error {
-	if err := w.svc.Release(ctx, e.ID); err != nil {
-		return fmt.Errorf("release removed container %s: %w", e.ID, err)
+func (w *Watcher) tell(ctx context.Context, engine *Engine, m events.Message) error {
+	e := Event{ID: m.Actor.ID}
+	switch {
+	case m.Type == events.ContainerEventType && m.Action == events.ActionDestroy:
+		e.Kind = ContainerRemoved
+	case m.Type == events.NetworkEventType && m.Action == events.ActionCreate:
+		e.Kind, e.Name = NetworkMade, m.Actor.Attributes["name"]
+	case m.Type == events.NetworkEventType && m.Action == events.ActionDestroy:
+		e.Kind, e.Name = NetworkRemoved, m.Actor.Attributes["name"]
+	case m.Type == events.NetworkEventType && m.Action == events.ActionConnect:
+		e.Kind, e.Name, e.Container = NetworkJoined, m.Actor.Attributes["name"], m.Actor.Attributes["container"]
+	default:
+		return nil
 	}
-	w.config.Logger.Info("released what a removed container had", "container", e.ID, "network", e.Network, "endpoint", e.IP.String())
+	for _, f := range w.config.Followers {
+		if err := f.Event(ctx, engine, e); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -96,7 +96,9 @@ func TestWatcher(t *testing.T) {
 		endpoint("blue", api.SourceConnect),
 	}}
 	socket := filepath.Join(t.TempDir(), "docker.sock")
-	w := NewWatcher(WatcherConfig{Socket: socket, Logger: slog.New(slog.DiscardHandler)}, r)
+	w := NewWatcher(WatcherConfig{
+		Socket: socket, Logger: slog.New(slog.DiscardHandler), Followers: []Follower{NewReleaser(r, slog.New(slog.DiscardHandler))},
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }() // before there is a dockerd
@@ -125,7 +127,7 @@ func TestWatcher(t *testing.T) {
 }
 
 func TestWatcherEnds(t *testing.T) {
-	w := NewWatcher(WatcherConfig{Socket: filepath.Join(t.TempDir(), "none.sock"), Logger: slog.New(slog.DiscardHandler)}, &recorder{})
+	w := NewWatcher(WatcherConfig{Socket: filepath.Join(t.TempDir(), "none.sock"), Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()

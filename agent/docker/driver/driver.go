@@ -1,0 +1,83 @@
+// Package driver owns Docker's own networks: the libnetwork network and IPAM
+// driver that dockerd calls, and the Docker network that stands for each network
+// of the cluster on this host. It asks the agent for everything through the api;
+// it keeps no address and no interface itself, and never calls Docker's API from
+// within a call of Docker's.
+package driver
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
+)
+
+// Name is what Docker calls the driver (docker network create -d socketplane),
+// and what the network named default is called in Docker, which keeps that name
+// for itself.
+const Name = "socketplane"
+
+// PluginSocket is where dockerd looks for the driver.
+const PluginSocket = "/run/docker/plugins/" + Name + ".sock"
+
+// optionNetwork is the option of a Docker network that names its network in the
+// cluster: docker network create -o socketplane.network=web.
+const optionNetwork = "socketplane.network"
+
+// Config says with what a Driver works.
+type Config struct {
+	Service api.Service
+	Docker  string          // where dockerd answers, such as unix:///run/docker.sock
+	Changed <-chan struct{} // receives when the networks of the cluster may have changed
+	Logger  *slog.Logger
+}
+
+// Driver serves dockerd and keeps its networks.
+type Driver struct {
+	Config
+	known   *registry
+	joined  *joined
+	doubted map[string]bool // endpoints that Docker did not know at the last sweep; only Sweep uses it
+	kick    chan struct{}   // compare the networks soon
+}
+
+var _ docker.Follower = (*Driver)(nil)
+
+// New makes a Driver. Handler serves dockerd, Run keeps the networks.
+func New(cfg Config) *Driver {
+	return &Driver{Config: cfg, known: newRegistry(), joined: newJoined(), kick: make(chan struct{}, 1)}
+}
+
+// Handler answers dockerd's calls.
+func (d *Driver) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST /Plugin.Activate", serve(d, activate))
+	for name, h := range map[string]http.Handler{
+		"GetCapabilities":             serve(d, networkCapabilities),
+		"CreateNetwork":               serve(d, d.createNetwork),
+		"DeleteNetwork":               serve(d, d.deleteNetwork),
+		"CreateEndpoint":              serve(d, d.createEndpoint),
+		"EndpointOperInfo":            serve(d, operInfo),
+		"DeleteEndpoint":              serve(d, d.deleteEndpoint),
+		"Join":                        serve(d, d.join),
+		"Leave":                       serve(d, nothing[endpointRef]),
+		"ProgramExternalConnectivity": serve(d, d.publish),
+		"RevokeExternalConnectivity":  serve(d, d.unpublish),
+		"DiscoverNew":                 serve(d, nothing[anything]),
+		"DiscoverDelete":              serve(d, nothing[anything]),
+	} {
+		mux.Handle("POST /NetworkDriver."+name, h)
+	}
+	for name, h := range map[string]http.Handler{
+		"GetCapabilities":         serve(d, ipamCapabilities),
+		"GetDefaultAddressSpaces": serve(d, addressSpaces),
+		"RequestPool":             serve(d, d.requestPool),
+		"ReleasePool":             serve(d, nothing[anything]),
+		"RequestAddress":          serve(d, d.requestAddress),
+		"ReleaseAddress":          serve(d, d.releaseAddress),
+	} {
+		mux.Handle("POST /IpamDriver."+name, h)
+	}
+	return mux
+}

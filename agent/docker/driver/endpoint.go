@@ -1,0 +1,85 @@
+package driver
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+type endpointRef struct{ NetworkID, EndpointID string }
+
+type endpointRequest struct {
+	endpointRef
+	Interface *endpointInterface
+}
+
+type endpointInterface struct{ Address, AddressIPv6, MacAddress string }
+
+type endpointAnswer struct{ Interface endpointInterface }
+
+// createEndpoint makes the address that Docker was given the endpoint's. What
+// Docker did not choose is told: the MAC address.
+func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpointAnswer, error) {
+	if req.Interface == nil || req.Interface.Address == "" {
+		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "the endpoint has no address; the network needs --ipam-driver %s", Name)
+	}
+	if req.Interface.AddressIPv6 != "" {
+		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out the IPv6 address")
+	}
+	addr, err := netip.ParsePrefix(req.Interface.Address)
+	if err != nil {
+		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "address %.40q of the endpoint is not a CIDR", req.Interface.Address)
+	}
+	var e api.Endpoint
+	err = d.onNetwork(ctx, addr.Masked(), func(network string) (err error) {
+		e, err = d.Service.Reserve(ctx, api.ReserveRequest{
+			ID: req.EndpointID, Network: network, IP: addr.Addr().String(), MAC: req.Interface.MacAddress, Source: api.SourceDriver,
+		})
+		return err
+	})
+	if err != nil {
+		return endpointAnswer{}, err
+	}
+	var answer endpointAnswer
+	if req.Interface.MacAddress == "" { // Docker takes no answer to what it has chosen itself
+		answer.Interface.MacAddress = e.MAC
+	}
+	return answer, nil
+}
+
+// deleteEndpoint takes the interface away. The address goes when Docker gives it
+// back, which it does next; until then nobody may be given it.
+func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRef) (empty, error) {
+	return empty{}, d.Service.Detach(ctx, req.EndpointID)
+}
+
+type information struct{ Value map[string]any }
+
+func operInfo(context.Context, endpointRef) (information, error) {
+	return information{Value: map[string]any{}}, nil
+}
+
+type joinRequest struct {
+	endpointRef
+	SandboxKey string // path of the container's network namespace
+}
+
+type joinAnswer struct {
+	InterfaceName interfaceName
+	Gateway       string
+}
+
+// interfaceName: Docker moves SrcName into the namespace and calls it DstPrefix
+// and a number.
+type interfaceName struct{ SrcName, DstPrefix string }
+
+func (d *Driver) join(ctx context.Context, req joinRequest) (joinAnswer, error) {
+	e, err := d.Service.Attach(ctx, api.AttachRequest{
+		ID: req.EndpointID, Source: api.SourceDriver, NetNS: req.SandboxKey, HandOver: true,
+	})
+	if err != nil {
+		return joinAnswer{}, err
+	}
+	return joinAnswer{InterfaceName: interfaceName{SrcName: e.Peer, DstPrefix: "eth"}, Gateway: e.Gateway.String()}, nil
+}

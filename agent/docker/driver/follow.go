@@ -1,0 +1,95 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
+)
+
+// Event implements docker.Follower.
+func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Event) error {
+	switch e.Kind {
+	case docker.NetworkMade:
+		if w, ok := d.known.awaited(e.ID); ok {
+			return d.named(ctx, engine, e.ID, e.Name, w)
+		}
+	case docker.NetworkRemoved:
+		d.known.forget(e.ID)
+		d.soon()
+	case docker.NetworkJoined:
+		if _, ours := d.known.network(e.ID); ours {
+			d.joined.add(e.Container)
+		}
+	}
+	return nil
+}
+
+// Sweep implements docker.Follower: it releases the endpoints that Docker does
+// not know any more, and describes those whose container is not known yet.
+func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
+	d.soon()
+	endpoints, err := d.Service.Endpoints(ctx)
+	if err != nil {
+		return fmt.Errorf("list endpoints: %w", err)
+	}
+	mine := endpoints[:0]
+	for _, e := range endpoints {
+		if e.Source == api.SourceDriver {
+			mine = append(mine, e)
+		}
+	}
+	if len(mine) == 0 {
+		d.doubted = nil
+		return nil
+	}
+	known, containers, err := d.dockersEndpoints(ctx, engine)
+	if err != nil {
+		return err
+	}
+	doubted := map[string]bool{}
+	for _, e := range mine {
+		switch {
+		case known[e.ID]:
+			if e.ContainerID == e.ID && containers[e.ID] != "" {
+				d.joined.add(containers[e.ID])
+			}
+		case e.Attached || d.doubted[e.ID]:
+			if err := d.Service.Release(ctx, e.ID); err != nil {
+				return fmt.Errorf("release what Docker does not know: %w", err)
+			}
+			d.Logger.Info("released what Docker does not know any more", "endpoint", e.ID, "container", e.ContainerName, "network", e.Network, "ip", e.IP)
+		default:
+			// Docker may be just making it, and have it in its list only after
+			// we have answered. The next sweep sees.
+			doubted[e.ID] = true
+		}
+	}
+	d.doubted = doubted
+	return nil
+}
+
+// dockersEndpoints lists the endpoints of our networks that Docker has, and the
+// containers that have joined them.
+func (d *Driver) dockersEndpoints(ctx context.Context, engine *docker.Engine) (known map[string]bool, containers map[string]string, err error) {
+	networks, err := engine.Networks(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	known, containers = map[string]bool{}, map[string]string{}
+	for _, n := range networks {
+		if n.Driver != Name {
+			continue
+		}
+		list, err := engine.NetworkEndpoints(ctx, n.ID)
+		if err != nil {
+			return nil, nil, err
+		}
+		for id, container := range list {
+			known[id] = true
+			containers[id] = container
+		}
+	}
+	return known, containers, nil
+}

@@ -1,0 +1,129 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// DockerName is what a network of the cluster is called in Docker.
+func DockerName(network string) string {
+	if network == api.DefaultNetwork {
+		return Name
+	}
+	return network
+}
+
+type networkRequest struct {
+	NetworkID string
+	Options   map[string]json.RawMessage
+	IPv4Data  []ipamData
+	IPv6Data  []ipamData
+}
+
+type ipamData struct {
+	AddressSpace string
+	Pool         string                     // CIDR
+	Gateway      string                     // with the subnet's length
+	AuxAddresses map[string]json.RawMessage // reserved for others
+}
+
+// Keys of a network's options.
+const (
+	optionGeneric  = "com.docker.network.generic" // what -o gave
+	optionInternal = "com.docker.network.internal"
+)
+
+// createNetwork takes a Docker network into the cluster: one that we make
+// ourselves for a network that is there, one that names its network with -o, or
+// one whose name Docker tells a moment later, see named.
+func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, error) {
+	if err := api.CheckEndpointID(req.NetworkID); err != nil {
+		return empty{}, err
+	}
+	w, err := readWish(req)
+	if err != nil {
+		return empty{}, err
+	}
+	var generic map[string]any
+	if raw, ok := req.Options[optionGeneric]; ok {
+		if err := json.Unmarshal(raw, &generic); err != nil {
+			return empty{}, api.Errorf(api.CodeInvalid, "options of the network: %w", err)
+		}
+	}
+	name, _ := generic[optionNetwork].(string)
+	if name == "" {
+		d.known.await(req.NetworkID, w)
+		return empty{}, nil
+	}
+	return empty{}, d.enter(ctx, req.NetworkID, name, w)
+}
+
+// enter makes the network of a Docker network in the cluster, or finds it.
+func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
+	req := api.CreateNetworkRequest{ID: name, Subnet: w.subnet.String()}
+	if w.gateway.IsValid() {
+		req.Gateway = w.gateway.String()
+	}
+	n, err := d.Service.CreateNetwork(ctx, req)
+	if err != nil {
+		return err
+	}
+	d.known.bind(id, n.ID, n.Subnet)
+	return nil
+}
+
+func readWish(req networkRequest) (wish, error) {
+	switch {
+	case len(req.IPv6Data) > 0:
+		return wish{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv6 and IPv6 subnets")
+	case len(req.IPv4Data) != 1:
+		return wish{}, api.Errorf(api.CodeInvalid, "a network has one subnet, not %d", len(req.IPv4Data))
+	case req.IPv4Data[0].AddressSpace != addressSpace:
+		return wish{}, api.Errorf(api.CodeInvalid, "Docker's own addresses are each host's and would be given twice; add --ipam-driver %s", Name)
+	case len(req.IPv4Data[0].AuxAddresses) > 0:
+		return wish{}, api.Errorf(api.CodeInvalid, "--aux-address cannot be used; give what needs the address a name with: socketplane connect --ip")
+	case string(req.Options[optionInternal]) == "true":
+		return wish{}, api.Errorf(api.CodeInvalid, "--internal cannot be used: every network reaches the outside; leave it out")
+	}
+	subnet, err := api.ParseSubnet(req.IPv4Data[0].Pool)
+	if err != nil {
+		return wish{}, err
+	}
+	gateway, err := netip.ParsePrefix(req.IPv4Data[0].Gateway)
+	if err != nil || !subnet.Contains(gateway.Addr()) {
+		return wish{}, api.Errorf(api.CodeInvalid, "gateway %.40q is no address of %s", req.IPv4Data[0].Gateway, subnet)
+	}
+	return wish{subnet: subnet, gateway: gateway.Addr()}, nil
+}
+
+type networkRef struct{ NetworkID string }
+
+// deleteNetwork takes a network out of the cluster, when a user removes its
+// Docker network. Docker goes on when this fails, and tells nobody why but its
+// log: the Docker network then comes back, since the network is still there.
+func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, error) {
+	name := d.known.forget(req.NetworkID)
+	if name == "" {
+		return empty{}, nil // removed by us, or never named
+	}
+	defer d.soon()
+	if name == api.DefaultNetwork {
+		return empty{}, api.Errorf(api.CodeInUse, "network %q stays; delete it with: socketplane network delete %s", name, name)
+	}
+	err := d.Service.DeleteNetwork(ctx, name)
+	if err != nil && api.CodeOf(err) != api.CodeNotFound {
+		return empty{}, err
+	}
+	return empty{}, nil
+}
+
+// soon has the networks compared.
+func (d *Driver) soon() {
+	select {
+	case d.kick <- struct{}{}:
+	default:
+	}
+}

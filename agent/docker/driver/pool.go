@@ -1,0 +1,187 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// An IPAM pool is a network's subnet, and so is its id: subnets never overlap, and
+// the id means the same after every restart.
+
+type poolRequest struct {
+	Pool, SubPool string
+	V6            bool
+}
+
+type poolAnswer struct {
+	PoolID, Pool string
+	Data         map[string]string
+}
+
+// requestPool checks the subnet of a Docker network that is being made, or
+// chooses a free one. The network itself is made when its name is known.
+func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, error) {
+	switch {
+	case req.V6:
+		return poolAnswer{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv6 and IPv6 subnets")
+	case req.SubPool != "":
+		return poolAnswer{}, api.Errorf(api.CodeInvalid, "--ip-range cannot be used: all hosts share the addresses of a network; leave it out")
+	}
+	var subnet netip.Prefix
+	if req.Pool != "" {
+		var err error
+		if subnet, err = api.ParseSubnet(req.Pool); err != nil {
+			return poolAnswer{}, err
+		}
+		if d.known.ours(subnet) {
+			return answerPool(subnet), nil
+		}
+	}
+	networks, err := d.Service.Networks(ctx)
+	if err != nil {
+		return poolAnswer{}, err
+	}
+	for _, n := range networks {
+		if req.Pool != "" && n.Subnet == subnet {
+			return poolAnswer{}, api.Errorf(api.CodeConflict,
+				"subnet %s is that of network %q, which Docker has on every host as %q; use that, or choose another subnet", subnet, n.ID, DockerName(n.ID))
+		}
+	}
+	n, err := d.Service.CreateNetwork(ctx, api.CreateNetworkRequest{ID: trialName, Subnet: req.Pool, DryRun: true})
+	if err != nil {
+		// The sentence is about the subnet; the name is no user's.
+		sentence := strings.TrimPrefix(err.Error(), fmt.Sprintf("network %q: ", trialName))
+		return poolAnswer{}, api.Errorf(api.CodeOf(err), "%s", sentence)
+	}
+	if d.known.anyAwaited(n.Subnet) {
+		return poolAnswer{}, api.Errorf(api.CodeConflict, "subnet %s was just given to another network; try again", n.Subnet)
+	}
+	return answerPool(n.Subnet), nil
+}
+
+// trialName stands for a network whose name is not known yet.
+const trialName = "new-docker-network"
+
+func answerPool(subnet netip.Prefix) poolAnswer {
+	return poolAnswer{PoolID: subnet.String(), Pool: subnet.String(), Data: map[string]string{}}
+}
+
+type addressRequest struct {
+	PoolID, Address string
+	Options         map[string]string
+}
+
+type addressAnswer struct {
+	Address string // with the subnet's length
+	Data    map[string]string
+}
+
+// Docker asks for a gateway's address in the words of its IPAM contract.
+const (
+	optionType  = "RequestAddressType"
+	typeGateway = "com.docker.network.gateway"
+)
+
+// requestAddress holds an address until its endpoint comes, or gives a network's
+// gateway, which is nobody's to hold.
+func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addressAnswer, error) {
+	subnet, err := api.ParseSubnet(req.PoolID)
+	if err != nil {
+		return addressAnswer{}, err
+	}
+	if req.Address != "" {
+		if _, err := api.ParseIP(req.Address); err != nil {
+			return addressAnswer{}, err
+		}
+	}
+	if req.Options[optionType] == typeGateway {
+		gateway := subnet.Addr().Next()
+		if req.Address != "" {
+			gateway = netip.MustParseAddr(req.Address)
+		}
+		if !subnet.Contains(gateway) {
+			return addressAnswer{}, api.Errorf(api.CodeInvalid, "gateway %s is not in %s", gateway, subnet)
+		}
+		return answerAddress(gateway, subnet), nil
+	}
+	var held api.Hold
+	err = d.onNetwork(ctx, subnet, func(network string) (err error) {
+		held, err = d.Service.Hold(ctx, api.HoldRequest{Network: network, IP: req.Address})
+		if err != nil || subnet.Contains(held.IP) {
+			return err
+		}
+		// The network went and came again, with another subnet.
+		return errors.Join(api.Errorf(api.CodeNotFound, "network %q has not subnet %s any more", network, subnet), d.Service.Unhold(ctx, network, held.IP.String()))
+	})
+	if err != nil {
+		return addressAnswer{}, err
+	}
+	return answerAddress(held.IP, subnet), nil
+}
+
+func answerAddress(addr netip.Addr, subnet netip.Prefix) addressAnswer {
+	return addressAnswer{Address: netip.PrefixFrom(addr, subnet.Bits()).String(), Data: map[string]string{}}
+}
+
+// onNetwork calls f with the network that has a subnet. One that Docker has just
+// made is not in the cluster yet: it is waited for. A name from memory that turns
+// out to be of old is looked up once more.
+func (d *Driver) onNetwork(ctx context.Context, subnet netip.Prefix, f func(network string) error) error {
+	if name, ok := d.known.pool(subnet); ok {
+		err := f(name)
+		if api.CodeOf(err) != api.CodeNotFound && api.CodeOf(err) != api.CodeConflict {
+			return err
+		}
+	}
+	for {
+		grown := d.known.grown()
+		networks, err := d.Service.Networks(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range networks {
+			if n.Subnet == subnet {
+				return f(n.ID)
+			}
+		}
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return api.Errorf(api.CodeUnavailable, "no network has subnet %s; try again, or see: socketplane network list", subnet)
+		}
+	}
+}
+
+type addressRelease struct{ PoolID, Address string }
+
+// releaseAddress gives an address back: that of an endpoint that is gone, or one
+// that no endpoint came for.
+func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty, error) {
+	subnet, err := api.ParseSubnet(req.PoolID)
+	if err != nil {
+		return empty{}, err
+	}
+	ip, err := api.ParseIP(req.Address)
+	if err != nil {
+		return empty{}, err
+	}
+	endpoints, err := d.Service.Endpoints(ctx)
+	if err != nil {
+		return empty{}, err
+	}
+	for _, e := range endpoints {
+		if e.Source == api.SourceDriver && e.IP == ip && subnet.Bits() == e.PrefixLen && !e.Attached {
+			return empty{}, d.Service.Release(ctx, e.ID)
+		}
+	}
+	network, ok := d.known.pool(subnet)
+	if !ok {
+		return empty{}, nil // a network that went: its addresses went with it
+	}
+	return empty{}, d.Service.Unhold(ctx, network, ip.String())
+}

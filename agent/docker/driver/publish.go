@@ -1,0 +1,125 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+type publishRequest struct {
+	endpointRef
+	Options map[string]json.RawMessage
+}
+
+// optionPortMap is where Docker says which ports to publish.
+const optionPortMap = "com.docker.network.portmap"
+
+// binding is one published port in Docker's words (libnetwork,
+// types.PortBinding).
+type binding struct {
+	Proto       uint8  // IANA's number
+	Port        uint16 // of the container
+	HostIP      string
+	HostPort    uint16 // 0: any
+	HostPortEnd uint16 // the last of the ports that may be chosen from; 0: HostPort
+}
+
+func (b binding) mapping() (api.PortMapping, error) {
+	m := api.PortMapping{HostPort: b.HostPort, ContainerPort: b.Port}
+	switch b.Proto {
+	case unix.IPPROTO_TCP:
+		m.Proto = api.ProtoTCP
+	case unix.IPPROTO_UDP:
+		m.Proto = api.ProtoUDP
+	default:
+		return m, api.Errorf(api.CodeInvalid, "a published port is tcp or udp; protocol %d cannot be used", b.Proto)
+	}
+	if b.HostIP == "" {
+		return m, nil
+	}
+	ip, err := netip.ParseAddr(b.HostIP)
+	if err != nil {
+		return m, api.Errorf(api.CodeInvalid, "address %.40q of a published port is none", b.HostIP)
+	}
+	if ip = ip.Unmap(); ip == netip.IPv6Unspecified() {
+		ip = netip.IPv4Unspecified()
+	}
+	m.HostIP = ip
+	return m, nil
+}
+
+// publish publishes the ports of an endpoint, one after the other where there is
+// a range to choose from.
+func (d *Driver) publish(ctx context.Context, req publishRequest) (empty, error) {
+	raw, ok := req.Options[optionPortMap]
+	if !ok {
+		return empty{}, nil
+	}
+	var bindings []binding
+	if err := json.Unmarshal(raw, &bindings); err != nil {
+		return empty{}, api.Errorf(api.CodeInvalid, "published ports: %w", err)
+	}
+	if len(bindings) == 0 {
+		return empty{}, nil
+	}
+	if len(bindings) > api.MaxPorts {
+		return empty{}, api.Errorf(api.CodeInvalid, "%d published ports are too many; %d is the most", len(bindings), api.MaxPorts)
+	}
+	var ports []api.PortMapping
+	var ranged []binding
+	for _, b := range bindings {
+		if b.HostPortEnd > b.HostPort && b.HostPort > 0 {
+			ranged = append(ranged, b)
+			continue
+		}
+		m, err := b.mapping()
+		if err != nil {
+			return empty{}, err
+		}
+		ports = append(ports, m)
+	}
+	if _, err := d.Service.Publish(ctx, req.EndpointID, ports); err != nil {
+		return empty{}, err
+	}
+	for _, b := range ranged {
+		var err error
+		if ports, err = d.publishOneOf(ctx, req.EndpointID, ports, b); err != nil {
+			return empty{}, err
+		}
+	}
+	return empty{}, nil
+}
+
+// publishOneOf adds the first port of a range that is free.
+func (d *Driver) publishOneOf(ctx context.Context, id string, ports []api.PortMapping, b binding) ([]api.PortMapping, error) {
+	last := b.HostPortEnd
+	for port := uint32(b.HostPort); port <= uint32(last); port++ {
+		b.HostPort = uint16(port)
+		m, err := b.mapping()
+		if err != nil {
+			return nil, err
+		}
+		_, err = d.Service.Publish(ctx, id, append(ports[:len(ports):len(ports)], m))
+		switch {
+		case err == nil:
+			return append(ports, m), nil
+		case api.CodeOf(err) != api.CodeConflict:
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("no port of the range up to %d is free", last)
+}
+
+// unpublish takes them back; an endpoint that is gone has none.
+func (d *Driver) unpublish(ctx context.Context, req endpointRef) (empty, error) {
+	_, err := d.Service.Publish(ctx, req.EndpointID, nil)
+	if api.CodeOf(err) == api.CodeNotFound {
+		err = nil
+	}
+	return empty{}, err
+}

@@ -1,0 +1,120 @@
+package driver
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// registry is what is known of Docker's networks besides what Docker itself
+// tells: it is made anew from that after a restart.
+type registry struct {
+	mu      sync.Mutex
+	bound   map[string]string       // Docker's id -> network of the cluster
+	pending map[string]wish         // Docker's id -> made by a user, its name is not known yet
+	making  map[netip.Prefix]string // subnet -> network whose Docker network is being made by us
+	pools   map[netip.Prefix]string // subnet -> network, as last seen
+	changed chan struct{}           // closed and replaced when bound grows
+}
+
+// wish is the network that a user's Docker network asks for.
+type wish struct {
+	subnet  netip.Prefix
+	gateway netip.Addr
+}
+
+func newRegistry() *registry {
+	return &registry{
+		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{},
+		pools: map[netip.Prefix]string{}, changed: make(chan struct{}),
+	}
+}
+
+func (r *registry) bind(id, network string, subnet netip.Prefix) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bound[id], r.pools[subnet] = network, network
+	delete(r.pending, id)
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+func (r *registry) forget(id string) (network string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	network = r.bound[id]
+	delete(r.bound, id)
+	delete(r.pending, id)
+	return network
+}
+
+func (r *registry) network(id string) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok := r.bound[id]
+	return n, ok
+}
+
+func (r *registry) await(id string, w wish) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pending[id] = w
+}
+
+func (r *registry) awaited(id string) (wish, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w, ok := r.pending[id]
+	return w, ok
+}
+
+// anyAwaited says whether a network of a subnet waits for its name.
+func (r *registry) anyAwaited(subnet netip.Prefix) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.pending {
+		if w.subnet == subnet {
+			return true
+		}
+	}
+	return false
+}
+
+// begin says that we make the Docker network of a network, until done is called.
+func (r *registry) begin(subnet netip.Prefix, network string) (done func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.making[subnet] = network
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.making, subnet)
+	}
+}
+
+func (r *registry) ours(subnet netip.Prefix) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.making[subnet] != ""
+}
+
+// pool gives the network that had a subnet when it was last seen.
+func (r *registry) pool(subnet netip.Prefix) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok := r.pools[subnet]
+	return n, ok
+}
+
+// setPools takes what the cluster has.
+func (r *registry) setPools(pools map[netip.Prefix]string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pools = pools
+}
+
+// grown gives a channel that is closed when another network is bound.
+func (r *registry) grown() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}

@@ -1,0 +1,171 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
+)
+
+const (
+	// syncEvery is how often the networks are compared when nothing seems to change.
+	syncEvery = 30 * time.Second
+	// syncRetry paces comparisons while something fails.
+	syncRetry = time.Second
+	// syncTimeout bounds one comparison; making a network calls us back.
+	syncTimeout = 30 * time.Second
+	// youth is how long a Docker network of a user's may wait to enter the
+	// cluster: the agent may have died between Docker's call and its event.
+	youth = 2 * time.Minute
+)
+
+// Run keeps one Docker network for each network of the cluster, and tells the
+// agent whose containers have joined, until ctx ends; then it gives nil.
+func (d *Driver) Run(ctx context.Context) error {
+	engine, err := docker.Dial(d.Docker)
+	if err != nil {
+		return err
+	}
+	defer engine.Close() //nolint:errcheck // the program ends
+	described := make(chan struct{})
+	go func() { defer close(described); d.describe(ctx, engine) }()
+	defer func() { <-described }()
+	var said string
+	for ctx.Err() == nil {
+		wait := syncEvery
+		if err := d.sync(ctx, engine); err != nil && ctx.Err() == nil {
+			if err.Error() != said {
+				d.Logger.Warn("docker's networks are not as they should be; trying on", "err", err)
+			}
+			said, wait = err.Error(), syncRetry
+		} else if said != "" {
+			d.Logger.Info("docker's networks are as they should be")
+			said = ""
+		}
+		d.await(ctx, wait)
+	}
+	return nil
+}
+
+// await waits for a reason to compare.
+func (d *Driver) await(ctx context.Context, wait time.Duration) {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-d.kick:
+	case <-d.Changed:
+	}
+}
+
+// sync makes Docker's networks those of the cluster, once.
+func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	there, err := engine.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	// The cluster is read after Docker: what a user makes through Docker is in the
+	// cluster by the time it is in Docker's list, or it still waits for its name.
+	networks, err := d.Service.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	bySubnet := map[netip.Prefix]api.Network{}
+	pools := map[netip.Prefix]string{}
+	for _, n := range networks {
+		bySubnet[n.Subnet], pools[n.Subnet] = n, n.ID
+	}
+	d.known.setPools(pools)
+	present := map[string]bool{}
+	names := map[string]string{} // of Docker's networks -> driver
+	var errs []error
+	for _, dn := range there {
+		if dn.Driver != Name {
+			names[dn.Name] = dn.Driver
+			continue
+		}
+		n, ok := bySubnet[dn.Subnet]
+		if ok && (dn.Options[optionNetwork] == "" || dn.Options[optionNetwork] == n.ID) {
+			d.known.bind(dn.ID, n.ID, n.Subnet)
+			present[n.ID] = true
+			continue
+		}
+		if err := d.stranger(ctx, engine, dn); err != nil {
+			errs = append(errs, err)
+			present[dn.Name] = true // its name is not free yet
+		}
+	}
+	for _, n := range networks {
+		if present[n.ID] {
+			continue
+		}
+		if driver, taken := names[DockerName(n.ID)]; taken {
+			errs = append(errs, fmt.Errorf("network %q: Docker has another network of the name %q (driver %s); rename or remove that one", n.ID, DockerName(n.ID), driver))
+			continue
+		}
+		errs = append(errs, d.make(ctx, engine, n))
+	}
+	return errors.Join(errs...)
+}
+
+// make makes the Docker network of a network of the cluster.
+func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network) error {
+	done := d.known.begin(n.Subnet, n.ID)
+	defer done()
+	_, err := engine.CreateNetwork(ctx, docker.NetworkSpec{
+		Name: DockerName(n.ID), Driver: Name, Subnet: n.Subnet, Gateway: n.Gateway,
+		Options: map[string]string{optionNetwork: n.ID},
+	})
+	if err != nil {
+		return err
+	}
+	d.Logger.Info("docker has the network", "network", n.ID, "docker_name", DockerName(n.ID))
+	return nil
+}
+
+// stranger deals with a Docker network that no network of the cluster has: a user
+// has just made it, or its network is gone.
+func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.Network) error {
+	w, awaited := d.known.awaited(dn.ID)
+	_, bound := d.known.network(dn.ID) // it was in the cluster, and is not any more
+	if !awaited && !bound && dn.Options[optionNetwork] == "" && time.Since(dn.Created) < youth {
+		w, awaited = wish{subnet: dn.Subnet, gateway: dn.Gateway}, true
+	}
+	if awaited {
+		return d.named(ctx, engine, dn.ID, dn.Name, w)
+	}
+	name := dn.Options[optionNetwork]
+	if name == "" {
+		name = dn.Name
+	}
+	// A record that cannot be read is no network that is gone.
+	if n, err := d.Service.Network(ctx, name); err == nil && n.Subnet == dn.Subnet || err != nil && api.CodeOf(err) != api.CodeNotFound {
+		return err
+	}
+	d.known.forget(dn.ID)
+	if err := engine.RemoveNetwork(ctx, dn.ID); err != nil {
+		return err
+	}
+	d.Logger.Info("docker's network is removed with its network", "network", name, "docker_name", dn.Name)
+	return nil
+}
+
+// named puts a user's Docker network into the cluster, now that its name is
+// known. One that cannot be is taken out of Docker again.
+func (d *Driver) named(ctx context.Context, engine *docker.Engine, id, name string, w wish) error {
+	err := d.enter(ctx, id, name, w)
+	switch api.CodeOf(err) {
+	case api.CodeInvalid, api.CodeConflict, api.CodeExhausted:
+		d.Logger.Error("a docker network cannot be a network of the cluster and is removed", "docker_name", name, "err", err)
+		d.known.forget(id)
+		return engine.RemoveNetwork(ctx, id)
+	}
+	return err
+}

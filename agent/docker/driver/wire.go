@@ -1,0 +1,116 @@
+package driver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+const (
+	// maxBody bounds a call of dockerd, in bytes: a network's options and a
+	// thousand published ports are below it.
+	maxBody = 1 << 20
+	// callTimeout bounds a call: dockerd holds a lock of the network meanwhile.
+	callTimeout = 4500 * time.Millisecond
+	// contentType is what dockerd's plugin protocol speaks (docker/cli,
+	// docs/extend/plugin_api.md).
+	contentType = "application/vnd.docker.plugins.v1.1+json"
+)
+
+// anything is a request of which nothing is looked at.
+type anything struct{}
+
+// failure carries a sentence to dockerd. The network driver's key is Err, the
+// IPAM driver's is Error.
+type failure struct {
+	Err   string
+	Error string
+}
+
+// serve decodes a call, runs it within callTimeout, and answers. dockerd adds
+// fields with its versions: unknown ones are passed over.
+func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+		defer cancel()
+		method := strings.TrimPrefix(r.URL.Path, "/")
+		var req Req
+		err := decode(http.MaxBytesReader(w, r.Body, maxBody), &req)
+		var resp Resp
+		if err == nil {
+			resp, err = call(ctx, req)
+		}
+		if err != nil {
+			d.Logger.Warn("docker's call failed", "method", method, "err", err)
+			answer(w, http.StatusInternalServerError, failure{Err: err.Error(), Error: err.Error()})
+			return
+		}
+		answer(w, http.StatusOK, resp)
+	})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // dockerd has gone if this fails
+}
+
+// decode reads one JSON value; an empty body is the zero value.
+func decode(r io.Reader, into any) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return api.Errorf(api.CodeInvalid, "the request is larger than %d bytes", large.Limit)
+		}
+		return api.Errorf(api.CodeInvalid, "the request cannot be read: %w", err)
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return api.Errorf(api.CodeInvalid, "the request is not what the call takes: %w", err)
+	}
+	return nil
+}
+
+// empty is the answer of a call that has nothing to say.
+type empty struct{}
+
+func nothing[Req any](context.Context, Req) (empty, error) { return empty{}, nil }
+
+type activation struct{ Implements []string }
+
+func activate(context.Context, anything) (activation, error) {
+	return activation{Implements: []string{"NetworkDriver", "IpamDriver"}}, nil
+}
+
+type networkScope struct{ Scope, ConnectivityScope string }
+
+// networkCapabilities: each dockerd keeps its networks itself (a global scope
+// would want a Swarm), and they reach beyond the host.
+func networkCapabilities(context.Context, anything) (networkScope, error) {
+	return networkScope{Scope: "local", ConnectivityScope: "global"}, nil
+}
+
+type ipamNeeds struct{ RequiresMACAddress, RequiresRequestReplay bool }
+
+// ipamCapabilities: what dockerd asked for once need not be told again after its
+// restart, the store remembers.
+func ipamCapabilities(context.Context, anything) (ipamNeeds, error) { return ipamNeeds{}, nil }
+
+type spaces struct{ LocalDefaultAddressSpace, GlobalDefaultAddressSpace string }
+
+// addressSpace is where the addresses of our networks are from; by it a network
+// is known whose addresses are somebody else's.
+const addressSpace = "socketplane"
+
+func addressSpaces(context.Context, anything) (spaces, error) {
+	return spaces{LocalDefaultAddressSpace: addressSpace, GlobalDefaultAddressSpace: addressSpace}, nil
+}

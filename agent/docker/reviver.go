@@ -1,0 +1,75 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+)
+
+// Reviver starts the containers that Docker was to bring back, with its own start
+// or after a crash, and could not, because the agent was not there yet.
+type Reviver struct{ logger *slog.Logger }
+
+var _ Follower = (*Reviver)(nil)
+
+// NewReviver makes a Reviver.
+func NewReviver(logger *slog.Logger) *Reviver { return &Reviver{logger: logger} }
+
+// Event implements Follower; there is none that calls for it.
+func (r *Reviver) Event(context.Context, *Engine, Event) error { return nil }
+
+// Sweep implements Follower. A container that fails again for another reason
+// is Docker's and its user's matter.
+func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
+	list, err := engine.cli.ContainerList(ctx, client.ContainerListOptions{
+		All: true, Filters: make(client.Filters).Add("status", "exited", "created"),
+	})
+	if err != nil {
+		return fmt.Errorf("docker's containers: %w", err)
+	}
+	for _, c := range list.Items {
+		got, err := engine.cli.ContainerInspect(ctx, c.ID, client.ContainerInspectOptions{})
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if !forsaken(got.Container) {
+			continue
+		}
+		if err := engine.Start(ctx, c.ID); err != nil {
+			r.logger.Warn("a container that Docker could not bring back does not start", "container", c.ID, "err", err)
+			continue
+		}
+		r.logger.Info("started a container that Docker could not bring back without the agent", "container", c.ID, "name", got.Container.Name)
+	}
+	return nil
+}
+
+// forsaken says whether a container is one that should run, whose last start
+// failed for want of the agent: the words of our hook, or of a plugin that cannot
+// be reached. Who was stopped by hand has no such error.
+func forsaken(c container.InspectResponse) bool {
+	if c.HostConfig == nil || c.State == nil || c.State.Running || c.State.Error == "" {
+		return false
+	}
+	switch c.HostConfig.RestartPolicy.Name {
+	case container.RestartPolicyAlways, container.RestartPolicyUnlessStopped:
+	default:
+		return false
+	}
+	for _, words := range []string{
+		"the agent cannot be reached",    // our hook's (api.ErrUnreachable)
+		"no answer from the agent",       // the same, by deadline
+		"plugins/socketplane.sock",       // Docker's, of a socket that nobody answers
+		`Plugin "socketplane" not found`, // Docker's, of one that is not there
+		"are not known yet, since",       // the agent's, until the store has answered
+	} {
+		if strings.Contains(c.State.Error, words) {
+			return true
+		}
+	}
+	return false
+}
