@@ -26,7 +26,7 @@ func (c container) namespace(t testing.TB) string {
 }
 
 // underlayNamespace is where the wire between the hosts is.
-const underlayNamespace = "/run/netns/" + lab.Prefix + "-" + lab.Underlay
+var underlayNamespace = "/run/netns/" + lab.Prefix + "-" + lab.Underlay
 
 // inNamespace runs f on a thread that is in the network namespace at path. The
 // sockets that f opens belong to it for good. The thread goes back: Down kills

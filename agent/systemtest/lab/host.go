@@ -98,8 +98,8 @@ func (h *Host) boot(ctx context.Context) error {
 	// nsenter and the shell replace each other: pid 1 of the new namespace is
 	// tini in the end, and no process outside stands for it.
 	cmd := exec.Command("nsenter", "--net="+h.Namespace(), "--",
-		"sh", "-c", initScript, "init", h.Name, fmt.Sprint(h.Number), StateDir)
-	cmd.Env = append(hostEnv(), initMark+h.Name)
+		"sh", "-c", initScript, "init", h.Name, fmt.Sprint(h.Number), StateDir, Prefix)
+	cmd.Env = append(hostEnv(), initMark+marked(h.Name))
 	cmd.Stdout, cmd.Stderr = logfile, logfile
 	cmd.ExtraFiles = []*os.File{child} // descriptor 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -4,7 +4,8 @@
 //
 // It owns everything named by Prefix and everything below StateDir, and takes all
 // of it away again. It never changes the machine's own network configuration,
-// and no traffic leaves the namespaces that it made. One lab fits on a machine.
+// and no traffic leaves the namespaces that it made. Several labs can be up on one
+// machine when SOCKETPLANE_LAB in the environment names them apart.
 package lab
 
 import (
@@ -21,12 +22,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-const (
+var (
 	// Prefix starts the name of every network namespace and cgroup of the lab.
-	Prefix = "splab"
+	Prefix = "splab" + instance
 	// StateDir holds all files of the lab: a directory a host, and the record
 	// of what Down has to put back.
-	StateDir = "/var/lib/socketplane-lab"
+	StateDir = stateDir()
+)
+
+const (
 	// MaxHosts is the most hosts that were seen to run on one small machine.
 	MaxHosts = 32
 	// Image is the name of the container image that each host has.
@@ -75,6 +79,9 @@ func Up(ctx context.Context, opts Options) (*Lab, error) {
 	}
 	if opts.Hosts < 1 || opts.Hosts > MaxHosts {
 		return nil, fmt.Errorf("%d hosts: a lab has 1 to %d", opts.Hosts, MaxHosts)
+	}
+	if !instancePattern.MatchString(instance) {
+		return nil, fmt.Errorf("%s is %q; a lab's name is 1 to 8 lower-case letters and digits", InstanceEnv, instance)
 	}
 	root, err := moduleRoot(opts.Root)
 	if err != nil {

@@ -55,7 +55,7 @@ func initOf(pid int) string {
 	}
 	for entry := range bytes.SplitSeq(environ, []byte{0}) {
 		if host, ok := strings.CutPrefix(string(entry), initMark); ok {
-			return host
+			return ofThisLab(host)
 		}
 	}
 	return ""

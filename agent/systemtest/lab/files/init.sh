@@ -4,7 +4,7 @@
 # of the file system, says "ok" on descriptor 3, and becomes the reaper.
 # Nothing here outlives the process: the mounts go with their namespace.
 set -eu
-name=$1 number=$2 lab=$3
+name=$1 number=$2 lab=$3 prefix=$4
 dir=$lab/$name
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -73,6 +73,7 @@ cat >/run/lab/host <<HOST
 name=$name
 addr=198.18.0.$number
 dir=$dir
+prefix=$prefix
 HOST
 echo ok >&3
 exec 3>&-

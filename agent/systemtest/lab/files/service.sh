@@ -8,8 +8,8 @@ usage() {
 }
 [ $# -eq 2 ] || usage
 verb=$1 service=$2
-name='' addr='' dir=''
-# shellcheck disable=SC1091 # sets the three; written when the host starts
+name='' addr='' dir='' prefix=''
+# shellcheck disable=SC1091 # sets the four; written when the host starts
 . /run/lab/host
 
 case $service in
@@ -89,7 +89,7 @@ start() {
 	dockerd)
 		# daemon.json is left to whoever sets the host up; the lab's own
 		# settings are flags that no such file repeats.
-		setsid dockerd --cgroup-parent="/splab/$name" \
+		setsid dockerd --cgroup-parent="/$prefix/$name" \
 			--exec-opt native.cgroupdriver=cgroupfs --pidfile "$pidfile" \
 			>>/var/log/dockerd.log 2>&1 </dev/null 3>&- &
 		child=$!
