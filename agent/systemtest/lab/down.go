@@ -47,6 +47,9 @@ func restoreMachine() error {
 	if err != nil {
 		return err
 	}
+	if neighbour() != nil {
+		return nil
+	}
 	err = os.WriteFile(rmemDefault, []byte(m.Rmem), 0o644)
 	for _, d := range m.Created {
 		// Whoever put something there meanwhile keeps it.

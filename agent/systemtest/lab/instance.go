@@ -16,12 +16,14 @@ var instance = os.Getenv(InstanceEnv)
 
 var instancePattern = regexp.MustCompile(`^[a-z0-9]{0,8}$`)
 
+// usualStateDir is the one without a name.
+const usualStateDir = "/var/lib/socketplane-lab"
+
 func stateDir() string {
-	const usual = "/var/lib/socketplane-lab"
 	if instance == "" {
-		return usual
+		return usualStateDir
 	}
-	return usual + "-" + instance
+	return usualStateDir + "-" + instance
 }
 
 // ofThisLab gives the host that a mark names; "" when it is another lab's.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -30,16 +31,36 @@ type manifest struct {
 
 func manifestPath() string { return filepath.Join(StateDir, "lab.json") }
 
-func loadManifest() (*manifest, error) {
-	data, err := os.ReadFile(manifestPath())
+func loadManifest() (*manifest, error) { return readManifest(manifestPath()) }
+
+func readManifest(path string) (*manifest, error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
 	m := new(manifest)
 	if err := json.Unmarshal(data, m); err != nil {
-		return nil, fmt.Errorf("%s: %w", manifestPath(), err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return m, nil
+}
+
+// neighbour is the record of another lab on this machine; nil when there is none.
+// What the labs changed on the machine is put back by the last that goes.
+func neighbour() *manifest {
+	paths, err := filepath.Glob(usualStateDir + "*/lab.json")
+	if err != nil {
+		return nil
+	}
+	for _, path := range paths {
+		if path == manifestPath() {
+			continue
+		}
+		if m, err := readManifest(path); err == nil {
+			return m
+		}
+	}
+	return nil
 }
 
 // mountPoints are the directories that each host has for itself. A machine that
@@ -73,8 +94,12 @@ func claim(opts Options) error {
 		return err
 	}
 	m := manifest{Hosts: opts.Hosts, Bare: opts.Bare, Rmem: strings.TrimSpace(string(rmem))}
+	var theirs []string
+	if n := neighbour(); n != nil {
+		m.Rmem, theirs = n.Rmem, n.Created
+	}
 	for _, d := range mountPoints() {
-		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) || slices.Contains(theirs, d) {
 			m.Created = append(m.Created, d)
 		}
 	}
