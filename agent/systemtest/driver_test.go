@@ -156,7 +156,7 @@ func TestDockerConnect(t *testing.T) {
 		eventually(t, "reach "+ip, func() error { return a.pings(t, ip) })
 	}
 	eventually(t, "be reached on the second network", func() error { return two.pings(t, "10.162.0.77") })
-	links := a.exec(t, "ip", "-br", "addr").stdout
+	links := a.exec(t, "ip", "addr").stdout
 	if !strings.Contains(links, "eth0") || !strings.Contains(links, "eth1") || strings.Contains(links, "172.") {
 		t.Errorf("its interfaces are:\n%s", links)
 	}

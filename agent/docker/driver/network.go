@@ -58,7 +58,25 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 		d.known.await(req.NetworkID, w)
 		return empty{}, nil
 	}
+	if d.known.ours(w.subnet) {
+		return empty{}, d.adopt(ctx, req.NetworkID, name, w)
+	}
+	d.known.expect(name)
 	return empty{}, d.enter(ctx, req.NetworkID, name, w)
+}
+
+// adopt binds a Docker network that we make to its network. That one is not made
+// again, should somebody have deleted it meanwhile.
+func (d *Driver) adopt(ctx context.Context, id, name string, w wish) error {
+	n, err := d.Service.Network(ctx, name)
+	if err != nil {
+		return err
+	}
+	if n.Subnet != w.subnet {
+		return api.Errorf(api.CodeConflict, "network %q has subnet %s meanwhile", name, n.Subnet)
+	}
+	d.known.bind(id, n.ID, n.Subnet)
+	return nil
 }
 
 // enter makes the network of a Docker network in the cluster, or finds it.

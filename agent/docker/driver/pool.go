@@ -149,10 +149,13 @@ func (d *Driver) onNetwork(ctx context.Context, subnet netip.Prefix, f func(netw
 				return f(n.ID)
 			}
 		}
+		if !d.known.anyAwaited(subnet) { // Docker asks for more than a gateway before it makes the network
+			return api.Errorf(api.CodeInvalid, "no network has subnet %s yet; --aux-address cannot be used: keep an address with socketplane connect --ip", subnet)
+		}
 		select {
 		case <-grown:
 		case <-ctx.Done():
-			return api.Errorf(api.CodeUnavailable, "no network has subnet %s; try again, or see: socketplane network list", subnet)
+			return api.Errorf(api.CodeUnavailable, "the network of subnet %s is not in the cluster yet; try again, or see: socketplane network list", subnet)
 		}
 	}
 }

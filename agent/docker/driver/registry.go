@@ -3,6 +3,7 @@ package driver
 import (
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // registry is what is known of Docker's networks besides what Docker itself
@@ -12,6 +13,7 @@ type registry struct {
 	bound   map[string]string       // Docker's id -> network of the cluster
 	pending map[string]wish         // Docker's id -> made by a user, its name is not known yet
 	making  map[netip.Prefix]string // subnet -> network whose Docker network is being made by us
+	users   map[string]time.Time    // network -> until when a user's Docker network of it may be in the making
 	pools   map[netip.Prefix]string // subnet -> network, as last seen
 	changed chan struct{}           // closed and replaced when bound grows
 }
@@ -24,7 +26,7 @@ type wish struct {
 
 func newRegistry() *registry {
 	return &registry{
-		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{},
+		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{},
 		pools: map[netip.Prefix]string{}, changed: make(chan struct{}),
 	}
 }
@@ -78,6 +80,28 @@ func (r *registry) anyAwaited(subnet netip.Prefix) bool {
 	}
 	return false
 }
+
+// expect says that a user makes the Docker network of a network. Docker has it in
+// its list a moment after its call has been answered.
+func (r *registry) expect(network string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users[network] = time.Now().Add(expectTime)
+}
+
+// expected says whether a user may still be making the Docker network of a network.
+func (r *registry) expected(network string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Now().Before(r.users[network]) {
+		return true
+	}
+	delete(r.users, network)
+	return false
+}
+
+// expectTime is far more than Docker needs to write a network down.
+const expectTime = 10 * time.Second
 
 // begin says that we make the Docker network of a network, until done is called.
 func (r *registry) begin(subnet netip.Prefix, network string) (done func()) {

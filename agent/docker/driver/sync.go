@@ -106,6 +106,10 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		if present[n.ID] {
 			continue
 		}
+		if d.known.expected(n.ID) {
+			errs = append(errs, fmt.Errorf("network %q: Docker is still making it", n.ID))
+			continue
+		}
 		if driver, taken := names[DockerName(n.ID)]; taken {
 			errs = append(errs, fmt.Errorf("network %q: Docker has another network of the name %q (driver %s); rename or remove that one", n.ID, DockerName(n.ID), driver))
 			continue
