@@ -99,7 +99,7 @@ func (h *Host) boot(ctx context.Context) error {
 	// tini in the end, and no process outside stands for it.
 	cmd := exec.Command("nsenter", "--net="+h.Namespace(), "--",
 		"sh", "-c", initScript, "init", h.Name, fmt.Sprint(h.Number), StateDir, Prefix)
-	cmd.Env = append(hostEnv(), initMark+marked(h.Name))
+	cmd.Env = append(hostEnv(), initMark+h.Name)
 	cmd.Stdout, cmd.Stderr = logfile, logfile
 	cmd.ExtraFiles = []*os.File{child} // descriptor 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{

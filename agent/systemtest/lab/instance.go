@@ -3,7 +3,6 @@ package lab
 import (
 	"os"
 	"regexp"
-	"strings"
 )
 
 // InstanceEnv names a lab, so that several can be up at once: 1 to 8 lower-case
@@ -26,22 +25,11 @@ func stateDir() string {
 	return usualStateDir + "-" + instance
 }
 
-// ofThisLab gives the host that a mark names; "" when it is another lab's.
-func ofThisLab(mark string) string {
-	lab, host, named := strings.Cut(mark, "/")
-	if !named {
-		lab, host = "", mark
-	}
-	if lab != instance {
-		return ""
-	}
-	return host
-}
-
-// marked is how a host of this lab is called in the mark of its first process.
-func marked(host string) string {
+// mark begins the variable that marks the first process of a host of this lab, and
+// of no other lab's.
+func mark() string {
 	if instance == "" {
-		return host
+		return "SOCKETPLANE_LAB_HOST="
 	}
-	return instance + "/" + host
+	return "SOCKETPLANE_LAB_HOST_" + instance + "="
 }

@@ -17,7 +17,7 @@ import (
 
 // initMark in the environment marks the first process of a host. It is how one
 // is found and recognised, whatever became of the files that speak of it.
-const initMark = "SOCKETPLANE_LAB_HOST="
+var initMark = mark()
 
 // processes lists the machine's processes.
 func processes() ([]int, error) {
@@ -55,7 +55,7 @@ func initOf(pid int) string {
 	}
 	for entry := range bytes.SplitSeq(environ, []byte{0}) {
 		if host, ok := strings.CutPrefix(string(entry), initMark); ok {
-			return ofThisLab(host)
+			return host
 		}
 	}
 	return ""
