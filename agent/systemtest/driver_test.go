@@ -68,21 +68,21 @@ func described(t testing.TB, c container) {
 // of `socketplane run` across hosts; their first instruction has the network; stop,
 // start, restart, a kill and rm go as with Docker's own, and nothing is left.
 func TestDockersNetworks(t *testing.T) {
-	makeNetwork(t, 1, "drv", "10.160.0.0/24")
+	makeNetwork(t, 1, "drv", "10.180.0.0/24")
 	var before [4][]string
 	for k := 1; k <= 3; k++ {
 		dockerHas(t, k, "drv", true)
 		before[k] = traces(t, k)
 	}
 	out := must(t, 3, "docker", "run", "--rm", "--net", "drv", lab.Image, "ip", "-4", "addr", "show", "eth0")
-	if !strings.Contains(out, "inet 10.160.0.") || !strings.Contains(out, "mtu 1450") {
+	if !strings.Contains(out, "inet 10.180.0.") || !strings.Contains(out, "mtu 1450") {
 		t.Errorf("the first instruction sees:\n%s", out)
 	}
 	a := runByDriver(t, 1, "drv", "drv-a")
-	b := runByDriver(t, 2, "drv", "drv-b", "--ip", "10.160.0.200")
+	b := runByDriver(t, 2, "drv", "drv-b", "--ip", "10.180.0.200")
 	c := runContainer(t, 3, "drv", "drv-c")
-	if b.ip != "10.160.0.200" {
-		t.Errorf("asked for 10.160.0.200, got %s", b.ip)
+	if b.ip != "10.180.0.200" {
+		t.Errorf("asked for 10.180.0.200, got %s", b.ip)
 	}
 	all := []container{a, b, c}
 	reach := func(when string) {
@@ -100,10 +100,10 @@ func TestDockersNetworks(t *testing.T) {
 	described(t, a)
 	described(t, b)
 	inspect := must(t, 2, "docker", "network", "inspect", "drv")
-	if !strings.Contains(inspect, `"10.160.0.200/24"`) || !strings.Contains(inspect, "02:42:0a:a0:00:c8") {
+	if !strings.Contains(inspect, `"10.180.0.200/24"`) || !strings.Contains(inspect, "02:42:0a:b4:00:c8") {
 		t.Errorf("docker network inspect does not tell the truth:\n%s", inspect)
 	}
-	r := try(t, 1, "docker", "run", "--rm", "--net", "drv", "--ip", "10.160.0.200", lab.Image, "true")
+	r := try(t, 1, "docker", "run", "--rm", "--net", "drv", "--ip", "10.180.0.200", lab.Image, "true")
 	if r.code != 125 || !strings.Contains(r.stderr, `taken by "drv-b" on host "h2"`) {
 		t.Errorf("an address that is taken: %d %q", r.code, r.stderr)
 	}
@@ -120,7 +120,7 @@ func TestDockersNetworks(t *testing.T) {
 	// Stopped, it has neither interface nor address, as Docker's own networks have it.
 	must(t, 1, "docker", "stop", "-t", "1", "drv-a")
 	eventually(t, "its address is free", func() error {
-		for addr, owner := range held(t, "10.160.0.0/24") {
+		for addr, owner := range held(t, "10.180.0.0/24") {
 			if addr.String() == a.ip {
 				return fmt.Errorf("%s has it", owner)
 			}
@@ -142,8 +142,8 @@ func TestDockersNetworks(t *testing.T) {
 // Promise: a running container can join a second network and leave it; a MAC
 // address that was asked for is its own.
 func TestDockerConnect(t *testing.T) {
-	makeNetwork(t, 1, "drv1", "10.161.0.0/24")
-	makeNetwork(t, 1, "drv2", "10.162.0.0/24")
+	makeNetwork(t, 1, "drv1", "10.181.0.0/24")
+	makeNetwork(t, 1, "drv2", "10.182.0.0/24")
 	for k := 1; k <= 2; k++ {
 		dockerHas(t, k, "drv1", true)
 		dockerHas(t, k, "drv2", true)
@@ -151,17 +151,17 @@ func TestDockerConnect(t *testing.T) {
 	before := traces(t, 1)
 	a := runByDriver(t, 1, "drv1", "dc-a")
 	one, two := runByDriver(t, 2, "drv1", "dc-1"), runByDriver(t, 2, "drv2", "dc-2")
-	must(t, 1, "docker", "network", "connect", "--ip", "10.162.0.77", "drv2", "dc-a")
+	must(t, 1, "docker", "network", "connect", "--ip", "10.182.0.77", "drv2", "dc-a")
 	for _, ip := range []string{one.ip, two.ip, "203.0.113.1"} {
 		eventually(t, "reach "+ip, func() error { return a.pings(t, ip) })
 	}
-	eventually(t, "be reached on the second network", func() error { return two.pings(t, "10.162.0.77") })
+	eventually(t, "be reached on the second network", func() error { return two.pings(t, "10.182.0.77") })
 	links := a.exec(t, "ip", "addr").stdout
 	if !strings.Contains(links, "eth0") || !strings.Contains(links, "eth1") || strings.Contains(links, "172.") {
 		t.Errorf("its interfaces are:\n%s", links)
 	}
 	must(t, 1, "docker", "network", "disconnect", "drv2", "dc-a")
-	if err := two.pings(t, "10.162.0.77"); err == nil {
+	if err := two.pings(t, "10.182.0.77"); err == nil {
 		t.Error("it still answers on the network that it left")
 	}
 	eventually(t, "the first network works on", func() error { return a.pings(t, one.ip) })
@@ -199,16 +199,16 @@ func TestDockerMakesNetworks(t *testing.T) {
 	}
 	ipam := []string{"--ipam-driver", "socketplane"}
 	before := traces(t, 1)
-	must(t, 1, create(append(ipam, "--subnet", "10.163.0.0/24", "--gateway", "10.163.0.254", "made")...)...)
+	must(t, 1, create(append(ipam, "--subnet", "10.183.0.0/24", "--gateway", "10.183.0.254", "made")...)...)
 	a := runByDriver(t, 1, "made", "made-a") // at once
 	dockerHas(t, 3, "made", true)
 	b := runByDriver(t, 3, "made", "made-b")
 	eventually(t, "reach it across hosts", func() error { return a.pings(t, b.ip) })
 	eventually(t, "reach the outside", func() error { return b.pings(t, "203.0.113.1") })
-	if route := b.exec(t, "ip", "route").stdout; !strings.Contains(route, "default via 10.163.0.254") {
+	if route := b.exec(t, "ip", "route").stdout; !strings.Contains(route, "default via 10.183.0.254") {
 		t.Errorf("its routes are:\n%s", route)
 	}
-	if shown := sp(t, 2, "network", "info", "made", "-o", "json"); !strings.Contains(shown, "10.163.0.254") {
+	if shown := sp(t, 2, "network", "info", "made", "-o", "json"); !strings.Contains(shown, "10.183.0.254") {
 		t.Errorf("the network is %s", shown)
 	}
 
@@ -216,15 +216,15 @@ func TestDockerMakesNetworks(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{"--subnet", "10.164.0.0/24", "bad"}, "add --ipam-driver socketplane"},
-		{append(ipam, "--subnet", "10.163.0.0/25", "bad"), `overlaps network "made"`},
-		{append(ipam, "--subnet", "10.163.0.0/24", "bad"), `is that of network "made"`},
+		{[]string{"--subnet", "10.184.0.0/24", "bad"}, "add --ipam-driver socketplane"},
+		{append(ipam, "--subnet", "10.183.0.0/25", "bad"), `overlaps network "made"`},
+		{append(ipam, "--subnet", "10.183.0.0/24", "bad"), `is that of network "made"`},
 		{append(ipam, "--subnet", "198.18.0.0/24", "bad"), "overlaps route"},
-		{append(ipam, "--subnet", "10.164.0.0/24", "--ip-range", "10.164.0.0/25", "bad"), "--ip-range cannot be used"},
-		{append(ipam, "--subnet", "10.164.0.0/24", "--aux-address", "x=10.164.0.9", "bad"), "--aux-address cannot be used"},
-		{append(ipam, "--subnet", "10.164.0.0/24", "--internal", "bad"), "--internal cannot be used"},
+		{append(ipam, "--subnet", "10.184.0.0/24", "--ip-range", "10.184.0.0/25", "bad"), "--ip-range cannot be used"},
+		{append(ipam, "--subnet", "10.184.0.0/24", "--aux-address", "x=10.184.0.9", "bad"), "--aux-address cannot be used"},
+		{append(ipam, "--subnet", "10.184.0.0/24", "--internal", "bad"), "--internal cannot be used"},
 		{append(ipam, "--subnet", "fd00::/64", "--ipv6", "bad"), "networks are IPv4"},
-		{append(ipam, "--subnet", "10.164.0.0/24", "-o", "socketplane.network=a b", "bad"), "may hold only letters"},
+		{append(ipam, "--subnet", "10.184.0.0/24", "-o", "socketplane.network=a b", "bad"), "may hold only letters"},
 	} {
 		r := try(t, 2, create(bad.args...)...)
 		if r.code == 0 || !strings.Contains(r.stderr, bad.says) {
@@ -232,7 +232,7 @@ func TestDockerMakesNetworks(t *testing.T) {
 		}
 	}
 	eventually(t, "the refused ones leave nothing", func() error {
-		if out := sp(t, 1, "network", "list"); strings.Contains(out, "10.164.") || strings.Contains(out, "bad") {
+		if out := sp(t, 1, "network", "list"); strings.Contains(out, "10.184.") || strings.Contains(out, "bad") {
 			return errors.New(out)
 		}
 		return nil
@@ -253,7 +253,7 @@ func TestDockerMakesNetworks(t *testing.T) {
 		t.Errorf("the cluster still has it: %s", r.stdout)
 	}
 	// One that names its network otherwise than itself.
-	must(t, 1, create(append(ipam, "--subnet", "10.164.0.0/24", "-o", "socketplane.network=theirs", "ours")...)...)
+	must(t, 1, create(append(ipam, "--subnet", "10.184.0.0/24", "-o", "socketplane.network=theirs", "ours")...)...)
 	dockerHas(t, 2, "theirs", true)
 	dockerHas(t, 1, "theirs", false)
 	sp(t, 3, "network", "delete", "theirs")
