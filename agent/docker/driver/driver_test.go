@@ -1,0 +1,371 @@
+package driver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// agent answers as an agent with one network would; a call that a test does not
+// expect fails loudly.
+type agent struct {
+	api.Service
+	networks  []api.Network
+	endpoints []api.Endpoint
+	asked     []string
+	busy      map[uint16]bool // host ports that are taken
+	block     bool            // never answer
+}
+
+func (a *agent) ask(format string, args ...any) {
+	a.asked = append(a.asked, fmt.Sprintf(format, args...))
+}
+
+func (a *agent) Networks(ctx context.Context) ([]api.Network, error) {
+	if a.block {
+		<-ctx.Done()
+		return nil, api.Errorf(api.CodeUnavailable, "too late")
+	}
+	return a.networks, nil
+}
+
+func (a *agent) Network(_ context.Context, id string) (api.Network, error) {
+	for _, n := range a.networks {
+		if n.ID == id {
+			return n, nil
+		}
+	}
+	return api.Network{}, api.Errorf(api.CodeNotFound, "network %q does not exist", id)
+}
+
+func (a *agent) CreateNetwork(_ context.Context, req api.CreateNetworkRequest) (api.Network, error) {
+	a.ask("create %s %s %s %v", req.ID, req.Subnet, req.Gateway, req.DryRun)
+	if err := api.CheckNetworkName(req.ID); err != nil {
+		return api.Network{}, err
+	}
+	if req.Subnet == "" {
+		req.Subnet = "10.9.0.0/24"
+	}
+	n := api.Network{ID: req.ID, Subnet: netip.MustParsePrefix(req.Subnet)}
+	if strings.HasPrefix(req.Subnet, "10.66.") {
+		return n, api.Errorf(api.CodeConflict, "network %q: subnet %s overlaps", req.ID, req.Subnet)
+	}
+	if !req.DryRun {
+		a.networks = append(a.networks, n)
+	}
+	return n, nil
+}
+
+func (a *agent) DeleteNetwork(_ context.Context, id string) error {
+	a.ask("delete %s", id)
+	return nil
+}
+
+func (a *agent) Hold(_ context.Context, req api.HoldRequest) (api.Hold, error) {
+	a.ask("hold %s %s", req.Network, req.IP)
+	if req.Network != "foo" && req.Network != "web" {
+		return api.Hold{}, api.Errorf(api.CodeNotFound, "no network %q", req.Network)
+	}
+	ip := "10.6.0.2"
+	if req.IP != "" {
+		ip = req.IP
+	}
+	return api.Hold{Network: req.Network, IP: netip.MustParseAddr(ip), PrefixLen: 24}, nil
+}
+
+func (a *agent) Unhold(_ context.Context, network, ip string) error {
+	a.ask("unhold %s %s", network, ip)
+	return nil
+}
+
+func (a *agent) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
+	a.ask("reserve %s %s %s %s %s", req.ID, req.Network, req.IP, req.MAC, req.Source)
+	mac := req.MAC
+	if mac == "" {
+		mac = "02:42:0a:06:00:02"
+	}
+	return api.Endpoint{ID: req.ID, MAC: mac}, api.CheckEndpointID(req.ID)
+}
+
+func (a *agent) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {
+	a.ask("attach %s %s %v", req.ID, req.NetNS, req.HandOver)
+	return api.Endpoint{ID: req.ID, Peer: "spp1", Gateway: netip.MustParseAddr("10.6.0.1")}, nil
+}
+
+func (a *agent) Detach(_ context.Context, id string) error {
+	a.ask("detach %s", id)
+	return api.CheckEndpointID(id)
+}
+
+func (a *agent) Release(_ context.Context, id string) error {
+	a.ask("release %s", id)
+	return nil
+}
+
+func (a *agent) Endpoints(context.Context) ([]api.Endpoint, error) { return a.endpoints, nil }
+
+func (a *agent) Publish(_ context.Context, id string, ports []api.PortMapping) (api.Endpoint, error) {
+	for _, p := range ports {
+		if a.busy[p.HostPort] {
+			return api.Endpoint{}, api.Errorf(api.CodeConflict, "port %d is taken", p.HostPort)
+		}
+	}
+	a.ask("publish %s %v", id, ports)
+	return api.Endpoint{}, nil
+}
+
+func newTestDriver(a *agent) *Driver {
+	return New(Config{Service: a, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// call is one call of dockerd's.
+func call(t testing.TB, h http.Handler, method, body string) (int, map[string]any) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/"+method, strings.NewReader(body)))
+	var answer map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil && w.Code != http.StatusNotFound {
+		t.Fatalf("%s: %d %q: %v", method, w.Code, w.Body, err)
+	}
+	return w.Code, answer
+}
+
+func aNetwork(id, subnet string) api.Network {
+	return api.Network{ID: id, Subnet: netip.MustParsePrefix(subnet)}
+}
+
+const aPool = `"AddressSpace":"socketplane","Pool":"10.6.0.0/24","Gateway":"10.6.0.1/24"`
+
+func TestCalls(t *testing.T) {
+	for _, tt := range []struct {
+		method, body string
+		answer       string   // a part of the answer; of the sentence, when it is to fail
+		fails        bool     //
+		asked        []string // of the agent
+	}{
+		{"Plugin.Activate", ``, `"Implements":["NetworkDriver","IpamDriver"]`, false, nil},
+		{"NetworkDriver.GetCapabilities", `{}`, `"ConnectivityScope":"global","Scope":"local"`, false, nil},
+		{"IpamDriver.GetDefaultAddressSpaces", ``, `"LocalDefaultAddressSpace":"socketplane"`, false, nil},
+		{"IpamDriver.GetCapabilities", ``, `"RequiresRequestReplay":false`, false, nil},
+		{"NetworkDriver.EndpointOperInfo", `{"NetworkID":"n","EndpointID":"e"}`, `"Value":{}`, false, nil},
+		{"NetworkDriver.Leave", `{"NetworkID":"n","EndpointID":"e"}`, `{}`, false, nil},
+		{"NetworkDriver.DiscoverNew", `{"DiscoveryType":1,"DiscoveryData":{"Address":"x"}}`, `{}`, false, nil},
+
+		{"IpamDriver.RequestPool", `{"Pool":""}`, `"Pool":"10.9.0.0/24","PoolID":"10.9.0.0/24"`, false, []string{"create new-docker-network   true"}},
+		{"IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24"}`, `"PoolID":"10.7.0.0/24"`, false, []string{"create new-docker-network 10.7.0.0/24  true"}},
+		{"IpamDriver.RequestPool", `{"Pool":"10.66.0.0/24"}`, `subnet 10.66.0.0/24 overlaps`, true, []string{"create new-docker-network 10.66.0.0/24  true"}},
+		{"IpamDriver.RequestPool", `{"Pool":"10.6.0.0/24"}`, `is that of network "foo"`, true, nil},
+		{"IpamDriver.RequestPool", `{"Pool":"10.6.0.9/24"}`, `did you mean 10.6.0.0/24`, true, nil},
+		{"IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24","SubPool":"10.7.0.0/25"}`, `--ip-range`, true, nil},
+		{"IpamDriver.RequestPool", `{"Pool":"fd00::/64","V6":true}`, `IPv4`, true, nil},
+
+		{"IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24"}`, `"Address":"10.6.0.2/24"`, false, []string{"hold foo "}},
+		{"IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.9"}`, `"Address":"10.6.0.9/24"`, false, []string{"hold foo 10.6.0.9"}},
+		{"IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24","Options":{"RequestAddressType":"com.docker.network.gateway"}}`, `"Address":"10.6.0.1/24"`, false, nil},
+		{"IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24","Address":"10.7.0.1","Options":{"RequestAddressType":"com.docker.network.gateway"}}`, `not in`, true, nil},
+		{"IpamDriver.RequestAddress", `{"PoolID":"10.8.0.0/24"}`, `no network has subnet 10.8.0.0/24`, true, nil},
+		{"IpamDriver.RequestAddress", `{"PoolID":"../x"}`, `CIDR`, true, nil},
+		{"IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24","Address":"x"}`, `not an IPv4 address`, true, nil},
+
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","IPv4Data":[{` + aPool + `}]}`, `{}`, false, nil},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","Options":{"com.docker.network.generic":{"socketplane.network":"web"}},"IPv4Data":[{` + aPool + `}]}`, `{}`, false, []string{"create web 10.6.0.0/24 10.6.0.1 false"}},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","Options":{"com.docker.network.generic":{"socketplane.network":"../x"}},"IPv4Data":[{` + aPool + `}]}`, `may hold only`, true, []string{"create ../x 10.6.0.0/24 10.6.0.1 false"}},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","IPv4Data":[{"AddressSpace":"LocalDefault","Pool":"10.6.0.0/24","Gateway":"10.6.0.1/24"}]}`, `--ipam-driver socketplane`, true, nil},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","Options":{"com.docker.network.internal":true},"IPv4Data":[{` + aPool + `}]}`, `--internal`, true, nil},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","IPv4Data":[{` + aPool + `,"AuxAddresses":{"a":"10.6.0.3/24"}}]}`, `--aux-address`, true, nil},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","IPv4Data":[]}`, `one subnet`, true, nil},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","IPv4Data":[{` + aPool + `}],"IPv6Data":[{}]}`, `IPv4`, true, nil},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"../n","IPv4Data":[{` + aPool + `}]}`, `may hold only`, true, nil},
+		{"NetworkDriver.CreateNetwork", `{"NetworkID":"n1","IPv4Data":[{"AddressSpace":"socketplane","Pool":"10.6.0.0/24","Gateway":"10.7.0.1/24"}]}`, `gateway`, true, nil},
+		{"NetworkDriver.DeleteNetwork", `{"NetworkID":"unknown"}`, `{}`, false, nil},
+
+		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24"}}`, `"MacAddress":"02:42:0a:06:00:02"`, false, []string{"reserve e foo 10.6.0.2  driver"}},
+		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24","MacAddress":"02:00:00:00:00:01"}}`, `"MacAddress":""`, false, []string{"reserve e foo 10.6.0.2 02:00:00:00:00:01 driver"}},
+		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e"}`, `no address`, true, nil},
+		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"x"}}`, `not a CIDR`, true, nil},
+		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24","AddressIPv6":"fd00::2/64"}}`, `IPv4`, true, nil},
+		{"NetworkDriver.Join", `{"NetworkID":"n","EndpointID":"e","SandboxKey":"/var/run/docker/netns/1"}`, `"Gateway":"10.6.0.1","InterfaceName":{"DstPrefix":"eth","SrcName":"spp1"}`, false, []string{"attach e /var/run/docker/netns/1 true"}},
+		{"NetworkDriver.DeleteEndpoint", `{"NetworkID":"n","EndpointID":"e"}`, `{}`, false, []string{"detach e"}},
+		{"NetworkDriver.DeleteEndpoint", `{"NetworkID":"n","EndpointID":"../e"}`, `may hold only`, true, []string{"detach ../e"}},
+
+		{"NetworkDriver.ProgramExternalConnectivity", `{"EndpointID":"e","Options":{"com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"","HostPort":8080,"HostPortEnd":8080},{"Proto":17,"Port":53,"HostIP":"::","HostPort":0,"HostPortEnd":0}]}}`, `{}`, false, []string{"publish e [0.0.0.0:8080->80/tcp 0.0.0.0:0->53/udp]"}},
+		{"NetworkDriver.ProgramExternalConnectivity", `{"EndpointID":"e","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8000,"HostPortEnd":8005}]}}`, `{}`, false, []string{"publish e []", "publish e [0.0.0.0:8002->80/tcp]"}},
+		{"NetworkDriver.ProgramExternalConnectivity", `{"EndpointID":"e","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8000,"HostPortEnd":8001}]}}`, `no port of the range`, true, []string{"publish e []"}},
+		{"NetworkDriver.ProgramExternalConnectivity", `{"EndpointID":"e","Options":{"com.docker.network.portmap":[{"Proto":132,"Port":80}]}}`, `tcp or udp`, true, nil},
+		{"NetworkDriver.ProgramExternalConnectivity", `{"EndpointID":"e","Options":{"com.docker.network.portmap":"x"}}`, `published ports`, true, nil},
+		{"NetworkDriver.ProgramExternalConnectivity", `{"EndpointID":"e","Options":{}}`, `{}`, false, nil},
+		{"NetworkDriver.RevokeExternalConnectivity", `{"EndpointID":"e"}`, `{}`, false, []string{"publish e []"}},
+
+		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.7"}`, `{}`, false, []string{"release gone"}},
+		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.8"}`, `{}`, false, []string{"unhold foo 10.6.0.8"}}, // attached: Docker has forgotten it, the sweep sees
+		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.66"}`, `{}`, false, []string{"unhold foo 10.6.0.66"}},
+		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.99.0.0/24","Address":"10.99.0.66"}`, `{}`, false, nil},
+		{"IpamDriver.ReleasePool", `{"PoolID":"10.6.0.0/24"}`, `{}`, false, nil},
+
+		{"NetworkDriver.Join", `[]`, `not what the call takes`, true, nil},
+		{"NetworkDriver.Join", `{"EndpointID":7}`, `not what the call takes`, true, nil},
+		{"NetworkDriver.Join", `{`, `not what the call takes`, true, nil},
+	} {
+		a := &agent{
+			networks: []api.Network{aNetwork("foo", "10.6.0.0/24")},
+			endpoints: []api.Endpoint{
+				{ID: "gone", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.7"), PrefixLen: 24},
+				{ID: "lives", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.8"), PrefixLen: 24, Attached: true},
+				{ID: "other", Source: api.SourceDocker, Network: "foo", IP: netip.MustParseAddr("10.6.0.66"), PrefixLen: 24},
+			},
+			busy: map[uint16]bool{8000: true, 8001: true},
+		}
+		d := newTestDriver(a)
+		d.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.6.0.0/24"): "foo"})
+		status, answer := call(t, d.Handler(), tt.method, tt.body)
+		raw, _ := json.Marshal(answer)
+		if tt.fails {
+			sentence, _ := answer["Err"].(string)
+			if status != http.StatusInternalServerError || !strings.Contains(sentence, tt.answer) || answer["Error"] != answer["Err"] || strings.Contains(sentence, trialName) {
+				t.Errorf("%s %s: %d %s", tt.method, tt.body, status, raw)
+			}
+		} else if status != http.StatusOK || !bytes.Contains(raw, []byte(tt.answer)) {
+			t.Errorf("%s %s: %d %s, want %s", tt.method, tt.body, status, raw, tt.answer)
+		}
+		if !slices.Equal(a.asked, tt.asked) {
+			t.Errorf("%s %s asked %q, want %q", tt.method, tt.body, a.asked, tt.asked)
+		}
+	}
+	if status, _ := call(t, newTestDriver(&agent{}).Handler(), "NetworkDriver.Nonsense", "{}"); status != http.StatusNotFound {
+		t.Errorf("an unknown call: %d", status)
+	}
+}
+
+// TestStaleNames: a network that went, and came again under another name, is
+// found by its subnet.
+func TestStaleNames(t *testing.T) {
+	a := &agent{networks: []api.Network{aNetwork("web", "10.6.0.0/24")}}
+	d := newTestDriver(a)
+	d.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.6.0.0/24"): "old"})
+	status, answer := call(t, d.Handler(), "IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24"}`)
+	if status != http.StatusOK || answer["Address"] != "10.6.0.2/24" || !slices.Equal(a.asked, []string{"hold old ", "hold web "}) {
+		t.Errorf("%d %v, asked %q", status, answer, a.asked)
+	}
+	// The name is there with another subnet: the address must not be from that.
+	a = &agent{networks: []api.Network{aNetwork("foo", "10.8.0.0/24"), aNetwork("web", "10.6.0.0/24")}}
+	d = newTestDriver(a)
+	d.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.8.0.0/24"): "foo"})
+	status, answer = call(t, d.Handler(), "IpamDriver.RequestAddress", `{"PoolID":"10.8.0.0/24"}`)
+	if status == http.StatusOK || !slices.Contains(a.asked, "unhold foo 10.6.0.2") {
+		t.Errorf("%d %v, asked %q", status, answer, a.asked)
+	}
+}
+
+// TestUsersNetwork: a network that a user makes through Docker is the cluster's
+// once its name is known; who asks for an address before that waits.
+func TestUsersNetwork(t *testing.T) {
+	a := &agent{}
+	d := newTestDriver(a)
+	if status, answer := call(t, d.Handler(), "NetworkDriver.CreateNetwork", `{"NetworkID":"n1","IPv4Data":[{`+aPool+`}]}`); status != http.StatusOK {
+		t.Fatal(answer)
+	}
+	if status, answer := call(t, d.Handler(), "IpamDriver.RequestPool", `{"Pool":"10.6.0.0/24"}`); status == http.StatusOK {
+		t.Errorf("the same subnet again: %v", answer)
+	}
+	got := make(chan int)
+	go func() {
+		status, _ := call(t, d.Handler(), "IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24"}`)
+		got <- status
+	}()
+	w, ok := d.known.awaited("n1")
+	if !ok {
+		t.Fatal("nobody waits for its name")
+	}
+	if err := d.named(t.Context(), nil, "n1", "web", w); err != nil {
+		t.Fatal(err)
+	}
+	if status := <-got; status != http.StatusOK {
+		t.Errorf("the address: %d", status)
+	}
+	call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	if !slices.Contains(a.asked, "delete web") {
+		t.Errorf("asked %q", a.asked)
+	}
+	// The default network stays.
+	d.known.bind("n2", api.DefaultNetwork, netip.MustParsePrefix("10.1.0.0/16"))
+	if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`); status == http.StatusOK || slices.Contains(a.asked, "delete default") {
+		t.Errorf("the default network: %d %v", status, answer)
+	}
+}
+
+// endless is a body that never ends.
+type endless struct{ sent int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	e.sent += len(p)
+	return len(p), nil
+}
+
+// TestHugeBody: what is too large is refused after its bound, and costs no memory.
+func TestHugeBody(t *testing.T) {
+	h := newTestDriver(&agent{}).Handler()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	body := &endless{}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/NetworkDriver.Join", io.NopCloser(body)))
+	runtime.ReadMemStats(&after)
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "larger than") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if body.sent > 2*maxBody || after.TotalAlloc-before.TotalAlloc > 8*maxBody {
+		t.Errorf("read %d bytes, allocated %d", body.sent, after.TotalAlloc-before.TotalAlloc)
+	}
+}
+
+// TestSlowAgent: Docker has an answer within 5 s, whatever the agent does.
+func TestSlowAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestDriver(&agent{block: true}).Handler()
+		start := time.Now()
+		status, answer := call(t, h, "IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24"}`)
+		if took := time.Since(start); status == http.StatusOK || took > 5*time.Second {
+			t.Errorf("%d %v after %s", status, answer, took)
+		}
+	})
+}
+
+// FuzzCalls: whatever is sent to whatever call is answered in JSON and harms
+// nothing.
+func FuzzCalls(f *testing.F) {
+	methods := []string{
+		"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "NetworkDriver.ProgramExternalConnectivity",
+		"IpamDriver.RequestPool", "IpamDriver.RequestAddress", "IpamDriver.ReleaseAddress",
+	}
+	for i, body := range []string{
+		`{"NetworkID":"n1","IPv4Data":[{` + aPool + `}]}`, `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24"}}`,
+		`{"SandboxKey":"/x"}`, `{"EndpointID":"e","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":65535,"HostPortEnd":65535}]}}`,
+		`{"Pool":"10.7.0.0/24"}`, `{"PoolID":"10.6.0.0/24","Address":"10.6.0.9","Options":{"RequestAddressType":"com.docker.network.gateway"}}`, `null`,
+	} {
+		f.Add(uint8(i), body)
+	}
+	f.Fuzz(func(t *testing.T, n uint8, body string) {
+		a := &agent{networks: []api.Network{aNetwork("foo", "10.6.0.0/24")}}
+		status, answer := call(t, newTestDriver(a).Handler(), methods[int(n)%len(methods)], body)
+		if sentence, _ := answer["Err"].(string); status != http.StatusOK && (sentence == "" || strings.ContainsAny(sentence, "\x00")) {
+			t.Errorf("%d %v", status, answer)
+		}
+	})
+}
