@@ -23,7 +23,6 @@ import (
 const (
 	socket      = "/run/socketplane/socketplane.sock"
 	attachRuns  = 100
-	dockerRuns  = 30
 	allocators  = 16
 	allocateFor = 5 * time.Second
 	endpoints   = 200
@@ -88,31 +87,6 @@ func attachPart(ctx context.Context) error {
 	table(os.Stdout, "Attach and detach on one host of three, Consul with three servers",
 		[2]*sample{bareUp}, [2]*sample{up, bareUp}, [2]*sample{bareDown}, [2]*sample{down, bareDown})
 	return svc.Release(ctx, "stays")
-}
-
-// runPart measures a whole container beside one without a network.
-func runPart(ctx context.Context) error {
-	command := func(argv ...string) func() error {
-		return func() error {
-			if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
-		}
-	}
-	none, ours := &sample{name: "docker run --rm --net none lab true"}, &sample{name: "socketplane run --rm lab true"}
-	bare := command("docker", "run", "--rm", "--net", "none", "lab", "true")
-	with := command("socketplane", "run", "--rm", "-n", network, "lab", "true")
-	if err := errors.Join(bare(), with()); err != nil { // once, to warm up
-		return err
-	}
-	for range dockerRuns {
-		if err := errors.Join(none.measure(bare), ours.measure(with)); err != nil {
-			return err
-		}
-	}
-	table(os.Stdout, "A container from nothing to nothing", [2]*sample{none}, [2]*sample{ours, none})
-	return nil
 }
 
 // allocatePart counts how many addresses sixteen hosts allocate at once.

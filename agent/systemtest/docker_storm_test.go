@@ -1,0 +1,91 @@
+package systemtest
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/systemtest/lab"
+)
+
+// Promise: a hundred containers that Docker starts at once on three hosts, through
+// its own network and through `socketplane run` in turn: none fails, each has an
+// address of its own, and when all are removed at once nothing is left.
+func TestDockerStorm(t *testing.T) {
+	const containers, hosts = 100, 3
+	makeNetwork(t, 1, "dstorm", "10.186.0.0/22")
+	c := clients(t)
+	var before [hosts + 1][]string
+	for k := 1; k <= hosts; k++ {
+		dockerHas(t, k, "dstorm", true)
+		before[k] = traces(t, k)
+	}
+	name := func(i int) string { return fmt.Sprintf("dstorm-%d", i) }
+	host := func(i int) int { return 1 + i%hosts }
+	t.Cleanup(func() { // whatever happened below
+		together(t, containers, func(i int) error { try(t, host(i), "docker", "rm", "-f", name(i)); return nil })
+	})
+	together(t, containers, func(i int) error {
+		argv := []string{"socketplane", "run", "-n", "dstorm"}
+		if (i/hosts)%2 == 0 {
+			argv = []string{"docker", "run", "--net", "dstorm"}
+		}
+		r := try(t, host(i), append(argv, "-d", "--name", name(i), lab.Image, "sleep", "100000")...)
+		if r.code != 0 {
+			return fmt.Errorf("%s: exit status %d: %s", argv[0], r.code, r.stderr)
+		}
+		return nil
+	})
+
+	owner := map[netip.Addr]string{}
+	for k := 1; k <= hosts; k++ {
+		endpoints, err := c[k].Endpoints(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range endpoints {
+			if e.Network != "dstorm" {
+				continue
+			}
+			if !e.Attached {
+				t.Errorf("%s %s is not attached", e.ContainerName, e.ID)
+			}
+			if other, twice := owner[e.IP]; twice {
+				t.Errorf("%s is %s's and %s's", e.IP, e.ID, other)
+			}
+			owner[e.IP] = e.ID
+		}
+	}
+	if got := held(t, "10.186.0.0/22"); len(owner) != containers || len(got) != containers {
+		t.Errorf("%d endpoints are there and %d addresses taken, want %d", len(owner), len(got), containers)
+	}
+	var ips []string
+	for ip := range owner {
+		ips = append(ips, ip.String())
+	}
+	namespaces(t, 2, "dstorm-probe")
+	if _, err := c[2].Attach(t.Context(), api.AttachRequest{ID: "dstorm-probe", Network: "dstorm", NetNS: "/run/netns/dstorm-probe", Source: api.SourceConnect}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all answer the probe", func() error {
+		if ips = unanswered(t, 2, "dstorm-probe", ips); len(ips) > 0 {
+			return fmt.Errorf("%d do not: %v", len(ips), ips)
+		}
+		return nil
+	})
+	if err := c[2].Release(t.Context(), "dstorm-probe"); err != nil {
+		t.Fatal(err)
+	}
+
+	together(t, containers, func(i int) error {
+		if r := try(t, host(i), "docker", "rm", "-f", name(i)); r.code != 0 {
+			return fmt.Errorf("remove: %s", strings.TrimSpace(r.stderr))
+		}
+		return nil
+	})
+	for k := 1; k <= hosts; k++ {
+		leavesNothing(t, k, before[k])
+	}
+}
