@@ -26,6 +26,7 @@ need busybox busybox-static
 need tini tini
 need tcpdump tcpdump
 need iperf3 iperf3
+need docker-compose docker-compose
 need jq jq
 need curl curl
 need git git
