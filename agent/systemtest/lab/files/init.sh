@@ -26,8 +26,6 @@ mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 mount --move /run/lab/cgroup /sys/fs/cgroup
 rmdir /run/lab/cgroup
 
-# Mount points that no package has made yet.
-mkdir -p /etc/cni /opt/cni /var/lib/cni /var/lib/containers
 mount --bind "$dir/opt/cni" /opt/cni
 for d in docker openvswitch socketplane cni; do
 	mount --bind "$dir/etc/$d" "/etc/$d"
