@@ -84,7 +84,7 @@ func ctr(args ...string) []string {
 // to see only the one of this network.
 func ctrRun(k int, network, name string, argv ...string) []string {
 	const alone = `mount -t tmpfs tmpfs /mnt && cp "$1" /mnt/ && mount --bind /mnt ` + cniConfigs + ` && shift && exec "$@"`
-	run := ctr("run", "--rm", "--cni", "--cgroup", fmt.Sprintf("/splab/h%d/%s", k, name), "docker.io/library/"+lab.Image+":latest", name)
+	run := ctr("run", "--rm", "--cni", "--cgroup", fmt.Sprintf("/%s/h%d/%s", lab.Prefix, k, name), "docker.io/library/"+lab.Image+":latest", name)
 	return append(append([]string{"unshare", "-m", "sh", "-c", alone, "sh", cniFile(network)}, run...), argv...)
 }
 

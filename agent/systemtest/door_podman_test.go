@@ -34,7 +34,7 @@ func podmanReady(t testing.TB, k int) {
 
 // podmanRun is `podman run` on networks, with flags before the image.
 func podmanRun(k int, flags ...string) []string {
-	return podman(append([]string{"run", "--cgroup-parent", fmt.Sprintf("/splab/h%d", k)}, flags...)...)
+	return podman(append([]string{"run", "--cgroup-parent", fmt.Sprintf("/%s/h%d", lab.Prefix, k)}, flags...)...)
 }
 
 // podmanDoor is podman with its networks by CNI.
