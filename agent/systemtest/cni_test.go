@@ -188,8 +188,8 @@ func TestCNIRefuses(t *testing.T) {
 }
 
 // Promise: two networks on one container are two interfaces, both work, and the
-// default route is the first's: of the two that podman adds, whichever comes
-// first, and that is not always the first of its command line.
+// default route is the first's: of those that podman adds, the one that it
+// adds first, in an order of its own.
 func TestTwoNetworksByCNI(t *testing.T) {
 	makeNetwork(t, 1, "two-a", "10.63.0.0/24")
 	makeNetwork(t, 1, "two-b", "10.64.0.0/24")
@@ -207,7 +207,7 @@ func TestTwoNetworksByCNI(t *testing.T) {
 			t.Fatal(r.stderr)
 		}
 	}
-	must(t, 1, podmanRun(1, "-d", "--network", "two-a", "--network", "two-b", "--name", "tp", lab.Image, "sleep", "100000")...)
+	must(t, 1, podmanRun(1, "-d", "--network", "two-a:interface_name=eth0", "--network", "two-b:interface_name=eth1", "--name", "tp", lab.Image, "sleep", "100000")...)
 	t.Cleanup(func() { podmanDoor().remove(t, 1, "tp") })
 	for name, c := range map[string]struct {
 		d     door
