@@ -64,7 +64,7 @@ func asked(c config, args *skel.CmdArgs) (api.AttachRequest, error) {
 			req.Ports, err = ports(value)
 		default:
 			return req, failf(types.ErrUnsupportedField, "key %s of runtimeConfig, with value %s, is unknown; the capabilities are ips, mac and portMappings",
-				shown(key), shown(string(value)))
+				shown(key), short(string(value)))
 		}
 		if err != nil {
 			return req, failf(types.ErrInvalidNetworkConfig, "runtimeConfig.%s: %v", key, err)

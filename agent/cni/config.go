@@ -57,7 +57,7 @@ func decode(data []byte, judge bool) (config, error) {
 		}
 		if judge {
 			return config{}, failf(types.ErrUnsupportedField, "key %s of the network configuration, with value %s, is unknown; ours are \"network\" and \"socket\"",
-				shown(key), shown(string(value)))
+				shown(key), short(string(value)))
 		}
 		delete(all, key)
 	}

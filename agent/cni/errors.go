@@ -59,3 +59,11 @@ func shown(s string) string {
 	}
 	return fmt.Sprintf("%q", s)
 }
+
+// short is JSON from outside, cut short.
+func short(s string) string {
+	if len(s) > 80 {
+		return strings.ToValidUTF8(s[:80], "") + "..."
+	}
+	return s
+}

@@ -14,7 +14,8 @@ import (
 )
 
 // DefaultName is the name of the default network among CNI configurations:
-// "default" means something else to those who read them.
+// "default" means something else to those who read them. No network can be
+// called so.
 const DefaultName = "socketplane"
 
 // program is what we are called when we are not the plugin.
@@ -59,9 +60,6 @@ func (s *Setup) Install() (done []string, err error) {
 	for _, network := range s.Networks {
 		if err := api.CheckNetworkName(network); err != nil {
 			return nil, err
-		}
-		if network == DefaultName {
-			return nil, api.Errorf(api.CodeInvalid, "network %q has the name that stands for the network %q in CNI; write its configuration by hand", network, api.DefaultNetwork)
 		}
 		path := filepath.Join(s.ConfDir, fileName(network))
 		if ours, err := isOurs(path); err != nil {

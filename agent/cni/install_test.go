@@ -63,7 +63,6 @@ func TestInstallRefuses(t *testing.T) {
 		"another's plugin":   {"web", func(d string) error { return os.WriteFile(d+"/socketplane-cni", nil, 0o755) }, api.CodeConflict},
 		"another's link":     {"web", func(d string) error { return os.Symlink("/bin/true", d+"/socketplane-cni") }, api.CodeConflict},
 		"a path":             {"../web", func(string) error { return nil }, api.CodeInvalid},
-		"the default's name": {"socketplane", func(string) error { return nil }, api.CodeInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -7,8 +7,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-
-	"github.com/socketplane/socketplane/agent/api"
 )
 
 // statusTimeout bounds STATUS: runtimes ask every few seconds.
@@ -36,9 +34,6 @@ func (p *plugin) status(ctx context.Context, args *skel.CmdArgs) error {
 		return failf(types.ErrPluginNotAvailable, "the agent is not ready yet")
 	}
 	if _, err := svc.Network(ctx, c.Network); err != nil {
-		if api.CodeOf(err) == api.CodeNotFound {
-			return failf(types.ErrPluginNotAvailable, "%v; create it with: socketplane network create %s", err, c.Network)
-		}
 		return failf(types.ErrPluginNotAvailable, "%v", err)
 	}
 	return nil

@@ -307,6 +307,7 @@ func TestCNIPublishes(t *testing.T) {
 	cniConfig(t, 1, "50-mapped.conflist", `{"cniVersion":"1.0.0","name":"mapped","plugins":[
 		{"type":"socketplane-cni","network":"cniport"},
 		{"type":"portmap","capabilities":{"portMappings":true}}]}`)
+	podmanReady(t, 1)
 	before := traces(t, 1)
 	for i, config := range []string{"cniport", "mapped"} {
 		t.Run(config, func(t *testing.T) {
@@ -322,18 +323,31 @@ func TestCNIPublishes(t *testing.T) {
 				}
 				leavesNothing(t, 1, before)
 			}()
-			serve := cluster.Host(1).Command(within(t), "ip", "netns", "exec", "pm", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc/socketplane")
+			serve := cluster.Host(1).Command(within(t), "ip", "netns", "exec", "pm", "busybox", "httpd", "-f", "-p", "80", "-h", "/etc")
 			if err := serve.Start(); err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = serve.Process.Kill(); _ = serve.Wait() }()
-			url := fmt.Sprintf("http://%s:%d/socketplane.toml", cluster.Host(1).Addr, port)
-			eventually(t, "fetch from another host", func() error {
-				if r := try(t, 2, "timeout", "2", "busybox", "wget", "-q", "-O", "-", url); r.code != 0 || r.stdout == "" {
-					return errors.New(r.stderr)
-				}
-				return nil
-			})
+			fetched(t, port)
 		})
 	}
+	t.Run("podman", func(t *testing.T) {
+		must(t, 1, podmanRun(1, "-d", "--network", "cniport", "-p", "8072:80", "--name", "pp", lab.Image, "httpd", "-f", "-p", "80", "-h", "/etc")...)
+		defer podmanDoor().remove(t, 1, "pp")
+		fetched(t, 8072)
+	})
+	leavesNothing(t, 1, before)
+}
+
+// fetched waits until another host gets something over HTTP from a port of host 1.
+func fetched(t testing.TB, port int) {
+	t.Helper()
+	url := fmt.Sprintf("http://%s:%d/hosts", cluster.Host(1).Addr, port)
+	eventually(t, "fetch from another host", func() error {
+		// Debian's busybox 1.35 crashes with -T.
+		if r := try(t, 2, "timeout", "2", "busybox", "wget", "-q", "-O", "-", url); r.code != 0 || r.stdout == "" {
+			return errors.New(r.stderr)
+		}
+		return nil
+	})
 }

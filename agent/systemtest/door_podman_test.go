@@ -8,11 +8,12 @@ import (
 	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
 
-// podmanConf sets the distribution's podman up: its networks by CNI, and no
-// systemd, which a lab host lacks.
+// podmanConf sets the distribution's podman up: its networks by CNI, ports that
+// it leaves to the network, and no systemd, which a lab host lacks.
 const podmanConf = `[network]
 network_backend = "cni"
 [engine]
+enable_port_reservation = false
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 `
