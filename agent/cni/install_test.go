@@ -59,10 +59,10 @@ func TestInstallRefuses(t *testing.T) {
 		"another's configuration": {"web", func(d string) error {
 			return os.WriteFile(d+"/11-socketplane-web.conflist", []byte(`{"plugins":[{"type":"bridge"}]}`), 0o644)
 		}, api.CodeConflict},
-		"what is none":       {"web", func(d string) error { return os.WriteFile(d+"/11-socketplane-web.conflist", []byte(`{`), 0o644) }, api.CodeConflict},
-		"another's plugin":   {"web", func(d string) error { return os.WriteFile(d+"/socketplane-cni", nil, 0o755) }, api.CodeConflict},
-		"another's link":     {"web", func(d string) error { return os.Symlink("/bin/true", d+"/socketplane-cni") }, api.CodeConflict},
-		"a path":             {"../web", func(string) error { return nil }, api.CodeInvalid},
+		"what is none":     {"web", func(d string) error { return os.WriteFile(d+"/11-socketplane-web.conflist", []byte(`{`), 0o644) }, api.CodeConflict},
+		"another's plugin": {"web", func(d string) error { return os.WriteFile(d+"/socketplane-cni", nil, 0o755) }, api.CodeConflict},
+		"another's link":   {"web", func(d string) error { return os.Symlink("/bin/true", d+"/socketplane-cni") }, api.CodeConflict},
+		"a path":           {"../web", func(string) error { return nil }, api.CodeInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
