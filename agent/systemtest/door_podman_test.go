@@ -9,11 +9,13 @@ import (
 )
 
 // podmanConf sets the distribution's podman up: its networks by CNI, ports that
-// it leaves to the network, and no systemd, which a lab host lacks.
+// it leaves to the network, no systemd, which a lab host lacks, and locks in its
+// own /run: /dev/shm is the machine's.
 const podmanConf = `[network]
 network_backend = "cni"
 [engine]
 enable_port_reservation = false
+lock_type = "file"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 `
