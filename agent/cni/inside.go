@@ -95,7 +95,7 @@ func hasDefault(ifName string) (bool, error) {
 	return false, lines.Err()
 }
 
-// sameInside says what the kernel has that is not as the agent has it.
+// same says what the kernel has that is not as the agent has it.
 func (s seen) same(ifName, mac string, addr netip.Prefix) error {
 	if !s.up {
 		return failf(codeDiffers, "interface %q is down", ifName)

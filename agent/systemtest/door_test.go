@@ -43,10 +43,10 @@ func doors() []door {
 // inside is a container that came by a door.
 type inside struct {
 	door
-	host     int
-	cname    string
-	ip       string
-	expected string // network
+	host    int
+	cname   string // the container's name
+	network string
+	ip      string
 }
 
 // enterBy starts a container, and takes it away with the test.
@@ -54,7 +54,7 @@ func (d door) enterBy(t testing.TB, k int, network, name string) inside {
 	t.Helper()
 	d.start(t, k, network, name)
 	t.Cleanup(func() { d.remove(t, k, name) })
-	c := inside{door: d, host: k, cname: name, expected: network}
+	c := inside{door: d, host: k, cname: name, network: network}
 	c.look(t)
 	return c
 }
@@ -63,8 +63,8 @@ func (d door) enterBy(t testing.TB, k int, network, name string) inside {
 func (c *inside) look(t testing.TB) {
 	t.Helper()
 	e := info(t, c.host, c.known())
-	if e.Network != c.expected || e.Port == "" {
-		t.Fatalf("%s: %s is on network %q with port %q, want network %q", c.door.name, c.cname, e.Network, e.Port, c.expected)
+	if e.Network != c.network || e.Port == "" {
+		t.Fatalf("%s: %s is on network %q with port %q, want network %q", c.door.name, c.cname, e.Network, e.Port, c.network)
 	}
 	c.ip = e.IP
 	shown := c.exec(t, c.host, c.cname, "ip", "-4", "addr", "show", "eth0").stdout
