@@ -27,6 +27,7 @@ consul: deps ## build bin/consul, unless one is on the PATH
 tools: deps
 	@CGO_ENABLED=0 go build -o bin/labctl ./agent/systemtest/labctl
 	@CGO_ENABLED=0 go build -o bin/testrun ./scripts/testrun
+	@CGO_ENABLED=0 go build -o bin/cnitool github.com/containernetworking/cni/cnitool
 
 demo: deps build consul tools ## three hosts, one network, containers that reach each other
 	@CGO_ENABLED=0 go build -o bin/demo ./agent/systemtest/demo

@@ -4,7 +4,8 @@ go 1.26.7
 
 require (
 	github.com/containerd/errdefs v1.0.0
-	github.com/go-logr/logr v1.4.2
+	github.com/containernetworking/cni v1.3.1
+	github.com/go-logr/logr v1.4.3
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.0
 	github.com/google/uuid v1.6.0
@@ -76,3 +77,5 @@ require (
 	google.golang.org/protobuf v1.36.8 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+tool github.com/containernetworking/cni/cnitool

@@ -91,12 +91,13 @@ func (a *Agent) disconnect(ctx context.Context, l local) error {
 	return errors.Join(g.Wait(), left, flows)
 }
 
-// Release implements api.Service.
+// Release implements api.Service. Like Attach it waits for an agent that has
+// just started: who ends a container does not come twice.
 func (a *Agent) Release(ctx context.Context, id string) error {
 	if err := api.CheckEndpointID(id); err != nil {
 		return err
 	}
-	if err := a.checkLoaded(); err != nil {
+	if err := a.awaitLoaded(ctx); err != nil {
 		return err
 	}
 	unlock, err := a.lockID(ctx, id)

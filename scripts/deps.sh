@@ -18,6 +18,8 @@ need() {
 need ovs-vswitchd openvswitch-switch
 need dockerd docker.io
 need iptables iptables
+need ctr containerd
+need podman podman
 need nft nftables
 need ip iproute2
 need ethtool ethtool
@@ -36,6 +38,8 @@ need nsenter util-linux
 need awk mawk
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # for the race detector
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+# They are not on the PATH; elsewhere than Debian they are in /opt/cni/bin.
+[ -x /usr/lib/cni/portmap ] || [ -x /opt/cni/bin/portmap ] || missing="$missing containernetworking-plugins"
 # An image cannot be made of a busybox that wants libraries.
 case " $missing " in
 *" busybox-static "*) ;;

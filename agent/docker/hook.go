@@ -85,7 +85,7 @@ func createRuntime(ctx context.Context, svc api.Service, s ociState) error {
 	ctx, cancel := context.WithTimeout(ctx, 25*time.Second) // below the hook's own limit, to say why
 	defer cancel()
 	var e api.Endpoint
-	err := whileUnreachable(ctx, 10*time.Second, func() (err error) {
+	err := api.WhileUnreachable(ctx, api.Patience, func() (err error) {
 		e, err = svc.Attach(ctx, api.AttachRequest{ID: s.ID, NetNS: fmt.Sprintf("/proc/%d/ns/net", s.PID), Source: api.SourceDocker})
 		return err
 	})
@@ -93,25 +93,4 @@ func createRuntime(ctx context.Context, svc api.Service, s ociState) error {
 		return err
 	}
 	return nameInHosts(filepath.Join(s.Bundle, "config.json"), s.ID, e)
-}
-
-// whileUnreachable repeats a call until the agent has answered or limit is over.
-func whileUnreachable(ctx context.Context, limit time.Duration, call func() error) error {
-	over := time.NewTimer(limit)
-	defer over.Stop()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := call()
-		if !errors.Is(err, api.ErrUnreachable) {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-over.C:
-			return err
-		case <-ctx.Done():
-			return err
-		}
-	}
 }

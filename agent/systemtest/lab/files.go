@@ -17,8 +17,8 @@ func (b *builder) files(l *Lab) error {
 	}
 	for _, h := range l.hosts {
 		for _, d := range []string{
-			"etc/docker", "etc/openvswitch", "etc/socketplane",
-			"lib/docker", "lib/containerd", "lib/openvswitch", "lib/socketplane",
+			"etc/docker", "etc/openvswitch", "etc/socketplane", "etc/cni", "opt/cni",
+			"lib/docker", "lib/containerd", "lib/openvswitch", "lib/socketplane", "lib/cni", "lib/containers",
 			"log/openvswitch", "consul",
 		} {
 			if err := os.MkdirAll(filepath.Join(h.Dir(), d), 0o755); err != nil {
@@ -61,6 +61,9 @@ func (b *builder) commands() error {
 	}
 	socketplane := filepath.Join(b.opts.Root, "bin", "socketplane")
 	links["socketplane"], links["socketplane-runc"] = socketplane, socketplane
+	if cnitool := filepath.Join(b.opts.Root, "bin", "cnitool"); isFile(cnitool) {
+		links["cnitool"] = cnitool
+	}
 	if consul := consulBinary(b.opts.Root); consul != "" {
 		links["consul"] = consul
 	}
@@ -71,4 +74,9 @@ func (b *builder) commands() error {
 		}
 	}
 	return os.WriteFile(filepath.Join(dir, "lab-service"), []byte(serviceScript), 0o755)
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }

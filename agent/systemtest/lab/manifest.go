@@ -67,8 +67,8 @@ func neighbour() *manifest {
 // lacks one gets it, empty, until Down.
 func mountPoints() []string {
 	return []string{
-		"/etc/docker", "/etc/openvswitch", "/etc/socketplane",
-		"/var/lib/docker", "/var/lib/containerd", "/var/lib/openvswitch", "/var/lib/socketplane",
+		"/etc/docker", "/etc/openvswitch", "/etc/socketplane", "/etc/cni", "/opt/cni",
+		"/var/lib/docker", "/var/lib/containerd", "/var/lib/openvswitch", "/var/lib/socketplane", "/var/lib/cni", "/var/lib/containers",
 		"/usr/local/sbin",
 	}
 }

@@ -26,10 +26,11 @@ mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 mount --move /run/lab/cgroup /sys/fs/cgroup
 rmdir /run/lab/cgroup
 
-for d in docker openvswitch socketplane; do
+mount --bind "$dir/opt/cni" /opt/cni
+for d in docker openvswitch socketplane cni; do
 	mount --bind "$dir/etc/$d" "/etc/$d"
 done
-for d in docker containerd openvswitch socketplane; do
+for d in docker containerd openvswitch socketplane cni containers; do
 	mount --bind "$dir/lib/$d" "/var/lib/$d"
 done
 mount --bind "$dir/log" /var/log

@@ -1,0 +1,146 @@
+package cni
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// portMapping is one of the capability portMappings (CNI CONVENTIONS.md).
+type portMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP"`
+}
+
+// envArgs are the CNI_ARGS that mean something to us.
+type envArgs struct {
+	types.CommonArgs
+	IP, MAC types.UnmarshallableString
+	// Podman and Kubernetes name the container here.
+	K8S_POD_NAME               types.UnmarshallableString //nolint:revive // the name is the key
+	K8S_POD_NAMESPACE          types.UnmarshallableString //nolint:revive // the name is the key
+	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive // the name is the key
+	K8S_POD_UID                types.UnmarshallableString //nolint:revive // the name is the key
+}
+
+// asked makes the agent's request of what a runtime asks for. Where an address
+// is asked for in several ways, runtimeConfig comes before args, and that
+// before CNI_ARGS.
+func asked(c config, args *skel.CmdArgs) (api.AttachRequest, error) {
+	req := api.AttachRequest{
+		ID: endpointID(c.Name, args.ContainerID, args.IfName), Network: c.Network, Source: api.SourceCNI,
+		NetNS: args.Netns, IfName: args.IfName,
+	}
+	if err := api.CheckIfName(args.IfName); err != nil {
+		return req, failf(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: %v", err)
+	}
+	if !strings.HasPrefix(args.Netns, "/") {
+		return req, failf(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: %s is not an absolute path", shown(args.Netns))
+	}
+	var env envArgs
+	if err := types.LoadArgs(args.Args, &env); err != nil {
+		return req, failf(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: %v", err)
+	}
+	if err := name(&req, args.ContainerID, string(env.K8S_POD_NAME)); err != nil {
+		return req, err
+	}
+	var ips []string
+	var mac string
+	for key, value := range c.RuntimeConfig {
+		var err error
+		switch key {
+		case "ips":
+			err = json.Unmarshal(value, &ips)
+		case "mac":
+			err = json.Unmarshal(value, &mac)
+		case "portMappings":
+			req.Ports, err = ports(value)
+		default:
+			return req, failf(types.ErrUnsupportedField, "key %s of runtimeConfig, with value %s, is unknown; the capabilities are ips, mac and portMappings",
+				shown(key), short(string(value)))
+		}
+		if err != nil {
+			return req, failf(types.ErrInvalidNetworkConfig, "runtimeConfig.%s: %v", key, err)
+		}
+	}
+	if len(ips) == 0 {
+		ips = c.Args.CNI.IPs
+	}
+	if len(ips) == 0 && env.IP != "" {
+		ips = []string{string(env.IP)}
+	}
+	if len(ips) > 1 {
+		return req, failf(types.ErrInvalidNetworkConfig, "%d addresses are asked for; an interface has one", len(ips))
+	}
+	if len(ips) == 1 {
+		// Some write the length of the subnet behind it, some do not.
+		bare, _, _ := strings.Cut(ips[0], "/")
+		ip, err := api.ParseIP(bare)
+		if err != nil {
+			return req, failf(types.ErrInvalidNetworkConfig, "%v", err)
+		}
+		req.IP = ip.String()
+	}
+	if mac == "" {
+		mac = string(env.MAC)
+	}
+	if mac != "" {
+		parsed, err := api.ParseMAC(mac)
+		if err != nil {
+			return req, failf(types.ErrInvalidNetworkConfig, "%v", err)
+		}
+		req.MAC = parsed
+	}
+	return req, nil
+}
+
+// name says whose the interface is. Ids of runtimes may be longer than ours
+// (containerd puts its namespace before them): one that does not fit is shown
+// as the name instead.
+func name(req *api.AttachRequest, containerID, given string) error {
+	if err := api.CheckContainerName(containerID); err != nil {
+		return failf(types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID: %v", err)
+	}
+	if api.CheckEndpointID(containerID) == nil {
+		req.ContainerID = containerID
+	} else {
+		req.ContainerName = containerID
+	}
+	if given != "" && api.CheckContainerName(given) == nil {
+		req.ContainerName = given
+	}
+	return nil
+}
+
+func ports(value json.RawMessage) ([]api.PortMapping, error) {
+	var list []portMapping
+	if err := strictly(value, &list); err != nil {
+		return nil, err
+	}
+	var all []api.PortMapping
+	for _, m := range list {
+		if m.HostPort < 1 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
+			return nil, failf(types.ErrInvalidNetworkConfig, "hostPort %d and containerPort %d must both be 1 to 65535", m.HostPort, m.ContainerPort)
+		}
+		p := api.PortMapping{Proto: strings.ToLower(m.Protocol), HostPort: uint16(m.HostPort), ContainerPort: uint16(m.ContainerPort)}
+		if p.Proto == "" {
+			p.Proto = api.ProtoTCP
+		}
+		if m.HostIP != "" {
+			ip, err := netip.ParseAddr(m.HostIP)
+			if err != nil {
+				return nil, failf(types.ErrInvalidNetworkConfig, "hostIP %s is not an address", shown(m.HostIP))
+			}
+			p.HostIP = ip.Unmap()
+		}
+		all = append(all, p)
+	}
+	return all, api.CheckPorts(all)
+}

@@ -1,0 +1,51 @@
+package cni
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// check says whether the container still has what ADD gave it: by the agent's
+// word, by the result of the chain, and by what the kernel has. It repairs
+// nothing.
+func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
+	c, err := decode(args.StdinData, true)
+	if err != nil {
+		return err
+	}
+	prev, err := c.previous()
+	if err != nil {
+		return err
+	}
+	if prev == nil {
+		return failf(types.ErrInvalidNetworkConfig, "key \"prevResult\" is missing: CHECK compares with it")
+	}
+	result, err := types100.NewResultFromResult(prev)
+	if err != nil {
+		return failf(types.ErrDecodingFailure, "key \"prevResult\": %v", err)
+	}
+	id := endpointID(c.Name, args.ContainerID, args.IfName)
+	e, err := p.connect(c.Socket).Endpoint(ctx, id)
+	switch {
+	case api.CodeOf(err) == api.CodeNotFound:
+		return failf(codeNotFound, "container %s has no endpoint for interface %q", shown(args.ContainerID), args.IfName)
+	case err != nil:
+		return err
+	case e.ID != id || !e.Attached || e.IfName != args.IfName || e.Network != c.Network:
+		return failf(codeDiffers, "container %s is not attached to network %q as %q", shown(args.ContainerID), c.Network, args.IfName)
+	}
+	if err := sameInterface(result, e, args.Netns); err != nil {
+		return err
+	}
+	inside, err := look(args.Netns, e.IfName)
+	if err != nil {
+		return err
+	}
+	return inside.same(e.IfName, e.MAC, netip.PrefixFrom(e.IP, e.PrefixLen))
+}

@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cni"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) cniCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:   "cni",
+		Short: "Set up the CNI plugin for containerd, Podman and others",
+		Long: `Makes networks known to programs that start containers through CNI: containerd,
+Podman with network_backend = "cni", CRI-O, Nomad. The plugin is this program
+under the name ` + cni.Name + `.`,
+		Example: `  socketplane cni install --network web
+  podman run --network web nginx`,
+	})
+	cmd.AddCommand(a.cniInstallCommand(), a.cniUninstallCommand())
+	return cmd
+}
+
+// cniDirs are where programs that use CNI look by default.
+func cniDirs(cmd *cobra.Command) *cni.Setup {
+	var s cni.Setup
+	cmd.Flags().StringVar(&s.BinDir, "bin-dir", "/opt/cni/bin", "directory of CNI plugins")
+	cmd.Flags().StringVar(&s.ConfDir, "conf-dir", "/etc/cni/net.d", "directory of network configurations")
+	return &s
+}
+
+func (a *app) cniInstallCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "install [--network NAME]... [--bin-dir DIR] [--conf-dir DIR]",
+		Short: "Link the plugin and write a configuration for each network",
+		Long: `Links this program as a CNI plugin, and writes a network configuration for each
+network, which is then known by its own name; the default one is known as
+"` + cni.DefaultName + `". What is there already stays as it is, and a file of others is never
+overwritten. The networks may be created before or after.`,
+		Example: `  socketplane cni install
+  socketplane cni install --network web --network db`,
+		Args:                  args(0, 0),
+		DisableFlagsInUseLine: true,
+	}
+	setup := cniDirs(cmd)
+	networks := cmd.Flags().StringArray("network", nil, "network, may be given several times (default \""+api.DefaultNetwork+"\")")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		settings, err := a.settings()
+		if err != nil {
+			return err
+		}
+		if setup.Program, err = os.Executable(); err != nil {
+			return fmt.Errorf("path of this program: %w", err)
+		}
+		if setup.Networks = *networks; len(setup.Networks) == 0 {
+			setup.Networks = []string{api.DefaultNetwork}
+		}
+		setup.Socket = settings.API.Socket
+		done, err := setup.Install()
+		return a.sayDone(done, err)
+	}
+	return cmd
+}
+
+func (a *app) cniUninstallCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "uninstall [--bin-dir DIR] [--conf-dir DIR]",
+		Short: "Remove the plugin's link and the configurations that install wrote",
+		Long: `Removes what install made, and nothing else. Containers that run keep their
+network; they are to be ended first, since nobody tells when they end any more.`,
+		Example:               `  socketplane cni uninstall`,
+		Args:                  args(0, 0),
+		DisableFlagsInUseLine: true,
+	}
+	setup := cniDirs(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		done, err := setup.Uninstall()
+		return a.sayDone(done, err)
+	}
+	return cmd
+}
+
+// sayDone writes a line for each thing that was done, also when not all was.
+func (a *app) sayDone(done []string, err error) error {
+	for _, line := range done {
+		fmt.Fprintln(a.stdout, line)
+	}
+	return err
+}
