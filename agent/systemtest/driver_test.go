@@ -187,7 +187,7 @@ func TestDockerConnect(t *testing.T) {
 	eventually(t, "and on its host", func() error { return a.pings(t, m.ip) })
 	removeByDocker(t, 1, "dc-mac")
 	removeByDocker(t, 1, "dc-a")
-	leavesNothing(t, 1, before, "endpoints/drv1", "endpoints/drv2", "ipam/10.161", "ipam/10.162")
+	leavesNothing(t, 1, before, "endpoints/drv1", "endpoints/drv2", "ipam/10.181", "ipam/10.182")
 }
 
 // Promise: a network that is made through Docker on one host is the cluster's and
