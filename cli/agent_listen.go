@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // socketGroup is the group whose members may speak to the agent.
@@ -18,11 +19,32 @@ const socketGroup = "socketplane"
 // netListener is net.Listener; it keeps the wiring free of package net.
 type netListener = net.Listener
 
+// dying is how long the locks of an agent that was killed may outlive it: until
+// the kernel has buried it, and a child that it was just starting has become
+// another program.
+const dying = 2 * time.Second
+
+// patiently tries again while a lock is held, for as long as a dying agent may
+// hold it.
+func patiently(held error, lock func() error) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(dying); ; <-tick.C {
+		if err := lock(); !errors.Is(err, held) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 // lockBridge takes the integration bridge for this process, whatever its state
 // directory and socket are. An abstract unix socket (unix(7)) belongs to the
 // network namespace, as the bridge does, and goes with the process.
 func lockBridge(bridge string) (unlock func(), err error) {
-	l, err := net.Listen("unix", "@socketplane/"+bridge)
+	var l net.Listener
+	err = patiently(syscall.EADDRINUSE, func() (err error) {
+		l, err = net.Listen("unix", "@socketplane/"+bridge)
+		return err
+	})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("another agent runs on this host with bridge %s; see: socketplane agent status", bridge)
 	}
@@ -77,7 +99,8 @@ func lockState(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = patiently(syscall.EWOULDBLOCK, func() error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) })
+	if err != nil {
 		who := make([]byte, 16)
 		n, _ := f.ReadAt(who, 0) // empty when it cannot be read
 		_ = f.Close()
