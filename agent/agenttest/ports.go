@@ -28,35 +28,35 @@ func NewHostPorts(c *Calls) *HostPorts {
 }
 
 // Claim gives an owner the ports, all or none; those with the same words clash.
+// One that is told to fail has done nothing, as a claim of the kernel's.
 func (h *HostPorts) Claim(owner string, ports []nat.Port) ([]nat.Port, error) {
+	if err := h.calls.do(context.Background(), "HostPorts.Claim", func() error { return nil }); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if slices.Equal(h.asked[owner], ports) && len(ports) > 0 {
+		return h.of(owner), nil
+	}
 	var got []nat.Port
-	err := h.calls.do(context.Background(), "HostPorts.Claim", func() error {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if slices.Equal(h.asked[owner], ports) && len(ports) > 0 {
-			got = h.of(owner)
-			return nil
+	for _, p := range ports {
+		if p.HostPort == 0 {
+			p.HostPort = firstFree + h.chosen
+			h.chosen++
 		}
-		for _, p := range ports {
-			if p.HostPort == 0 {
-				p.HostPort = firstFree + h.chosen
-				h.chosen++
-			}
-			if by, taken := h.held[p]; taken && by != owner {
-				return &nat.PortTakenError{Port: p, Owner: by}
-			}
-			got = append(got, p)
+		if by, taken := h.held[p]; taken && by != owner {
+			return nil, &nat.PortTakenError{Port: p, Owner: by}
 		}
-		h.drop(owner)
-		for _, p := range got {
-			h.held[p] = owner
-		}
-		if len(ports) > 0 {
-			h.asked[owner] = ports
-		}
-		return nil
-	})
-	return got, err
+		got = append(got, p)
+	}
+	h.drop(owner)
+	for _, p := range got {
+		h.held[p] = owner
+	}
+	if len(ports) > 0 {
+		h.asked[owner] = ports
+	}
+	return got, nil
 }
 
 // of gives what an owner holds in the order in which it asked.

@@ -18,6 +18,7 @@ const (
 	postroutingChain = "SOCKETPLANE-POSTROUTING"
 	portsChain       = "SOCKETPLANE-PORTS"
 	rawChain         = "SOCKETPLANE-RAW"
+	outputChain      = "SOCKETPLANE-OUTPUT"
 
 	dockerUserChain = "DOCKER-USER"
 )
@@ -76,6 +77,7 @@ func ours() []chain {
 			{name: "OUTPUT", match: toThisHost},
 		}},
 		{table: "raw", name: rawChain, parents: []parent{{name: "PREROUTING"}}},
+		{table: "raw", name: outputChain, parents: []parent{{name: "OUTPUT"}}},
 	}
 }
 
@@ -112,6 +114,10 @@ func (r Rules) chains() ([]chain, error) {
 	all[2].rules = masquerade(any, networks)
 	all[3].rules = portRules(published)
 	all[4].rules = loopbackRules(any)
+	// A container that reaches a neighbour's published port would be told to
+	// send what is for the host to that neighbour instead (RFC 1122, 3.2.2.2).
+	// The sysctl send_redirects of one interface cannot stop that alone.
+	all[5].rules = []string{"-o " + any + " -p icmp -m icmp --icmp-type 5 -j DROP"}
 	return all, nil
 }
 
