@@ -26,13 +26,14 @@ func track(t *testing.T) {
 	t.Helper()
 	rule := []string{"OUTPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT"}
 	for _, args := range [][]string{append([]string{"-w", "-A"}, rule...), {"-w", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "--dport", "5353", "-j", "DNAT", "--to-destination", "10.66.0.2:53"}} {
-		if out, err := exec.Command("iptables", args...).CombinedOutput(); err != nil {
+		if out, err := exec.Command("iptables-nft", args...).CombinedOutput(); err != nil {
 			t.Fatalf("iptables: %v: %s", err, out)
 		}
 	}
 	t.Cleanup(func() {
-		_ = exec.Command("iptables", "-w", "-F", "OUTPUT").Run()
-		_ = exec.Command("iptables", "-w", "-t", "nat", "-F", "OUTPUT").Run()
+		for _, table := range []string{"filter", "nat"} { // they are this namespace's
+			_ = exec.Command("nft", "delete", "table", "ip", table).Run()
+		}
 	})
 }
 
