@@ -17,103 +17,96 @@ type HostPorts struct {
 	calls *Calls
 
 	mu     sync.Mutex
-	asked  map[string][]nat.Port // by owner
-	held   map[nat.Port]string   // owner; empty: another program
+	claims map[string][]claim // by owner
+	others map[nat.Port]bool  // of programs
 	chosen uint16
 }
 
+type claim struct{ asked, got nat.Port }
+
 // NewHostPorts makes a host on which every port is free.
 func NewHostPorts(c *Calls) *HostPorts {
-	return &HostPorts{calls: c, asked: map[string][]nat.Port{}, held: map[nat.Port]string{}}
+	return &HostPorts{calls: c, claims: map[string][]claim{}, others: map[nat.Port]bool{}}
 }
 
-// Claim gives an owner the ports, all or none; those with the same words clash.
-// One that is told to fail has done nothing, as a claim of the kernel's.
+// Claim makes what an owner holds those ports, all or none. One that is told to
+// fail has done nothing, as a claim of the kernel's.
 func (h *HostPorts) Claim(owner string, ports []nat.Port) ([]nat.Port, error) {
 	if err := h.calls.do(context.Background(), "HostPorts.Claim", func() error { return nil }); err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if slices.Equal(h.asked[owner], ports) && len(ports) > 0 {
-		return h.of(owner), nil
-	}
+	left := slices.Clone(h.claims[owner])
+	var now []claim
 	var got []nat.Port
-	for _, p := range ports {
-		if p.HostPort == 0 {
-			p.HostPort = firstFree + h.chosen
+	for i, p := range ports {
+		c := claim{asked: p, got: p}
+		if at := slices.IndexFunc(left, func(c claim) bool { return c.asked == p || c.got == p }); at >= 0 {
+			c = left[at]
+			left = slices.Delete(left, at, at+1)
+		} else if err := h.free(owner, p, ports[:i]); err != nil {
+			return nil, err
+		}
+		if c.got.HostPort == 0 {
+			c.got.HostPort = firstFree + h.chosen
 			h.chosen++
 		}
-		if by, taken := h.held[p]; taken && by != owner {
-			return nil, &nat.PortTakenError{Port: p, Owner: by}
-		}
-		got = append(got, p)
+		now, got = append(now, c), append(got, c.got)
 	}
-	h.drop(owner)
-	for _, p := range got {
-		h.held[p] = owner
-	}
-	if len(ports) > 0 {
-		h.asked[owner] = ports
+	if h.claims[owner] = now; len(now) == 0 {
+		delete(h.claims, owner)
 	}
 	return got, nil
 }
 
-// of gives what an owner holds in the order in which it asked.
-func (h *HostPorts) of(owner string) []nat.Port {
-	var got []nat.Port
-	for _, asked := range h.asked[owner] {
-		for p, by := range h.held {
-			same := p
-			if asked.HostPort == 0 {
-				same.HostPort = 0
-			}
-			if by == owner && same == asked && !slices.Contains(got, p) {
-				got = append(got, p)
-				break
+func (h *HostPorts) free(owner string, p nat.Port, own []nat.Port) error {
+	for other, claims := range h.claims {
+		for _, c := range claims {
+			if other != owner && c.got.Clashes(p) {
+				return &nat.PortTakenError{Port: p, Owner: other}
 			}
 		}
 	}
-	return got
-}
-
-func (h *HostPorts) drop(owner string) {
-	for p, by := range h.held {
-		if by == owner && owner != "" {
-			delete(h.held, p)
+	for _, q := range own {
+		if q.Clashes(p) {
+			return &nat.PortTakenError{Port: p, Owner: owner}
 		}
 	}
-	delete(h.asked, owner)
+	for q := range h.others {
+		if q.Clashes(p) {
+			return &nat.PortTakenError{Port: p}
+		}
+	}
+	return nil
 }
 
 // Release gives up what an owner holds.
 func (h *HostPorts) Release(owner string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.drop(owner)
+	delete(h.claims, owner)
 }
 
 // Occupy has another program take a port.
 func (h *HostPorts) Occupy(p nat.Port) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.held[p] = ""
+	h.others[p] = true
 }
 
 // Vacate ends that program.
 func (h *HostPorts) Vacate(p nat.Port) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.held, p)
+	delete(h.others, p)
 }
 
 // Restart ends the process that holds the ports.
 func (h *HostPorts) Restart() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for owner := range h.asked {
-		h.drop(owner)
-	}
+	clear(h.claims)
 }
 
 // State describes who holds what, a line each, sorted.
@@ -121,8 +114,13 @@ func (h *HostPorts) State() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var lines []string
-	for p, owner := range h.held {
-		lines = append(lines, fmt.Sprintf("host port %s of %q", p, owner))
+	for p := range h.others {
+		lines = append(lines, fmt.Sprintf("host port %s of another program", p))
+	}
+	for owner, claims := range h.claims {
+		for _, c := range claims {
+			lines = append(lines, fmt.Sprintf("host port %s of %q", c.got, owner))
+		}
 	}
 	slices.Sort(lines)
 	return lines

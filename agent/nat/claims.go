@@ -113,13 +113,13 @@ func (c *Claims) free(owner string, own []Port, at int) error {
 		return err
 	}
 	for i, q := range own {
-		if i != at && p.clashes(q) {
+		if i != at && p.Clashes(q) {
 			return &PortTakenError{Port: p, Owner: owner}
 		}
 	}
 	for other, claims := range c.byOwner {
 		for _, q := range claims {
-			if other != owner && p.clashes(q.port) {
+			if other != owner && p.Clashes(q.port) {
 				return &PortTakenError{Port: p, Owner: other}
 			}
 		}

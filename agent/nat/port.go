@@ -28,8 +28,8 @@ func (p Port) check() error {
 	return nil
 }
 
-// clashes says whether two ports cannot be held by different owners.
-func (p Port) clashes(q Port) bool {
+// Clashes says whether two ports cannot be held by different owners.
+func (p Port) Clashes(q Port) bool {
 	a, b := p.hostIP(), q.hostIP()
 	return p.Proto == q.Proto && p.HostPort == q.HostPort && p.HostPort != 0 && (a == b || a.IsUnspecified() || b.IsUnspecified())
 }
