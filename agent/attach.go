@@ -199,10 +199,10 @@ func (a *Agent) takeBack(ctx context.Context, undo undoStack, cause error) error
 // the others have been told that it is attached again.
 const heldPatience = 2 * time.Second
 
-// announce programs the switch, opens the published ports and tells the cluster
-// of the endpoints of the network, side by side. While the store is away, an endpoint that held its address before
-// goes on without being published: the others know it, and the converge loop
-// makes it up.
+// announce programs the switch, opens the endpoint's ports and publishes the
+// endpoints of its network, side by side. While the store is away, an endpoint
+// that held its address before goes on without being published: the others know
+// it, and the converge loop makes it up.
 func (a *Agent) announce(ctx context.Context, l local, held bool) error {
 	networkID := l.Network
 	var g errgroup.Group
@@ -273,7 +273,9 @@ func port(l local, r network.Record, mtu int) ovs.Port {
 		idEndpoint: l.ID, idName: l.ContainerName, idNetwork: l.Network, idIP: l.IP.String(),
 		idMAC: l.MAC, idIfName: l.IfName, idSource: string(l.Source),
 	}
-	for key, value := range map[string]string{idNetNS: l.NetNS, idContainer: l.ContainerID, idPorts: encodePorts(l.Ports), idHostPorts: encodePorts(l.HostPorts)} {
+	for key, value := range map[string]string{
+		idNetNS: l.NetNS, idContainer: l.ContainerID, idPorts: encodePorts(l.Ports), idHostPorts: encodePorts(l.HostPorts),
+	} {
 		if value != "" {
 			ids[key] = value
 		}
