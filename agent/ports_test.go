@@ -100,6 +100,7 @@ func TestPublishedPorts(t *testing.T) {
 	if err := h.Release(t.Context(), "c1"); err != nil {
 		t.Fatal(err)
 	}
+	h.settle() // the gateway lingers
 	h.converge()
 	h.wantWhole("released", empty)
 }
@@ -204,6 +205,7 @@ func TestPublish(t *testing.T) {
 	if err := h.Release(t.Context(), "c1"); err != nil {
 		t.Fatal(err)
 	}
+	h.settle() // the gateway lingers
 	h.wantWhole("released", empty)
 }
 
@@ -226,6 +228,7 @@ func TestPublishedPortsFailing(t *testing.T) {
 				if err := h.Release(t.Context(), "c1"); err != nil {
 					t.Fatal(err)
 				}
+				h.settle()
 			}
 			h.converge()
 			h.converge()

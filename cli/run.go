@@ -28,7 +28,7 @@ the network is "default".
 
 -p takes all of Docker's forms: 80 (any free port of the host; socketplane info
 shows it), 8080:80, 127.0.0.1:8080:80/udp, 8000-8002:8000-8002. Docker itself knows
-nothing of them; what holds a port that is taken does not start.
+nothing of them. A container that asks for a port that is taken does not start.
 
 The exit code is the container's, 125 when it could not be made or started, 126
 and 127 when its command could not be run.`,

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// The chains we own. Every jump to one comes first in its chain. Docker puts its own jump to DOCKER-USER before ours in
-// FORWARD when it starts; so DOCKER-USER, which Docker leaves to others, jumps
-// to ours as well.
+// The chains we own. Every jump to one comes first in its chain. Docker puts its
+// own jump to DOCKER-USER before ours in FORWARD when it starts; so DOCKER-USER,
+// which Docker leaves to others, jumps to ours as well.
 const (
 	forwardChain     = "SOCKETPLANE-FORWARD"
 	inputChain       = "SOCKETPLANE-INPUT"
