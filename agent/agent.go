@@ -81,11 +81,18 @@ type Links interface {
 	HostVeths() ([]string, error)
 	EnsureGateway(ctx context.Context, g link.Gateway) error
 	Neighbor(ctx context.Context, addr netip.Addr) (link.Neighbor, error)
+	ForgetConnections(ctx context.Context, s link.Stale) error
 }
 
 // NAT is the host's packet filter.
 type NAT interface {
 	Set(ctx context.Context, r nat.Rules) error
+}
+
+// HostPorts keeps published ports of this host from others, by endpoint.
+type HostPorts interface {
+	Claim(owner string, ports []nat.Port) ([]nat.Port, error)
+	Release(owner string)
 }
 
 // Config is what an Agent is made of.
@@ -97,6 +104,7 @@ type Config struct {
 	Switch    Switch
 	Links     Links
 	NAT       NAT
+	HostPorts HostPorts
 	Logger    *slog.Logger
 }
 

@@ -32,7 +32,8 @@ const (
 	idSource    = "source"
 	idNetNS     = "netns"        // only where the path is known
 	idContainer = "container_id" // only where it is not the endpoint's
-	idPorts     = "ports"        // published ones, as JSON; only where there are
+	idPorts     = "ports"        // published ones as asked for, as JSON; only where there are
+	idHostPorts = "host_ports"   // the host's ports in their order, as JSON; only where any was chosen
 	idSubnet    = "subnet"
 	idGateway   = "gateway"
 	idVNI       = "vni"
@@ -115,6 +116,10 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 		a.table.put(l)
 	}
 	before := l
+	var err error
+	if l, err = a.claimPorts(l); err != nil {
+		return l, err
+	}
 	if l.NetNS = req.NetNS; len(l.NetNS) > maxKeptPath {
 		l.NetNS = ""
 	}
@@ -158,7 +163,7 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 	}
 	l.Port, l.OFPort, l.Attached, l.Dirty = link.HostName(l.ID), ofport, true, false
 	a.table.put(l)
-	if err := a.announce(ctx, l.Network, held); err != nil {
+	if err := a.announce(ctx, l, held); err != nil {
 		return l, a.takeBack(ctx, undo, err)
 	}
 	return l, nil
@@ -194,12 +199,14 @@ func (a *Agent) takeBack(ctx context.Context, undo undoStack, cause error) error
 // the others have been told that it is attached again.
 const heldPatience = 2 * time.Second
 
-// announce programs the switch and publishes the endpoints of a network, side
-// by side. While the store is away, an endpoint that held its address before
-// goes on without being published: the others know it, and the converge loop
-// makes it up.
-func (a *Agent) announce(ctx context.Context, networkID string, held bool) error {
+// announce programs the switch, opens the endpoint's ports and publishes the
+// endpoints of its network, side by side. While the store is away, an endpoint
+// that held its address before goes on without being published: the others know
+// it, and the converge loop makes it up.
+func (a *Agent) announce(ctx context.Context, l local, held bool) error {
+	networkID := l.Network
 	var g errgroup.Group
+	g.Go(func() error { return a.openPorts(ctx, l) })
 	g.Go(func() error { return a.forwarding.Do(ctx) })
 	g.Go(func() error {
 		if !held {
@@ -266,7 +273,9 @@ func port(l local, r network.Record, mtu int) ovs.Port {
 		idEndpoint: l.ID, idName: l.ContainerName, idNetwork: l.Network, idIP: l.IP.String(),
 		idMAC: l.MAC, idIfName: l.IfName, idSource: string(l.Source),
 	}
-	for key, value := range map[string]string{idNetNS: l.NetNS, idContainer: l.ContainerID, idPorts: encodePorts(l.Ports)} {
+	for key, value := range map[string]string{
+		idNetNS: l.NetNS, idContainer: l.ContainerID, idPorts: encodePorts(l.Ports), idHostPorts: encodePorts(l.HostPorts),
+	} {
 		if value != "" {
 			ids[key] = value
 		}

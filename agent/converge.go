@@ -46,6 +46,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	} else if compare && a.anyBlocked() {
 		errs = append(errs, a.loadLists(ctx))
 	}
+	a.convergeClaims()
 	errs = append(errs,
 		a.convergePorts(ctx, ports),
 		a.convergeVeths(ctx, ports),

@@ -10,6 +10,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
 	"github.com/socketplane/socketplane/ipam"
@@ -37,6 +38,7 @@ var codes = []struct {
 	{link.ErrNotNamespace, api.CodeInvalid, "give a path like /run/netns/NAME or /proc/PID/ns/net"},
 	{link.ErrHostNamespace, api.CodeInvalid, "give a container's, like /run/netns/NAME or /proc/PID/ns/net"},
 	{link.ErrExists, api.CodeConflict, "choose another interface name, or another namespace"},
+	{nat.ErrNotHere, api.CodeInvalid, "give one of its own, or none"},
 	{ovs.ErrForeign, api.CodeConflict, ""},
 	{ovs.ErrUnavailable, api.CodeUnavailable, "see that ovsdb-server and ovs-vswitchd run, and try again"},
 	{state.ErrUnavailable, api.CodeUnavailable, "see that it runs, and try again"},

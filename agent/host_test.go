@@ -39,6 +39,7 @@ type testHost struct {
 	sw    *agenttest.Switch
 	links *agenttest.Links
 	nat   *agenttest.NAT
+	ports *agenttest.HostPorts
 	mtu   int // of the underlay
 }
 
@@ -54,6 +55,7 @@ func newTestHost(t *testing.T) *testHost {
 	h := &testHost{t: t, calls: &agenttest.Calls{}, mtu: 1500}
 	h.store = agenttest.NewStore(h.calls, real)
 	h.sw, h.links, h.nat = agenttest.NewSwitch(h.calls), agenttest.NewLinks(h.calls), agenttest.NewNAT(h.calls)
+	h.ports = agenttest.NewHostPorts(h.calls)
 	h.put(cluster.HostsPrefix+peerID, fmt.Sprintf(
 		`{"version":1,"id":%q,"name":"h2","vtep":"192.0.2.2","underlay_mtu":1500,"routes":null,"agent":"","datapath":"netdev"}`, peerID))
 	h.start()
@@ -75,12 +77,13 @@ func (h *testHost) start() {
 			return cluster.Host{ID: selfID, Name: "h1", VTEP: netip.MustParseAddr("192.0.2.1"), MTU: h.mtu}, nil
 		},
 		Store: h.store, Catalog: network.New(network.Config{Store: h.store}), Addresses: ipam.New(h.store, selfID),
-		Switch: h.sw, Links: h.links, NAT: h.nat, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Switch: h.sw, Links: h.links, NAT: h.nat, HostPorts: h.ports, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	h.Agent = a
+	h.ports.Restart()
 	a.linger, a.doubt = 0, 0
 	if err := a.adopt(h.t.Context()); err != nil {
 		h.t.Fatal(err)
@@ -135,7 +138,7 @@ func (h *testHost) remove(prefix string) {
 // whole is everything that the agent can change, a line each.
 func (h *testHost) whole() []string {
 	h.t.Helper()
-	lines := slices.Concat(h.sw.State(), h.links.State(), h.nat.State())
+	lines := slices.Concat(h.sw.State(), h.links.State(), h.nat.State(), h.ports.State())
 	entries, err := h.store.Store.List(context.Background(), state.Prefix)
 	if err != nil {
 		h.t.Fatal(err)

@@ -45,15 +45,16 @@ func localOf(p ovs.Port) (local, error) {
 	if err != nil || mac != p.IDs[idMAC] {
 		return local{}, fmt.Errorf("port %q: its external_ids name no endpoint", p.Name)
 	}
-	ports, err := decodePorts(p.IDs[idPorts])
-	if err != nil {
+	ports, err := decodePorts[[]api.PortMapping](p.IDs[idPorts])
+	hostPorts, hostErr := decodePorts[[]uint16](p.IDs[idHostPorts])
+	if err = errors.Join(err, hostErr, checkPorts(ports, hostPorts)); err != nil {
 		return local{}, fmt.Errorf("port %q: published ports in its external_ids: %w", p.Name, err)
 	}
 	return local{
 		Network: p.IDs[idNetwork], Port: p.Name, OFPort: max(p.OFPort, 0), NetNS: p.IDs[idNetNS],
 		endpoint: endpoint{
 			ID: id, ContainerID: p.IDs[idContainer], ContainerName: p.IDs[idName], IP: ip, MAC: mac,
-			IfName: p.IDs[idIfName], Ports: ports, Source: api.Source(p.IDs[idSource]), Attached: true,
+			IfName: p.IDs[idIfName], Ports: ports, HostPorts: hostPorts, Source: api.Source(p.IDs[idSource]), Attached: true,
 		},
 	}, nil
 }
@@ -82,6 +83,7 @@ func (a *Agent) load(ctx context.Context, ports []ovs.Port) error {
 	if err := a.claim(ctx); err != nil {
 		return err
 	}
+	a.convergeClaims() // before others may want the same
 	a.mu.Lock()
 	a.loaded = true
 	a.mu.Unlock()
@@ -136,6 +138,9 @@ func (a *Agent) takeUp(ep endpoint, netID string) error {
 		}
 		if l.Attached = s.Exists && s.PeerMoved; l.Attached {
 			l.Port = link.HostName(ep.ID)
+		}
+		if !l.Attached {
+			l.HostPorts = nil
 		}
 		l.Releasing = !l.Attached && endsWithInterface(ep.Source)
 	}

@@ -13,6 +13,7 @@ const (
 	noteBlocks  = "blocks/"  // network: addresses that cannot be read
 	noteMTU     = "mtu/"     // endpoint id: it keeps another MTU
 	noteNetwork = "network/" // network: the store has lost it
+	notePorts   = "ports/"   // endpoint id: what it publishes is taken by another
 	notePort    = "port/"    // port: its external_ids name no endpoint
 )
 

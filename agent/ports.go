@@ -1,37 +1,163 @@
 package agent
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/nat"
 )
 
-// encodePorts writes published ports for a port's external_ids; empty for none.
-func encodePorts(ports []api.PortMapping) string {
-	if len(ports) == 0 {
-		return ""
+// claimPorts takes the endpoint's ports of this host, and gives the endpoint
+// with those that were chosen. Those that it had before the agent was restarted
+// stay: there are connections to them.
+func (a *Agent) claimPorts(l local) (local, error) {
+	if len(l.Ports) == 0 {
+		a.HostPorts.Release(l.ID)
+		return l, nil
 	}
-	text, err := json.Marshal(ports)
+	var ports []nat.Port
+	any := false
+	for _, p := range l.published() {
+		any = any || p.HostPort == 0
+		ports = append(ports, hostPort(p))
+	}
+	got, err := a.HostPorts.Claim(l.ID, ports)
 	if err != nil {
-		panic(fmt.Sprintf("published ports: %v", err)) // plain values always encode
+		return l, a.explainPort(err, l)
 	}
-	return string(text)
+	if any {
+		l.HostPorts = make([]uint16, len(got))
+		for i, p := range got {
+			l.HostPorts[i] = p.HostPort
+		}
+	}
+	return l, nil
 }
 
-func decodePorts(text string) ([]api.PortMapping, error) {
-	if text == "" {
-		return nil, nil
+func hostPort(p api.PortMapping) nat.Port {
+	return nat.Port{Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort}
+}
+
+// explainPort says who has a port that an endpoint cannot be given.
+func (a *Agent) explainPort(err error, l local) error {
+	taken, ok := errors.AsType[*nat.PortTakenError](err)
+	if !ok {
+		return fmt.Errorf("ports of %q: %w", cmp.Or(l.ContainerName, l.ID), err)
 	}
-	var ports []api.PortMapping
-	dec := json.NewDecoder(bytes.NewReader([]byte(text)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&ports); err != nil {
-		return nil, err
+	said := func(format string, args ...any) error {
+		return &api.Error{Code: api.CodeConflict, Cause: err, Message: fmt.Sprintf(format, args...)}
 	}
-	return ports, api.CheckPorts(ports)
+	switch taken.Owner {
+	case "":
+		return said("port %s of this host is taken by another program; choose another, or end that program", taken.Port)
+	case l.ID:
+		return said("port %s of this host is published twice by %q; leave one out", taken.Port, cmp.Or(l.ContainerName, l.ID))
+	}
+	return said("port %s of this host is taken by %q; choose another, or stop that container",
+		taken.Port, a.endpointName(l.Network, a.id, taken.Owner))
+}
+
+// openPorts has the packet filter lead the endpoint's ports to it, when there
+// are any. What was sent to them before, and led elsewhere, is led here from now
+// on.
+func (a *Agent) openPorts(ctx context.Context, l local) error {
+	if len(l.Ports) == 0 {
+		return nil
+	}
+	if err := a.nat.Do(ctx); err != nil {
+		return err
+	}
+	return a.forget(ctx, link.Stale{UDP: overUDP(l.published()), Keep: l.IP})
+}
+
+// closePorts takes back what openPorts did for an endpoint that is not attached
+// any more.
+func (a *Agent) closePorts(ctx context.Context, l local) error {
+	a.HostPorts.Release(l.ID)
+	a.clearNotes(notePorts + l.ID)
+	if len(l.Ports) == 0 {
+		return nil
+	}
+	if err := a.nat.Do(ctx); err != nil {
+		return err
+	}
+	return a.forget(ctx, link.Stale{Addr: l.IP})
+}
+
+// forget ends connections that the kernel would carry on. Where it cannot be
+// told, those over UDP end by themselves once nobody sends for a while.
+func (a *Agent) forget(ctx context.Context, s link.Stale) error {
+	err := a.Links.ForgetConnections(ctx, s)
+	if errors.Is(err, errors.ErrUnsupported) {
+		a.Logger.Warn("connections of before a port was published, or taken back, go on until they are idle", "err", err)
+		return nil
+	}
+	return err
+}
+
+func anyAddress(ip netip.Addr) netip.Addr {
+	if !ip.IsValid() {
+		return netip.IPv4Unspecified()
+	}
+	return ip
+}
+
+// publishedHere lists what is published on this host: of what is attached only.
+func (a *Agent) publishedHere() []nat.Published {
+	var all []nat.Published
+	for _, l := range a.table.all() {
+		if !l.Attached {
+			continue
+		}
+		for _, p := range l.published() {
+			if p.HostPort != 0 {
+				all = append(all, nat.Published{Port: hostPort(p), To: netip.AddrPortFrom(l.IP, p.ContainerPort)})
+			}
+		}
+	}
+	return all
+}
+
+// convergeClaims takes the ports again that endpoints of an earlier life of this
+// agent have. One that a program took meanwhile is told by Status: the rules
+// stay, and lead to the endpoint.
+func (a *Agent) convergeClaims() {
+	var noted []string
+	for _, l := range a.table.all() {
+		if !l.Attached || len(l.Ports) == 0 {
+			continue
+		}
+		unlock, ok := a.names.TryLock(link.HostName(l.ID))
+		if !ok {
+			a.busy.Store(true) // whoever changes it sees to its ports
+			noted = append(noted, notePorts+l.ID)
+			continue
+		}
+		if err := a.claimAgain(l.ID); err != nil {
+			noted = append(noted, notePorts+l.ID)
+			a.note(notePorts+l.ID, err.Error())
+		}
+		unlock()
+	}
+	a.clearNotes(notePorts, noted...)
+}
+
+func (a *Agent) claimAgain(id string) error {
+	l, ok := a.table.get(id)
+	if !ok || !l.Attached {
+		return nil
+	}
+	now, err := a.claimPorts(l)
+	if err == nil && !slices.Equal(now.HostPorts, l.HostPorts) {
+		a.table.put(now)
+	}
+	return err
 }
 
 // Publish implements api.Service.
@@ -54,8 +180,45 @@ func (a *Agent) Publish(ctx context.Context, id string, ports []api.PortMapping)
 	if !ok || l.Releasing {
 		return api.Endpoint{}, api.Errorf(api.CodeNotFound, "endpoint %q is not there; see: socketplane info", id)
 	}
-	l.Ports = ports
-	a.table.put(l)
-	signal(a.kick)
+	if l, err = a.republish(ctx, l, ports); err != nil {
+		return api.Endpoint{}, translate(err)
+	}
 	return a.shown(l, a.recordHere(l.Network)), nil
+}
+
+// republish gives an endpoint other ports. The caller holds the lock on it.
+func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping) (local, error) {
+	if slices.Equal(l.Ports, ports) {
+		return l, nil
+	}
+	before := l
+	l.Ports, l.HostPorts = ports, nil
+	if !l.Attached {
+		a.table.put(l)
+		signal(a.kick) // the store hears of it
+		return l, nil
+	}
+	l, err := a.claimPorts(l)
+	if err != nil {
+		return before, err
+	}
+	a.table.put(l)
+	signal(a.kick) // the store hears of it, and the port on the bridge
+	if err := a.nat.Do(ctx); err != nil {
+		return l, err
+	}
+	// Over TCP what has begun goes on; over UDP there is no such thing.
+	gone := slices.DeleteFunc(slices.Clone(before.published()), func(p api.PortMapping) bool { return slices.Contains(l.published(), p) })
+	return l, errors.Join(a.forget(ctx, link.Stale{UDP: overUDP(gone)}), a.openPorts(ctx, l))
+}
+
+// overUDP are those of the ports that are for UDP, as the host has them.
+func overUDP(ports []api.PortMapping) []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, p := range ports {
+		if p.Proto == api.ProtoUDP {
+			all = append(all, netip.AddrPortFrom(anyAddress(p.HostIP), p.HostPort))
+		}
+	}
+	return all
 }

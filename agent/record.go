@@ -26,8 +26,9 @@ type endpoint struct {
 	ContainerName string            `json:"container_name,omitempty"`
 	IP            netip.Addr        `json:"ip"`
 	MAC           string            `json:"mac"`
-	IfName        string            `json:"ifname,omitempty"` // empty: handed over, the caller chose the name
-	Ports         []api.PortMapping `json:"ports,omitempty"`
+	IfName        string            `json:"ifname,omitempty"`     // empty: handed over, the caller chose the name
+	Ports         []api.PortMapping `json:"ports,omitempty"`      // as asked for
+	HostPorts     []uint16          `json:"host_ports,omitempty"` // the host's ports in their order, while attached, where any was chosen
 	Source        api.Source        `json:"source"`
 	Attached      bool              `json:"attached"` // false: the address is held, nobody is there
 }
@@ -77,7 +78,7 @@ func decodeList(value []byte) ([]endpoint, error) {
 		if err != nil || mac != ep.MAC || !ep.IP.Is4() || ids[ep.ID] {
 			return nil, fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
 		}
-		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), api.CheckPorts(ep.Ports)); err != nil {
+		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), checkPorts(ep.Ports, ep.HostPorts)); err != nil {
 			return nil, err
 		}
 		ids[ep.ID] = true

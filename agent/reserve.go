@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
@@ -226,6 +227,9 @@ func same(l local, w want) error {
 	}
 	if w.mac != "" && w.mac != l.MAC {
 		return api.Errorf(api.CodeConflict, "%q has MAC address %s already; disconnect it first, or use another id", l.ID, l.MAC)
+	}
+	if len(w.ports) > 0 && !slices.Equal(w.ports, l.Ports) {
+		return api.Errorf(api.CodeConflict, "%q publishes other ports already; disconnect it first, or use another id", l.ID)
 	}
 	if w.source != "" && l.Source != "" && w.source != l.Source {
 		return api.Errorf(api.CodeConflict, "%q was made by %s; use another id", l.ID, who[l.Source])

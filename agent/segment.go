@@ -296,8 +296,8 @@ func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
 	return errors.Join(err, a.nat.Do(ctx))
 }
 
-// applyNAT lets the networks that are used here out to the world, and keeps
-// them apart. It runs inside a.nat: who computed an older list never comes last.
+// applyNAT lets the networks that are used here out to the world, keeps them
+// apart, and leads published ports to their endpoints. It runs inside a.nat: who computed an older list never comes last.
 func (a *Agent) applyNAT(ctx context.Context) error {
 	var rules nat.Rules
 	for _, seg := range a.segments.list() {
@@ -305,5 +305,6 @@ func (a *Agent) applyNAT(ctx context.Context) error {
 			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID),
 		})
 	}
+	rules.Published = a.publishedHere()
 	return a.NAT.Set(ctx, rules)
 }

@@ -94,6 +94,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		Switch:    sw,
 		Links:     links,
 		NAT:       filter,
+		HostPorts: nat.NewClaims(),
 		Logger:    logger,
 	})
 	if err != nil {

@@ -194,6 +194,8 @@ func TestFailures(t *testing.T) {
 		{socket, []string{"connect", "--netns", "/x", "--id", "a;b"}, 2, "a;b"},
 		{socket, []string{"connect", "--netns", "/x", "--id", "a", "--ip", "x"}, 2, "IPv4"},
 		{socket, []string{"connect", "--netns", "/x", "--id", "a", "--ifname", "an-interface-name"}, 2, "interface name"},
+		{socket, []string{"connect", "--netns", "/x", "--id", "a", "-p", "80:80/sctp"}, 2, "neither tcp nor udp"},
+		{socket, []string{"connect", "--netns", "/x", "--id", "a", "-p", "x\x1b[31m"}, 2, "8080:80"},
 		{socket, []string{"run"}, 125, "image"},
 		{nobody, []string{"run", "lab"}, 125, "agent start"},
 		{nobody, []string{"network", "list"}, 3, "agent start"},
@@ -225,11 +227,13 @@ func TestFailures(t *testing.T) {
 func TestConnectDisconnect(t *testing.T) {
 	svc := testService()
 	socket := serveTest(t, svc)
-	if code, _, errOut := command(t, socket, "connect", "-n", "web", "--netns", "/run/netns/blue", "--id", "blue", "--ip", "10.6.0.9"); code != 0 {
+	if code, _, errOut := command(t, socket, "connect", "-n", "web", "--netns", "/run/netns/blue", "--id", "blue", "--ip", "10.6.0.9", "-p", "8080:80", "-p", "53/udp"); code != 0 {
 		t.Fatal(errOut)
 	}
-	want := []api.AttachRequest{{ID: "blue", Network: "web", IP: "10.6.0.9", Source: api.SourceConnect, NetNS: "/run/netns/blue", IfName: "eth0"}}
-	if diff := cmp.Diff(want, svc.attached); diff != "" {
+	want := []api.AttachRequest{{ID: "blue", Network: "web", IP: "10.6.0.9", Source: api.SourceConnect, NetNS: "/run/netns/blue", IfName: "eth0", Ports: []api.PortMapping{
+		{Proto: "tcp", HostPort: 8080, ContainerPort: 80}, {Proto: "udp", ContainerPort: 53},
+	}}}
+	if diff := cmp.Diff(want, svc.attached, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
 	if code, out, errOut := command(t, socket, "disconnect", "blue"); code != 0 || out != "blue\n" {

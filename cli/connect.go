@@ -11,7 +11,7 @@ import (
 
 func (a *app) connectCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "connect -n NETWORK --netns PATH --id ID [--ifname eth0] [--ip ADDR]",
+		Use:   "connect -n NETWORK --netns PATH --id ID [--ifname eth0] [--ip ADDR] [-p PORTS]",
 		Short: "Give any network namespace an interface",
 		Long: `Puts an interface on a network into a network namespace, whoever made it: LXC,
 systemd-nspawn, ip netns. The interface has its address and default route when the
@@ -25,15 +25,27 @@ disconnect, or until the namespace is gone.`,
 	}
 	format := outputFlag(cmd)
 	var req api.AttachRequest
+	var publish []string
 	flags := cmd.Flags()
 	flags.StringVarP(&req.Network, "network", "n", api.DefaultNetwork, "network")
 	flags.StringVar(&req.NetNS, "netns", "", "path of the network namespace (required)")
 	flags.StringVar(&req.ID, "id", "", "name for the endpoint, unique on this host (required)")
 	flags.StringVar(&req.IfName, "ifname", "eth0", "interface's name inside the namespace")
 	flags.StringVar(&req.IP, "ip", "", "address (default: the next free one)")
+	flags.StringArrayVarP(&publish, "publish", "p", nil, "port of this host that leads to it, as docker run -p: [[ip:]host:]port[/udp]; may be repeated")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		req.Source = api.SourceConnect
 		if err := checkConnect(cmd, &req); err != nil {
+			return err
+		}
+		for _, spec := range publish {
+			ports, err := parsePublish(spec)
+			if err != nil {
+				return err
+			}
+			req.Ports = append(req.Ports, ports...)
+		}
+		if err := api.CheckPorts(req.Ports); err != nil {
 			return err
 		}
 		svc, err := a.service()

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"io"
+	"slices"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/spf13/cobra"
@@ -61,12 +62,14 @@ type endpointView struct {
 	Gateway       string `json:"gateway"`
 	Port          string `json:"port"`
 	Host          string `json:"host"`
+
+	Ports []api.PortMapping `json:"ports,omitempty"` // published; 0 as host's port: chosen at the next start
 }
 
 func viewEndpoint(e api.Endpoint) endpointView {
 	v := endpointView{
 		ContainerID: e.ContainerID, ContainerName: e.ContainerName, Network: e.Network,
-		MAC: e.MAC, Port: e.Port, Host: e.Host,
+		MAC: e.MAC, Port: e.Port, Host: e.Host, Ports: e.Ports,
 	}
 	if v.ContainerID == "" {
 		v.ContainerID = e.ID
@@ -88,11 +91,20 @@ func writeEndpoint(w io.Writer, format outputFormat, e api.Endpoint) error {
 }
 
 func writeEndpoints(w io.Writer, endpoints []endpointView) error {
+	header := []string{"CONTAINER", "NAME", "NETWORK", "IP", "MAC", "GATEWAY", "PORT"}
+	publishes := slices.ContainsFunc(endpoints, func(e endpointView) bool { return len(e.Ports) > 0 })
+	if publishes { // a wide column, and most hosts have no use for it
+		header = append(header, "PUBLISHED")
+	}
 	rows := make([][]string, 0, len(endpoints))
 	for _, e := range endpoints {
-		rows = append(rows, []string{shortID(e.ContainerID), e.ContainerName, e.Network, e.IP, e.MAC, e.Gateway, e.Port})
+		row := []string{shortID(e.ContainerID), e.ContainerName, e.Network, e.IP, e.MAC, e.Gateway, e.Port}
+		if publishes {
+			row = append(row, publishedText(e.Ports))
+		}
+		rows = append(rows, row)
 	}
-	return writeTable(w, []string{"CONTAINER", "NAME", "NETWORK", "IP", "MAC", "GATEWAY", "PORT"}, rows)
+	return writeTable(w, header, rows)
 }
 
 // shortID cuts a container id to the 12 characters that Docker shows; other

@@ -19,16 +19,22 @@ import (
 
 func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "run [-n NETWORK] [--ip ADDR] DOCKER_RUN_ARGS...",
+		Use:   "run [-n NETWORK] [--ip ADDR] [-p PORTS] DOCKER_RUN_ARGS...",
 		Short: "docker run, with the container on a network",
 		Long: `Runs a container as docker run does, with the network there before its first
-instruction. -n (--network) and --ip may stand anywhere before the image; every
-other flag goes to Docker as it is. Without -n the network is "default".
+instruction. -n (--network), --ip, -p (--publish) and -P (--publish-all) may stand
+anywhere before the image; every other flag goes to Docker as it is. Without -n
+the network is "default".
+
+-p takes all of Docker's forms: 80 (any free port of the host; socketplane info
+shows it), 8080:80, 127.0.0.1:8080:80/udp, 8000-8002:8000-8002. Docker itself knows
+nothing of them. A container that asks for a port that is taken does not start.
 
 The exit code is the container's, 125 when it could not be made or started, 126
 and 127 when its command could not be run.`,
 		Example: `  socketplane run -n web -d --name shop nginx
   socketplane run --rm -it -n web busybox sh
+  socketplane run -n web -p 8080:80 -d nginx
   socketplane run -n web --ip 10.6.0.9 -d busybox sleep 1000`,
 		DisableFlagParsing:    true,
 		DisableFlagsInUseLine: true,
@@ -135,7 +141,15 @@ func reserve(ctx context.Context, svc api.Service, engine *docker.Engine, id str
 			return err
 		}
 	}
-	_, err := svc.Reserve(ctx, api.ReserveRequest{ID: id, ContainerName: name, Network: r.network, IP: r.ip, Source: api.SourceDocker})
+	ports := r.ports
+	if r.publishAll {
+		exposed, err := engine.Exposed(ctx, id)
+		if err != nil {
+			return err
+		}
+		ports = withExposed(ports, exposed)
+	}
+	_, err := svc.Reserve(ctx, api.ReserveRequest{ID: id, ContainerName: name, Network: r.network, IP: r.ip, Ports: ports, Source: api.SourceDocker})
 	return err
 }
 

@@ -10,12 +10,14 @@ import (
 // runArgs is a command line of `run`, taken apart.
 type runArgs struct {
 	// Ours.
-	network string
-	ip      string
-	help    bool
-	debug   bool
-	socket  string
-	config  string
+	network    string
+	ip         string
+	ports      []api.PortMapping
+	publishAll bool
+	help       bool
+	debug      bool
+	socket     string
+	config     string
 
 	// Docker's that `docker create` does not know, or that decide how to start.
 	name        string
@@ -155,6 +157,14 @@ func (r *runArgs) take(t flagToken) (pass bool, err error) {
 			return false, usagef("--ip needs an address")
 		}
 		r.ip = t.value
+	case "publish":
+		ports, err := parsePublish(t.value)
+		if err != nil {
+			return false, err
+		}
+		r.ports = append(r.ports, ports...)
+	case "publish-all":
+		return false, boolean(t, &r.publishAll)
 	case "socket":
 		r.socket = t.value
 	case "config":
@@ -212,6 +222,9 @@ func (r *runArgs) check() error {
 		if _, err := api.ParseIP(r.ip); err != nil {
 			return err
 		}
+	}
+	if err := api.CheckPorts(r.ports); err != nil {
+		return err
 	}
 	if r.detach && len(r.attach) > 0 {
 		return usagef("-a and -d exclude each other")

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/socketplane/socketplane/agent/api"
 )
 
 func TestParseRun(t *testing.T) {
@@ -79,6 +82,15 @@ func TestParseRun(t *testing.T) {
 		{"all booleans", "--disable-content-trust --init --no-healthcheck --oom-kill-disable --privileged -q --quiet --read-only --use-api-socket lab", base(func(r *runArgs) {
 			r.create = strings.Fields("--disable-content-trust --init --no-healthcheck --oom-kill-disable --privileged -q --quiet --read-only --use-api-socket -- lab")
 		})},
+		{"published ports are ours", "-p 8080:80 -itp=127.0.0.1:5300:53/udp --publish 90 -P lab", base(func(r *runArgs) {
+			r.interactive, r.tty, r.publishAll = true, true, true
+			r.ports = []api.PortMapping{
+				{Proto: "tcp", HostPort: 8080, ContainerPort: 80},
+				{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 5300, ContainerPort: 53},
+				{Proto: "tcp", ContainerPort: 90},
+			}
+			r.create = []string{"-i", "-t", "--", "lab"}
+		})},
 		{"our globals", "--debug --socket /s --config=/c lab", base(func(r *runArgs) {
 			r.debug, r.socket, r.config = true, "/s", "/c"
 			r.create = []string{"--", "lab"}
@@ -92,7 +104,7 @@ func TestParseRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(runArgs{})); diff != "" {
+			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(runArgs{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -113,13 +125,23 @@ func TestParseRunRefuses(t *testing.T) {
 		{"--network container:x lab", "network name"},
 		{"--net web lab", "-n NETWORK"},
 		{"--net=web lab", "-n NETWORK"},
-		{"-p 80:80 lab", "publishing ports"},
-		{"-p80:80 lab", "publishing ports"},
-		{"-itp 80:80 lab", "publishing ports"},
-		{"--publish=80:80 lab", "publishing ports"},
-		{"-P lab", "publishing ports"},
-		{"-itP lab", "publishing ports"},
-		{"--publish-all lab", "publishing ports"},
+		{"-p", "-p needs a value"},
+		{"-p x lab", "8080:80"},
+		{"-p 80:80/sctp lab", "neither tcp nor udp"},
+		{"-p 80:80/x lab", "8080:80"},
+		{"-p 70000:80 lab", "hostPort"},
+		{"-p 80:0 lab", "1 to 65535"},
+		{"-p 8000-8010:80 lab", "one port of the host"},
+		{"-p 8000-8001:80-82 lab", "ranges"},
+		{"-p 1-1000 lab", "256 is the most"},
+		{"-p 1000-1 lab", "containerPort"},
+		{"-p [::1]:80:80 lab", "not IPv4"},
+		{"-p fe80::1%eth0:80:80 lab", "IP address"},
+		{"-p 224.0.0.1:80:80 lab", "cannot be a host's"},
+		{"-p 1.2.3:80:80 lab", "IP address"},
+		{"-p target=80,x=1 lab", "one of target"},
+		{"-p published=80 lab", "no port"},
+		{"-P=maybe lab", "true or false"},
 		{"--runtime runc lab", "runtime"},
 		{"--mac-address 02:42:00:00:00:01 lab", "--ip"},
 		{"--link a:b lab", "--link"},

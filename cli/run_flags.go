@@ -31,8 +31,6 @@ func dockerBooleans() map[string]bool {
 // instead; empty when it can.
 func refusal(name string) string {
 	switch name {
-	case "p", "publish", "P", "publish-all":
-		return "publishing ports is not supported yet; reach the container by its own address, which socketplane info shows"
 	case "net":
 		return "name the network with -n NETWORK"
 	case "runtime":
@@ -70,6 +68,10 @@ func canonical(name string) string {
 		return "attach"
 	case "n":
 		return "network"
+	case "p":
+		return "publish"
+	case "P":
+		return "publish-all"
 	}
 	return name
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // The tables, each with one job. Register 0 holds the VNI, register 1 is 1 for
-// what came from a tunnel. Learning and NORMAL are used nowhere, and
+// what came from a tunnel. MAC learning and NORMAL are used nowhere, and
 // what no flow wants is dropped in every table.
 const (
 	tableClassify  = 0
@@ -19,6 +19,7 @@ const (
 	tableForward   = 4
 	tableBroadcast = 5
 	tableNeighbour = 6 // second half of neighbour discovery's answer; IPv4 networks leave it empty
+	tableReturn    = 7 // the way back to a peer's host, see host and learnReturn
 	tableCanary    = 63
 )
 
@@ -37,7 +38,7 @@ func (f Forwarding) Flows() []Flow {
 func (f Forwarding) render() ([]Flow, []string) {
 	f, dropped := f.sane()
 	var r rendering
-	for t := tableClassify; t <= tableNeighbour; t++ {
+	for t := tableClassify; t <= tableReturn; t++ {
 		r.add(t, 0, "", "drop")
 	}
 	r.add(tableCanary, 0, "", "drop")
@@ -156,11 +157,49 @@ func (r *rendering) host(g Segment, self netip.Addr, peers []Peer) {
 			continue
 		}
 		r.add(tableForward, 110, fmt.Sprintf("ip,reg0=%#x,reg1=0,dl_dst=%s,nw_dst=%s", g.VNI, g.GatewayMAC, p.VTEP),
+			"goto_table:%d", tableReturn)
+		r.add(tableReturn, 100, fmt.Sprintf("ip,reg0=%#x,nw_dst=%s", g.VNI, p.VTEP),
 			"set_field:%#x->tun_id,output:%d", g.VNI, p.OFPort)
+		if g.GatewayPort > 0 {
+			r.learnReturn(g, p)
+		}
 	}
 	if g.GatewayPort > 0 && self.Is4() {
 		r.add(tableForward, 110, fmt.Sprintf("ip,reg0=%#x,reg1=0x1,dl_dst=%s,nw_dst=%s", g.VNI, g.GatewayMAC, self),
 			"output:%d", g.GatewayPort)
+	}
+}
+
+// returnCookie begins the cookies of what learnReturn learns; the VNI follows.
+const returnCookie = Cookie << 32
+
+// returnLimit bounds the connections that one line of learnReturn remembers.
+const returnLimit = 16384
+
+// learnReturn keeps apart the two ways by which a peer's host can speak to an
+// endpoint: to its own address, through the tunnel; or to a port that this host
+// publishes, over the underlay, where this host's kernel has changed the
+// destination and must see the answer to change it back. Both have the VTEP as
+// source, so the answers look alike. What comes by the gateway port is the
+// latter, and its connection's answers go back there. That is learned by the
+// switch from each packet, so it needs no agent and mends itself when the switch
+// was restarted. Over TCP it lasts longer than the two hours after which a
+// kernel asks whether the other end lives (tcp_keepalive_time).
+func (r *rendering) learnReturn(g Segment, p Peer) {
+	for _, l := range []struct {
+		proto   string
+		number  int // IANA's
+		field   string
+		timeout string // seconds
+	}{
+		{"tcp", 6, "NXM_OF_TCP", "idle_timeout=10800,fin_idle_timeout=10"},
+		{"udp", 17, "NXM_OF_UDP", "idle_timeout=300"},
+	} {
+		r.add(tablePolicy, 110, fmt.Sprintf("%s,in_port=%d,reg0=%#x,nw_src=%s", l.proto, g.GatewayPort, g.VNI, p.VTEP),
+			"learn(table=%d,priority=200,cookie=%#x,limit=%d,delete_learned,%s,eth_type=0x800,nw_proto=%d,NXM_NX_REG0[],"+
+				"NXM_OF_IP_SRC[]=NXM_OF_IP_DST[],NXM_OF_IP_DST[]=NXM_OF_IP_SRC[],%[6]s_SRC[]=%[6]s_DST[],%[6]s_DST[]=%[6]s_SRC[],"+
+				"output:NXM_OF_IN_PORT[]),goto_table:%[7]d",
+			tableReturn, returnCookie|uint64(g.VNI), returnLimit, l.timeout, l.number, l.field, tableForward)
 	}
 }
 

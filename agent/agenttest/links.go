@@ -24,6 +24,8 @@ type Links struct {
 	gone     map[string]bool // namespaces
 	dead     map[string]bool // namespaces without a process
 	taken    map[string]bool // namespace + interface: somebody else's
+
+	forgotten []link.Stale
 }
 
 type veth struct {
@@ -194,6 +196,23 @@ func (l *Links) Neighbor(context.Context, netip.Addr) (link.Neighbor, error) {
 	return link.Neighbor{}, link.ErrNotFound
 }
 
+// ForgetConnections has none to forget.
+func (l *Links) ForgetConnections(ctx context.Context, s link.Stale) error {
+	return l.calls.do(ctx, "Links.ForgetConnections", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.forgotten = append(l.forgotten, s)
+		return nil
+	})
+}
+
+// Forgotten is what was asked to be forgotten so far.
+func (l *Links) Forgotten() []link.Stale {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.forgotten)
+}
+
 // Gateway is what was last asked of a gateway's port.
 func (l *Links) Gateway(name string) link.Gateway {
 	l.mu.Lock()
@@ -260,13 +279,16 @@ func (n *NAT) Set(ctx context.Context, r nat.Rules) error {
 	})
 }
 
-// State describes the rules, a line a network.
+// State describes the rules, a line a network and a published port.
 func (n *NAT) State() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var lines []string
 	for _, r := range n.rules.Networks {
 		lines = append(lines, fmt.Sprintf("nat %s %s", r.Subnet, r.GatewayPort))
+	}
+	for _, p := range n.rules.Published {
+		lines = append(lines, fmt.Sprintf("nat %s to %s", p.Port, p.To))
 	}
 	slices.Sort(lines)
 	return lines

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -106,6 +107,67 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestCheckPorts(t *testing.T) {
+	tcp := func(change func(*PortMapping)) []PortMapping {
+		p := PortMapping{Proto: ProtoTCP, HostPort: 8080, ContainerPort: 80}
+		change(&p)
+		return []PortMapping{p}
+	}
+	ip := func(s string) func(*PortMapping) {
+		return func(p *PortMapping) { p.HostIP = netip.MustParseAddr(s) }
+	}
+	for name, tt := range map[string]struct {
+		ports []PortMapping
+		says  string
+	}{
+		"none": {nil, ""}, "good": {somePorts, ""}, "all addresses": {tcp(ip("0.0.0.0")), ""}, "most": {make80(MaxPorts), ""},
+		"too many":     {make80(MaxPorts + 1), "256 is the most"},
+		"no protocol":  {tcp(func(p *PortMapping) { p.Proto = "" }), "neither tcp nor udp"},
+		"sctp":         {tcp(func(p *PortMapping) { p.Proto = "sctp" }), "neither tcp nor udp"},
+		"upper case":   {tcp(func(p *PortMapping) { p.Proto = "TCP" }), "neither tcp nor udp"},
+		"an option":    {tcp(func(p *PortMapping) { p.Proto = "tcp -j ACCEPT\nCOMMIT" }), "neither tcp nor udp"},
+		"long":         {tcp(func(p *PortMapping) { p.Proto = strings.Repeat("t", 5000) }), "..."},
+		"no port":      {tcp(func(p *PortMapping) { p.ContainerPort = 0 }), "1 to 65535"},
+		"IPv6":         {tcp(ip("::1")), "not IPv4"},
+		"mapped":       {tcp(ip("::ffff:127.0.0.1")), "not IPv4"},
+		"a zone":       {tcp(ip("fe80::1%" + strings.Repeat("z", 5000))), "..."},
+		"multicast":    {tcp(ip("239.1.1.1")), "cannot be a host's"},
+		"broadcast":    {tcp(ip("255.255.255.255")), "cannot be a host's"},
+		"one is wrong": {append(tcp(ip("0.0.0.0")), PortMapping{Proto: "x", ContainerPort: 1}), "neither"},
+	} {
+		err := CheckPorts(tt.ports)
+		if tt.says == "" && err != nil || tt.says != "" && (err == nil || CodeOf(err) != CodeInvalid || !strings.Contains(err.Error(), tt.says) || len(err.Error()) > 300 || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func make80(n int) []PortMapping {
+	ports := make([]PortMapping, n)
+	for i := range ports {
+		ports[i] = PortMapping{Proto: ProtoTCP, ContainerPort: 80}
+	}
+	return ports
+}
+
+// TestHostilePorts: what is no port at all does not get to the service.
+func TestHostilePorts(t *testing.T) {
+	fake := &fakeService{}
+	h := NewHandler(fake, slog.New(slog.DiscardHandler))
+	for _, ports := range []string{
+		`{}`, `"80"`, `[80]`, `[{"container_port":"80"}]`, `[{"container_port":70000}]`, `[{"container_port":-1}]`, `[{"container_port":1.5}]`,
+		`[{"host_port":1e9}]`, `[{"host_ip":"x"}]`, `[{"host_ip":"1.2.3"}]`, `[{"host_ip":1}]`, `[{"proto":1}]`, `[{"proto":"tcp","x":1}]`,
+	} {
+		for _, path := range []string{"/v1/endpoints", "/v1/attach", "/v1/publish"} {
+			fake.asked = nil
+			status, code, message := post(h, http.MethodPost, path, `{"id":"a","ports":`+ports+`}`)
+			if status != http.StatusBadRequest || code != CodeInvalid || message == "" || fake.asked != nil {
+				t.Errorf("%s to %s: %d %s %q, %v", ports, path, status, code, message, fake.asked)
+			}
+		}
+	}
+}
+
 func TestParseSubnet(t *testing.T) {
 	for s, says := range map[string]string{
 		"10.6.0.0/16": "", "10.0.0.0/8": "", "192.168.1.4/30": "", "172.16.0.0/12": "",
@@ -146,13 +208,13 @@ func FuzzParseSubnet(f *testing.F) {
 }
 
 func FuzzRequest(f *testing.F) {
-	for _, s := range []string{`{"id":"a"}`, `{"id":"a","netns":"/x","ip":"1"}`, `{}`, `null`, `[]`, `{"id":"a"}x`, `{"ID":"a","id":"b"}`, "{\"id\":\"\xff\"}", `{"id":"\u0000"}`} {
+	for _, s := range []string{`{"id":"a"}`, `{"id":"a","ports":[{"proto":"tcp","host_ip":"1.2.3.4","host_port":1,"container_port":2}]}`, `{"id":"a","netns":"/x","ip":"1"}`, `{}`, `null`, `[]`, `{"id":"a"}x`, `{"ID":"a","id":"b"}`, "{\"id\":\"\xff\"}", `{"id":"\u0000"}`} {
 		f.Add(s)
 	}
 	fake := &fakeService{}
 	h := NewHandler(fake, slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, body string) {
-		for _, path := range []string{"/v1/networks", "/v1/endpoints", "/v1/attach"} {
+		for _, path := range []string{"/v1/networks", "/v1/endpoints", "/v1/attach", "/v1/publish"} {
 			status, code, message := post(h, http.MethodPost, path, body)
 			if status != http.StatusOK && (status != http.StatusBadRequest || code != CodeInvalid || message == "" || strings.ContainsAny(message, "\n\r")) {
 				t.Errorf("%q to %s: %d %s %q", body, path, status, code, message)

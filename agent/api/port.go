@@ -43,7 +43,9 @@ func CheckPorts(ports []PortMapping) error {
 		case p.ContainerPort == 0:
 			return Errorf(CodeInvalid, "a published port needs the container's port, 1 to 65535")
 		case p.HostIP.IsValid() && !p.HostIP.Is4():
-			return Errorf(CodeInvalid, "host address %s of a published port is not IPv4", p.HostIP)
+			return Errorf(CodeInvalid, "host address %s of a published port is not IPv4", shown(p.HostIP.String()))
+		case p.HostIP.IsMulticast() || p.HostIP == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+			return Errorf(CodeInvalid, "host address %s of a published port cannot be a host's", p.HostIP)
 		}
 	}
 	return nil

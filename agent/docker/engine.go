@@ -1,10 +1,12 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +15,8 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+
+	"github.com/socketplane/socketplane/agent/api"
 )
 
 // Engine is a connection to dockerd.
@@ -38,6 +42,28 @@ func (e *Engine) Name(ctx context.Context, id string) (string, error) {
 		return "", fmt.Errorf("inspect container %s: %w", id, err)
 	}
 	return strings.TrimPrefix(got.Container.Name, "/"), nil
+}
+
+// Exposed lists the ports that a container's image, and whoever made it, declare.
+// Those that are neither over tcp nor over udp are left out.
+func (e *Engine) Exposed(ctx context.Context, id string) ([]api.PortMapping, error) {
+	got, err := e.cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("inspect container %s: %w", id, err)
+	}
+	if got.Container.Config == nil {
+		return nil, nil
+	}
+	var ports []api.PortMapping
+	for p := range got.Container.Config.ExposedPorts {
+		if proto := string(p.Proto()); proto == api.ProtoTCP || proto == api.ProtoUDP {
+			ports = append(ports, api.PortMapping{Proto: proto, ContainerPort: p.Num()})
+		}
+	}
+	slices.SortFunc(ports, func(a, b api.PortMapping) int {
+		return cmp.Or(cmp.Compare(a.ContainerPort, b.ContainerPort), cmp.Compare(a.Proto, b.Proto))
+	})
+	return ports, nil
 }
 
 // EverStarted says whether the container's process has run; one that is

@@ -89,6 +89,9 @@ func gatewaySysctls(name string) error {
 		{"arp_ignore", "1"},
 		// 1, strict (RFC 3704): from this port only the subnet speaks.
 		{"rp_filter", "1"},
+		// 1: what the host sends from 127.0.0.1 to a published port may leave
+		// by this port, and be answered. Package nat closes what else it opens.
+		{"route_localnet", "1"},
 	} {
 		if err := setSysctl("net/ipv4/conf/"+name+"/"+s.key, s.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

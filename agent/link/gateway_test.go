@@ -59,6 +59,7 @@ func TestEnsureGateway(t *testing.T) {
 		}
 		for key, value := range map[string]string{
 			"ipv6/conf/" + name + "/disable_ipv6": "1", "ipv4/conf/" + name + "/arp_ignore": "1", "ipv4/conf/" + name + "/rp_filter": "1",
+			"ipv4/conf/" + name + "/route_localnet": "1",
 		} {
 			if got := sysctl(t, "net/"+key); got != value {
 				t.Errorf("%s = %s", key, got)

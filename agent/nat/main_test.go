@@ -67,7 +67,7 @@ func newNAT(t *testing.T, backend string) *NAT {
 	}
 	// Both backends see the same packets: a test leaves none of its rules.
 	t.Cleanup(func() {
-		for _, table := range []string{"filter", "nat"} {
+		for _, table := range []string{"filter", "nat", "raw"} {
 			for _, args := range [][]string{{"-F"}, {"-X"}} {
 				_ = exec.Command("iptables-"+backend, append([]string{"-w", "-t", table}, args...)...).Run()
 			}

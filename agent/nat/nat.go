@@ -1,6 +1,7 @@
 // Package nat owns what iptables has to say about the gateway ports: which
-// packets the host forwards from and to the networks, and that they leave
-// under an address of the host. It works in chains of its own and in the jumps
+// packets the host forwards from and to the networks, that they leave under an
+// address of the host, and which of its ports lead to an endpoint; and the sockets
+// that keep these ports from others. It works in chains of its own and in the jumps
 // to them, and never touches another rule. It works in the network namespace
 // of the process, with whatever backend (nft or legacy) the host's iptables has.
 package nat

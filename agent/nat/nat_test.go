@@ -17,18 +17,42 @@ func rules() Rules {
 	return Rules{Networks: []Network{
 		{Subnet: netip.MustParsePrefix("10.7.0.0/16"), GatewayPort: "spgtest1"},
 		{Subnet: netip.MustParsePrefix("10.6.0.0/16"), GatewayPort: "spgtest0"},
+	}, Published: []Published{
+		{Port: Port{Proto: "udp", HostIP: netip.IPv4Unspecified(), HostPort: 53}, To: netip.MustParseAddrPort("10.6.0.2:5353")},
+		{Port: Port{Proto: "tcp", HostPort: 8080}, To: netip.MustParseAddrPort("10.6.0.2:80")},
+		{Port: Port{Proto: "tcp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 8080}, To: netip.MustParseAddrPort("10.6.0.3:81")},
 	}}
 }
 
-const want = `*nat
+const want = `*raw
+:PREROUTING ACCEPT 
+:OUTPUT ACCEPT 
+:SOCKETPLANE-OUTPUT - 
+:SOCKETPLANE-RAW - 
+-A PREROUTING -j SOCKETPLANE-RAW
+-A OUTPUT -j SOCKETPLANE-OUTPUT
+-A SOCKETPLANE-OUTPUT -o spg+ -p icmp -m icmp --icmp-type 5 -j DROP
+-A SOCKETPLANE-RAW -d 127.0.0.0/8 -i spg+ -j DROP
+-A SOCKETPLANE-RAW -s 127.0.0.0/8 -i spg+ -j DROP
+COMMIT
+*nat
 :PREROUTING ACCEPT 
 :INPUT ACCEPT 
 :OUTPUT ACCEPT 
 :POSTROUTING ACCEPT 
+:SOCKETPLANE-PORTS - 
 :SOCKETPLANE-POSTROUTING - 
+-A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SOCKETPLANE-PORTS
+-A OUTPUT -m addrtype --dst-type LOCAL -j SOCKETPLANE-PORTS
 -A POSTROUTING -j SOCKETPLANE-POSTROUTING
+-A SOCKETPLANE-PORTS -d 127.0.0.1/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.6.0.3:81
+-A SOCKETPLANE-PORTS -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.6.0.2:80
+-A SOCKETPLANE-PORTS -p udp -m udp --dport 53 -j DNAT --to-destination 10.6.0.2:5353
+-A SOCKETPLANE-POSTROUTING -s 127.0.0.0/8 -o spg+ -j MASQUERADE
 -A SOCKETPLANE-POSTROUTING -s 10.6.0.0/16 ! -o spg+ -j MASQUERADE
+-A SOCKETPLANE-POSTROUTING -s 10.6.0.0/16 -d 10.6.0.0/16 -o spgtest0 -m conntrack --ctstate DNAT -j MASQUERADE
 -A SOCKETPLANE-POSTROUTING -s 10.7.0.0/16 ! -o spg+ -j MASQUERADE
+-A SOCKETPLANE-POSTROUTING -s 10.7.0.0/16 -d 10.7.0.0/16 -o spgtest1 -m conntrack --ctstate DNAT -j MASQUERADE
 COMMIT
 *filter
 :INPUT ACCEPT 
@@ -42,11 +66,13 @@ COMMIT
 -A FORWARD -j DOCKER-USER
 -A DOCKER-USER -j SOCKETPLANE-FORWARD
 -A DOCKER-USER -j RETURN
+-A SOCKETPLANE-FORWARD -o spg+ -m conntrack --ctstate DNAT -j ACCEPT
 -A SOCKETPLANE-FORWARD -i spg+ -o spg+ -j DROP
 -A SOCKETPLANE-FORWARD -o spg+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A SOCKETPLANE-FORWARD -o spg+ -j DROP
 -A SOCKETPLANE-FORWARD -i spg+ -o docker+ -j RETURN
 -A SOCKETPLANE-FORWARD -i spg+ -j ACCEPT
+-A SOCKETPLANE-INPUT -i spg+ -m conntrack --ctstate DNAT -j RETURN
 -A SOCKETPLANE-INPUT -d 10.6.0.0/16 -i spgtest0 -j RETURN
 -A SOCKETPLANE-INPUT -d 10.7.0.0/16 -i spgtest1 -j RETURN
 -A SOCKETPLANE-INPUT -d 10.6.0.0/16 -i spg+ -j DROP
@@ -60,7 +86,7 @@ func tables(s string) map[string]string {
 	all := map[string]string{}
 	for part := range strings.SplitSeq(s, "COMMIT\n") {
 		name, _, _ := strings.Cut(part, "\n")
-		if name == "*filter" || name == "*nat" {
+		if name == "*filter" || name == "*nat" || name == "*raw" {
 			all[name] = part
 		}
 	}
@@ -72,8 +98,9 @@ func TestSet(t *testing.T) {
 		t.Run(backend, func(t *testing.T) {
 			n := newNAT(t, backend)
 			ipt := func(args ...string) { t.Helper(); do(t, append([]string{"iptables-" + backend, "-w"}, args...)...) }
-			// Both tables exist from here on, so that before and after compare.
+			// All tables exist from here on, so that before and after compare.
 			ipt("-t", "nat", "-L", "-n")
+			ipt("-t", "raw", "-L", "-n")
 			ipt("-N", "DOCKER-USER")
 			ipt("-A", "DOCKER-USER", "-j", "RETURN")
 			ipt("-I", "FORWARD", "-j", "DOCKER-USER")
@@ -102,6 +129,7 @@ func TestSet(t *testing.T) {
 			ipt("-D", forwardChain, "1")
 			ipt("-A", "INPUT", "-j", inputChain)
 			ipt("-t", "nat", "-F", "POSTROUTING")
+			ipt("-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", portsChain) // as another version of ours might
 			check(rules(), want)
 
 			one := rules()
@@ -164,6 +192,12 @@ func TestRefuses(t *testing.T) {
 		{Networks: []Network{{Subnet: subnet, GatewayPort: "spgx\nCOMMIT"}}},
 		{Networks: []Network{{Subnet: subnet, GatewayPort: "spg0123456789abcdef"}}},
 		{GatewayPrefix: "+"},
+		{Published: []Published{{Port: Port{Proto: "tcp", HostPort: 80}}}},
+		{Published: []Published{{Port: Port{Proto: "tcp"}, To: netip.MustParseAddrPort("10.6.0.2:80")}}},
+		{Published: []Published{{Port: Port{Proto: "tcp", HostPort: 80}, To: netip.MustParseAddrPort("10.6.0.2:0")}}},
+		{Published: []Published{{Port: Port{Proto: "tcp -j DROP", HostPort: 80}, To: netip.MustParseAddrPort("10.6.0.2:80")}}},
+		{Published: []Published{{Port: Port{Proto: "tcp", HostPort: 80, HostIP: netip.IPv6Loopback()}, To: netip.MustParseAddrPort("10.6.0.2:80")}}},
+		{Published: []Published{{Port: Port{Proto: "tcp", HostPort: 80}, To: netip.MustParseAddrPort("[fd00::1]:80")}}},
 	} {
 		if err := n.Set(t.Context(), r); err == nil {
 			t.Errorf("%+v was taken", r)

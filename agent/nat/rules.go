@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -8,14 +9,16 @@ import (
 	"strings"
 )
 
-// The chains we own, and the built-in ones that jump to them. Every jump comes
-// first in its chain. Docker puts its own jump to DOCKER-USER before ours in
-// FORWARD when it starts; so DOCKER-USER, which Docker leaves to others, jumps
-// to ours as well.
+// The chains we own. Every jump to one comes first in its chain. Docker puts its
+// own jump to DOCKER-USER before ours in FORWARD when it starts; so DOCKER-USER,
+// which Docker leaves to others, jumps to ours as well.
 const (
 	forwardChain     = "SOCKETPLANE-FORWARD"
 	inputChain       = "SOCKETPLANE-INPUT"
 	postroutingChain = "SOCKETPLANE-POSTROUTING"
+	portsChain       = "SOCKETPLANE-PORTS"
+	rawChain         = "SOCKETPLANE-RAW"
+	outputChain      = "SOCKETPLANE-OUTPUT"
 
 	dockerUserChain = "DOCKER-USER"
 )
@@ -29,28 +32,52 @@ type Network struct {
 	GatewayPort string       // interface of its gateway on this host
 }
 
+// Published is a port of the host that leads to an endpoint.
+type Published struct {
+	Port
+	To netip.AddrPort // the endpoint's address, and its port
+}
+
 // Rules is the whole desired state.
 type Rules struct {
 	Networks      []Network
+	Published     []Published
 	GatewayPrefix string // of all gateway ports; empty: DefaultGatewayPrefix
 }
 
 // chain is one of ours: its rules, and where it is jumped to from.
 type chain struct {
 	table, name string
-	parents     []string // built-in chains: always there
+	parents     []parent
 	guests      []string // other people's chains: jumped from when they exist
 	rules       []string // as iptables-save writes them, without "-A NAME "
 }
 
+// parent is a built-in chain, always there, that jumps to one of ours.
+type parent struct {
+	name  string
+	match string // of the jump, as iptables-save writes it; empty: every packet
+}
+
+const toThisHost = "-m addrtype --dst-type LOCAL"
+
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
 
-// ours are the chains without their rules.
+// ours are the chains without their rules, those of a table together.
 func ours() []chain {
 	return []chain{
-		{table: "filter", name: forwardChain, parents: []string{"FORWARD"}, guests: []string{dockerUserChain}},
-		{table: "filter", name: inputChain, parents: []string{"INPUT"}},
-		{table: "nat", name: postroutingChain, parents: []string{"POSTROUTING"}},
+		{table: "filter", name: forwardChain, parents: []parent{{name: "FORWARD"}}, guests: []string{dockerUserChain}},
+		{table: "filter", name: inputChain, parents: []parent{{name: "INPUT"}}},
+		{table: "nat", name: postroutingChain, parents: []parent{{name: "POSTROUTING"}}},
+		{table: "nat", name: portsChain, parents: []parent{
+			// What comes over a wire to 127.0.0.0/8 is forged: were its destination
+			// changed here, the kernel would not see that any more, and a port that
+			// is published on 127.0.0.1 would be open to the neighbours.
+			{name: "PREROUTING", match: "! -d 127.0.0.0/8 " + toThisHost},
+			{name: "OUTPUT", match: toThisHost},
+		}},
+		{table: "raw", name: rawChain, parents: []parent{{name: "PREROUTING"}}},
+		{table: "raw", name: outputChain, parents: []parent{{name: "OUTPUT"}}},
 	}
 }
 
@@ -75,18 +102,73 @@ func (r Rules) chains() ([]chain, error) {
 	}
 	slices.SortFunc(networks, func(a, b Network) int { return a.Subnet.Compare(b.Subnet) })
 	networks = slices.Compact(networks)
+	published, err := sanePublished(r.Published)
+	if err != nil {
+		return nil, err
+	}
 
 	all := ours()
 	any := prefix + "+" // iptables: every interface that begins so
 	all[0].rules = forwardRules(any)
 	all[1].rules = inputRules(any, networks)
 	all[2].rules = masquerade(any, networks)
+	all[3].rules = portRules(published)
+	all[4].rules = loopbackRules(any)
+	// A container that reaches a neighbour's published port would be told to
+	// send what is for the host to that neighbour instead (RFC 1122, 3.2.2.2).
+	// The sysctl send_redirects of one interface cannot stop that alone.
+	all[5].rules = []string{"-o " + any + " -p icmp -m icmp --icmp-type 5 -j DROP"}
 	return all, nil
+}
+
+// sanePublished sorts published ports so that the one for a single address of
+// the host comes before the one for all.
+func sanePublished(published []Published) ([]Published, error) {
+	published = slices.Clone(published)
+	for _, p := range published {
+		if err := p.check(); err != nil {
+			return nil, err
+		}
+		if p.HostPort == 0 || !p.To.Addr().Is4() || p.To.Port() == 0 {
+			return nil, fmt.Errorf("published port %s to %s is not one", p.Port, p.To)
+		}
+	}
+	slices.SortFunc(published, func(a, b Published) int {
+		return cmp.Or(strings.Compare(a.Proto, b.Proto), cmp.Compare(a.HostPort, b.HostPort),
+			b.hostIP().Compare(a.hostIP()), a.To.Compare(b.To)) // 0.0.0.0 last
+	})
+	return slices.Compact(published), nil
+}
+
+// portRules lead published ports to their endpoints.
+func portRules(published []Published) []string {
+	var rules []string
+	for _, p := range published {
+		rule := fmt.Sprintf("-p %[1]s -m %[1]s --dport %d -j DNAT --to-destination %s", p.Proto, p.HostPort, p.To)
+		if ip := p.hostIP(); !ip.IsUnspecified() {
+			rule = fmt.Sprintf("-d %s/32 %s", ip, rule)
+		}
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+// loopbackRules close what route_localnet on the gateway ports opens (see
+// package link): a container could speak to what listens on the host's loopback
+// only, or pretend to come from there (CVE-2020-8558).
+func loopbackRules(any string) []string {
+	return []string{
+		"-d 127.0.0.0/8 -i " + any + " -j DROP",
+		"-s 127.0.0.0/8 -i " + any + " -j DROP",
+	}
 }
 
 func forwardRules(any string) []string {
 	return []string{
-		// From one network into another nothing is forwarded.
+		// What was sent to a published port, whoever published it, and the
+		// answers: published is published to everybody.
+		"-o " + any + " -m conntrack --ctstate DNAT -j ACCEPT",
+		// From one network into another nothing else is forwarded.
 		"-i " + any + " -o " + any + " -j DROP",
 		// Answers to what went out.
 		"-o " + any + " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
@@ -102,7 +184,8 @@ func forwardRules(any string) []string {
 // inputRules keep a network's containers from the gateway addresses of other
 // networks, which are the host's own and so never forwarded.
 func inputRules(any string, networks []Network) []string {
-	var rules []string
+	// Answers of a published port that the host reached by any address of its own.
+	rules := []string{"-i " + any + " -m conntrack --ctstate DNAT -j RETURN"}
 	for _, n := range networks {
 		rules = append(rules, fmt.Sprintf("-d %s -i %s -j RETURN", n.Subnet, n.GatewayPort))
 	}
@@ -113,11 +196,16 @@ func inputRules(any string, networks []Network) []string {
 }
 
 // masquerade is for what leaves the networks. What leaves by a gateway port
-// keeps its source: it stays inside.
+// keeps its source: it stays inside. But two kinds that a published port led
+// there need an answer that comes back this way: what the host itself sent from
+// 127.0.0.0/8, and what came from the same network, whose answer would go
+// straight to the sender.
 func masquerade(any string, networks []Network) []string {
-	var rules []string
+	rules := []string{"-s 127.0.0.0/8 -o " + any + " -j MASQUERADE"}
 	for _, n := range networks {
-		rules = append(rules, fmt.Sprintf("-s %s ! -o %s -j MASQUERADE", n.Subnet, any))
+		rules = append(rules,
+			fmt.Sprintf("-s %s ! -o %s -j MASQUERADE", n.Subnet, any),
+			fmt.Sprintf("-s %[1]s -d %[1]s -o %[2]s -m conntrack --ctstate DNAT -j MASQUERADE", n.Subnet, n.GatewayPort))
 	}
 	return rules
 }

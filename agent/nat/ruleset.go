@@ -50,11 +50,12 @@ func difference(have ruleset, want []chain) string {
 			}
 		}
 		for _, from := range c.jumpers(table) {
-			if n := count(table[from], c.jump()); n == 1 && table[from][0] == c.jump() {
+			jumps, want := c.jumpsFrom(table, from.name), c.jump(from)
+			if len(jumps) == 1 && jumps[0] == want && table[from.name][0] == want {
 				continue
 			}
-			lines = append(lines, c.dropJumps(table, from)...)
-			lines = append(lines, fmt.Sprintf("-I %s 1 %s", from, c.jump()))
+			lines = append(lines, c.dropJumps(table, from.name)...)
+			lines = append(lines, fmt.Sprintf("-I %s 1 %s", from.name, want))
 		}
 		return lines
 	})
@@ -66,7 +67,7 @@ func removal(have ruleset) string {
 		table := have[c.table]
 		var lines []string
 		for _, from := range c.jumpers(table) {
-			lines = append(lines, c.dropJumps(table, from)...)
+			lines = append(lines, c.dropJumps(table, from.name)...)
 		}
 		if _, exists := table[c.name]; exists {
 			lines = append(lines, "-F "+c.name, "-X "+c.name)
@@ -100,34 +101,38 @@ func script(chains []chain, lines func(chain) []string) string {
 	return b.String()
 }
 
-func (c chain) jump() string { return "-j " + c.name }
+func (c chain) jump(from parent) string {
+	return strings.TrimPrefix(from.match+" -j "+c.name, " ")
+}
 
 // jumpers are the chains that jump, or have to jump, to c.
-func (c chain) jumpers(table map[string][]string) []string {
+func (c chain) jumpers(table map[string][]string) []parent {
 	all := slices.Clone(c.parents)
 	for _, guest := range c.guests {
 		if _, exists := table[guest]; exists {
-			all = append(all, guest)
+			all = append(all, parent{name: guest})
 		}
 	}
 	return all
 }
 
+// jumpsFrom are the rules of a chain that jump to c, whatever they match: an
+// older version of ours may have matched something else.
+func (c chain) jumpsFrom(table map[string][]string, from string) []string {
+	var jumps []string
+	for _, rule := range table[from] {
+		if rule == "-j "+c.name || strings.HasSuffix(rule, " -j "+c.name) {
+			jumps = append(jumps, rule)
+		}
+	}
+	return jumps
+}
+
 // dropJumps deletes every jump from a chain to c.
 func (c chain) dropJumps(table map[string][]string, from string) []string {
 	var lines []string
-	for range count(table[from], c.jump()) {
-		lines = append(lines, fmt.Sprintf("-D %s %s", from, c.jump()))
+	for _, jump := range c.jumpsFrom(table, from) {
+		lines = append(lines, fmt.Sprintf("-D %s %s", from, jump))
 	}
 	return lines
-}
-
-func count(rules []string, rule string) int {
-	n := 0
-	for _, r := range rules {
-		if r == rule {
-			n++
-		}
-	}
-	return n
 }

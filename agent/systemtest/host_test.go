@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
 
@@ -164,6 +165,8 @@ type endpoint struct {
 	Gateway       string `json:"gateway"`
 	Port          string `json:"port"`
 	Host          string `json:"host"`
+
+	Ports []api.PortMapping `json:"ports"`
 }
 
 func info(t testing.TB, k int, ref string) endpoint {

@@ -130,9 +130,9 @@ func TestRunBehavesAsDocker(t *testing.T) {
 			t.Errorf("tty says %q", out)
 		}
 	})
-	t.Run("published ports are refused with a sentence", func(t *testing.T) {
-		r := try(t, 2, "socketplane", "run", "--rm", "-p", "80:80", "-n", "asdocker", lab.Image, "true")
-		if r.code != 125 || !strings.Contains(r.stderr, "publish") {
+	t.Run("published ports are refused where they are no ports", func(t *testing.T) {
+		r := try(t, 2, "socketplane", "run", "--rm", "-p", "80:80/sctp", "-n", "asdocker", lab.Image, "true")
+		if r.code != 125 || !strings.Contains(r.stderr, "neither tcp nor udp") {
 			t.Errorf("got %d %q", r.code, r.stderr)
 		}
 	})

@@ -1,0 +1,203 @@
+package nat
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotHere means that an address to publish on is none of this host's.
+var ErrNotHere = errors.New("not an address of this host")
+
+// PortTakenError says who has a port.
+type PortTakenError struct {
+	Port  Port
+	Owner string // empty: a program that is none of ours
+}
+
+func (e *PortTakenError) Error() string {
+	return fmt.Sprintf("port %s is taken by %s", e.Port, cmp.Or(e.Owner, "another program"))
+}
+
+// Claims holds the ports of this host that are published, each by a socket
+// that is bound and never used: so neither an endpoint nor a program takes one
+// that is taken, and the kernel chooses where any will do. The sockets end with
+// the process.
+type Claims struct {
+	mu      sync.Mutex
+	byOwner map[string][]claim
+}
+
+type claim struct {
+	asked, port Port // port has the number where asked has 0
+	fd          int
+}
+
+// NewClaims makes one that holds nothing.
+func NewClaims() *Claims { return &Claims{byOwner: map[string][]claim{}} }
+
+// Claim makes the ports that owner holds those given, and gives them in the
+// same order with the numbers that were chosen. What it held before it keeps,
+// and a number that was chosen stays. It fails, and changes nothing, with a
+// *PortTakenError, ErrNotHere, or what the system says.
+func (c *Claims) Claim(owner string, ports []Port) ([]Port, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ports = slices.Clone(ports)
+	for i, p := range ports {
+		ports[i].HostIP = p.hostIP()
+	}
+	left := c.byOwner[owner] // what is not used again
+	now := make([]claim, len(ports))
+	fresh := make([]bool, len(ports))
+	give := func(err error) ([]Port, error) {
+		for i := range now {
+			if fresh[i] {
+				_ = unix.Close(now[i].fd) // nothing was sent
+			}
+		}
+		return nil, err
+	}
+	// Those with a number first, or one of them might be chosen for another.
+	for _, any := range []bool{false, true} {
+		for i, p := range ports {
+			if (p.HostPort == 0) != any {
+				continue
+			}
+			if at := indexOf(left, p); at >= 0 {
+				now[i] = left[at]
+				left = slices.Delete(slices.Clone(left), at, at+1)
+				continue
+			}
+			if err := c.free(owner, ports, i); err != nil {
+				return give(err)
+			}
+			var err error
+			if now[i], err = bind(p); err != nil {
+				return give(err)
+			}
+			fresh[i] = true
+		}
+	}
+	for _, old := range left {
+		_ = unix.Close(old.fd) // nothing was sent
+	}
+	if c.byOwner[owner] = now; len(now) == 0 {
+		delete(c.byOwner, owner)
+	}
+	got := make([]Port, len(now))
+	for i, n := range now {
+		got[i] = n.port
+	}
+	return got, nil
+}
+
+// Release gives up what owner holds. Idempotent.
+func (c *Claims) Release(owner string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, held := range c.byOwner[owner] {
+		_ = unix.Close(held.fd) // nothing was sent
+	}
+	delete(c.byOwner, owner)
+}
+
+// free says whether no other owner has a port, nor owner for another of its own.
+func (c *Claims) free(owner string, own []Port, at int) error {
+	p := own[at]
+	if err := p.check(); err != nil {
+		return err
+	}
+	for i, q := range own {
+		if i != at && p.Clashes(q) {
+			return &PortTakenError{Port: p, Owner: owner}
+		}
+	}
+	for other, claims := range c.byOwner {
+		for _, q := range claims {
+			if other != owner && p.Clashes(q.port) {
+				return &PortTakenError{Port: p, Owner: other}
+			}
+		}
+	}
+	return nil
+}
+
+// indexOf finds what is held for a port: as it was asked for, or as it was given.
+func indexOf(claims []claim, p Port) int {
+	return slices.IndexFunc(claims, func(c claim) bool { return c.asked == p || c.port == p })
+}
+
+// bind takes a port with a socket. Bound without SO_REUSEADDR it keeps everybody
+// else out, listening or not. But it cannot have a port on which connections of
+// a program that has ended still linger (TIME_WAIT): then one with SO_REUSEADDR
+// can, and listens, which keeps others out as well.
+func bind(p Port) (claim, error) {
+	c, err := bindOnce(p, false)
+	if errors.Is(err, unix.EADDRINUSE) && p.Proto == "tcp" && p.HostPort != 0 {
+		c, err = bindOnce(p, true)
+	}
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return c, &PortTakenError{Port: p}
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return c, fmt.Errorf("publish on %s: %w", p.hostIP(), ErrNotHere)
+	case err != nil:
+		return c, fmt.Errorf("claim port %s: %w", p, err)
+	}
+	return c, nil
+}
+
+func bindOnce(p Port, lingering bool) (claim, error) {
+	kind := unix.SOCK_STREAM
+	if p.Proto == "udp" {
+		kind = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return claim{}, err
+	}
+	c := claim{asked: p, port: p, fd: fd}
+	if err := c.take(lingering); err != nil {
+		_ = unix.Close(fd) // nothing was sent
+		return claim{}, err
+	}
+	return c, nil
+}
+
+func (c *claim) take(lingering bool) error {
+	// Whatever reaches the socket all the same is not for us: one instruction
+	// of classic BPF that keeps 0 bytes of each packet.
+	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	err := unix.SetsockoptSockFprog(c.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]})
+	if err != nil {
+		return err
+	}
+	if lingering {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+	}
+	if err := unix.Bind(c.fd, &unix.SockaddrInet4{Port: int(c.port.HostPort), Addr: c.port.hostIP().As4()}); err != nil {
+		return err
+	}
+	if lingering {
+		if err := unix.Listen(c.fd, 1); err != nil {
+			return err
+		}
+	}
+	at, err := unix.Getsockname(c.fd)
+	if err != nil {
+		return err
+	}
+	in, ok := at.(*unix.SockaddrInet4)
+	if !ok {
+		return fmt.Errorf("bound to %T", at)
+	}
+	c.port.HostPort = uint16(in.Port)
+	return nil
+}

@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// encodePorts writes ports for a port's external_ids; empty for none.
+func encodePorts[T any](ports []T) string {
+	if len(ports) == 0 {
+		return ""
+	}
+	text, err := json.Marshal(ports)
+	if err != nil {
+		panic(fmt.Sprintf("published ports: %v", err)) // plain values always encode
+	}
+	return string(text)
+}
+
+func decodePorts[T []E, E any](text string) (T, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var ports T
+	dec := json.NewDecoder(bytes.NewReader([]byte(text)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&ports); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the value")
+	}
+	return ports, nil
+}
+
+// checkPorts says whether an endpoint can publish ports, with the host's ports
+// that were chosen for them, if any were.
+func checkPorts(ports []api.PortMapping, chosen []uint16) error {
+	if len(chosen) != 0 && len(chosen) != len(ports) || slices.Contains(chosen, 0) {
+		return fmt.Errorf("%d host ports do not fit %d published ports", len(chosen), len(ports))
+	}
+	return api.CheckPorts(ports)
+}
+
+// published are the endpoint's ports as they are: with what was chosen.
+func (e endpoint) published() []api.PortMapping {
+	if len(e.HostPorts) != len(e.Ports) {
+		return e.Ports
+	}
+	ports := slices.Clone(e.Ports)
+	for i := range ports {
+		ports[i].HostPort = e.HostPorts[i]
+	}
+	return ports
+}
