@@ -45,7 +45,7 @@ func TestComposeExample(t *testing.T) {
 	}
 	for what, url := range map[string]string{"from another host": "http://198.18.0.2:8080/", "by its address": "http://10.44.0.20/"} {
 		eventually(t, "the page "+what, func() error {
-			if r := try(t, 3, "busybox", "wget", "-q", "-T", "2", "-O", "-", url); r.stdout != "42 apples\n" {
+			if r := try(t, 3, "curl", "-s", "--max-time", "2", url); r.stdout != "42 apples\n" {
 				return fmt.Errorf("%q %s", r.stdout, r.stderr)
 			}
 			return nil
