@@ -106,10 +106,11 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{
-		Handler:           api.NewHandler(a, logger),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+	legacy, err := legacyHandler(s, a, logger)
+	if err != nil {
+		return err
 	}
+	server := apiServer(withLegacy(api.NewHandler(a, logger), legacy))
 
 	// Everything that goes on side by side; the first that fails ends all.
 	g, ctx := errgroup.WithContext(ctx)
@@ -119,6 +120,9 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	})
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
+	if s.API.Legacy {
+		g.Go(func() error { return serveLegacy(ctx, legacy) })
+	}
 	if !registered {
 		g.Go(func() error { return keepRegistering(ctx, s, logger) })
 	}

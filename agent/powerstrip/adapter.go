@@ -198,10 +198,11 @@ func writeError(w http.ResponseWriter, err error) {
 		status = http.StatusRequestEntityTooLarge
 		w.Header().Set("Connection", "close") // the rest of the body is not read
 	}
-	writeMessage(w, status, err.Error())
+	Refuse(w, status, err.Error())
 }
 
-func writeMessage(w http.ResponseWriter, status int, message string) {
+// Refuse answers with a status and a sentence in the shape of dockerd's.
+func Refuse(w http.ResponseWriter, status int, message string) {
 	o := jsonobject.New()
 	o.Set("message", jsonobject.String("socketplane: "+message))
 	w.Header().Set("Content-Type", "application/json")

@@ -104,5 +104,5 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return // the client has gone
 	}
 	p.cfg.Logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-	writeMessage(w, http.StatusBadGateway, err.Error())
+	Refuse(w, http.StatusBadGateway, err.Error())
 }

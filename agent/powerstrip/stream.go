@@ -44,7 +44,7 @@ func upgrade(h http.Header) string {
 func (p *Proxy) stream(w http.ResponseWriter, r *http.Request) {
 	ctx, done, err := p.streams.begin(r.Context())
 	if err != nil {
-		writeMessage(w, http.StatusServiceUnavailable, err.Error())
+		Refuse(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
 	defer done()
