@@ -5,6 +5,7 @@
 package powerstrip
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -45,6 +47,7 @@ type Config struct {
 	// DockerNetwork gives the name under which Docker on this host knows a
 	// network of ours. It waits some seconds for Docker to have it.
 	DockerNetwork func(ctx context.Context, network string) (string, error)
+	BodyTimeout   time.Duration // how long a body that is read whole may take to come; 0: 30 s
 	Logger        *slog.Logger
 }
 
@@ -52,7 +55,10 @@ type Config struct {
 type Adapter struct{ cfg Config }
 
 // NewAdapter makes an adapter.
-func NewAdapter(cfg Config) *Adapter { return &Adapter{cfg: cfg} }
+func NewAdapter(cfg Config) *Adapter {
+	cfg.BodyTimeout = cmp.Or(cfg.BodyTimeout, bodyTimeout)
+	return &Adapter{cfg: cfg}
+}
 
 // createPath is Docker's path of a container's creation, with and without a version.
 var createPath = regexp.MustCompile(`^(/v[0-9][0-9.]*)?/containers/create$`)
@@ -66,8 +72,7 @@ func IsCreate(method, path string) bool {
 // ServeHTTP answers a hook: 200 with the changed request or response, or an HTTP
 // error, which Powerstrip hands to Docker's client.
 func (a *Adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// Create writes to the answer only when all has been read.
-	data, err := readBody(w, r, maxEnvelope)
+	data, err := a.readBody(w, r, maxEnvelope)
 	var answer json.RawMessage
 	if err == nil {
 		answer, err = a.hook(r.Context(), data)
@@ -162,7 +167,8 @@ func (a *Adapter) pre(ctx context.Context, request *jsonobject.Object) error {
 	return nil
 }
 
-// bodyTimeout bounds how long a body that is read whole may take to come.
+// bodyTimeout bounds how long a body that is read whole may take to come,
+// unless the Config says otherwise.
 const bodyTimeout = 30 * time.Second
 
 // errTooLarge is a body that is larger than what is read whole.
@@ -172,30 +178,38 @@ func tooLarge(limit int64) error {
 	return fmt.Errorf("request body is %w: %d bytes is the most", errTooLarge, limit)
 }
 
-// readBody reads a body whole, within limit bytes and bodyTimeout.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+// readBody reads a body whole, within limit bytes and the body's timeout.
+func (a *Adapter) readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
 	// Not every ResponseWriter has deadlines; the server's own then bound it.
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+	_ = rc.SetReadDeadline(time.Now().Add(a.cfg.BodyTimeout))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	_ = rc.SetReadDeadline(time.Time{})
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
 		return nil, tooLarge(limit)
 	}
-	if err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "request body did not come within %s: %w", bodyTimeout, err)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, fmt.Errorf("request body did not come within %s: %w", a.cfg.BodyTimeout, err)
 	}
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "request body ends too early: %w", err)
+	}
+	_ = rc.SetReadDeadline(time.Time{})
 	return data, nil
 }
 
 // writeError answers with a status and a sentence, as dockerd does.
 func writeError(w http.ResponseWriter, err error) {
 	status := api.CodeOf(err).HTTPStatus()
-	if errors.Is(err, errTooLarge) {
+	switch {
+	case errors.Is(err, errTooLarge):
 		status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		status = http.StatusRequestTimeout
+	}
+	if status == http.StatusRequestEntityTooLarge || status == http.StatusRequestTimeout {
 		w.Header().Set("Connection", "close") // the rest of the body is not read
 	}
 	Refuse(w, status, err.Error())

@@ -68,7 +68,7 @@ type streams struct {
 	stop  map[int]context.CancelFunc
 }
 
-// begin adds a stream. Its context ends with the client, or when all have to.
+// begin adds a stream. Its context ends when all have to.
 func (s *streams) begin(ctx context.Context) (context.Context, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

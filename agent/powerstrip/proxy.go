@@ -70,7 +70,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // create runs the hook and passes on what it made of the body.
 func (p *Proxy) create(w http.ResponseWriter, r *http.Request) {
-	body, err := readBody(w, r, MaxCreate)
+	body, err := p.cfg.Adapter.readBody(w, r, MaxCreate)
 	if err == nil {
 		body, err = p.cfg.Adapter.Create(r.Context(), body)
 	}

@@ -42,7 +42,9 @@ func upgrade(h http.Header) string {
 // stream passes a request on over a connection of its own. When dockerd agrees,
 // the two connections become one.
 func (p *Proxy) stream(w http.ResponseWriter, r *http.Request) {
-	ctx, done, err := p.streams.begin(r.Context())
+	// A client that has sent all of its input, and closed that half, counts as gone
+	// to http.Server; here it waits for the output.
+	ctx, done, err := p.streams.begin(context.WithoutCancel(r.Context()))
 	if err != nil {
 		Refuse(w, http.StatusServiceUnavailable, err.Error())
 		return
@@ -54,7 +56,7 @@ func (p *Proxy) stream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer back.Close() //nolint:errcheck // each direction was ended before, or has failed
-	// Whatever waits on either side ends with the client, or with the proxy.
+	// Whatever waits on either side ends with the proxy.
 	defer context.AfterFunc(ctx, func() { _ = back.Close() })()
 
 	resp, from, err := ask(back, r)
@@ -64,6 +66,7 @@ func (p *Proxy) stream(w http.ResponseWriter, r *http.Request) {
 	}
 	if !isStream(resp) {
 		defer resp.Body.Close()
+		defer context.AfterFunc(r.Context(), func() { _ = back.Close() })()
 		copyAnswer(w, resp)
 		return
 	}
