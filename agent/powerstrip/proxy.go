@@ -101,7 +101,7 @@ func (p *Proxy) dial(ctx context.Context) (net.Conn, error) {
 // fail answers a request that did not get through to dockerd.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		return // the client has gone
+		panic(http.ErrAbortHandler) // the client has gone; to return would be to answer 200
 	}
 	p.cfg.Logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	Refuse(w, http.StatusBadGateway, err.Error())
