@@ -204,6 +204,8 @@ func (a *Adapter) readBody(w http.ResponseWriter, r *http.Request, limit int64) 
 func writeError(w http.ResponseWriter, err error) {
 	status := api.CodeOf(err).HTTPStatus()
 	switch {
+	case status == http.StatusNotFound: // which Docker's client takes for an image that it has to pull
+		status = http.StatusBadRequest
 	case errors.Is(err, errTooLarge):
 		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):

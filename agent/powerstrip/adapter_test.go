@@ -70,7 +70,7 @@ func TestHooksRefuse(t *testing.T) {
 		{"no response", `{"PowerstripProtocolVersion":1,"Type":"post-hook","ClientRequest":{}}`, 400},
 		{"body of numbers", `{"PowerstripProtocolVersion":1,"Type":"pre-hook","ClientRequest":{"Method":"POST","Request":"/containers/create","Body":1}}`, 400},
 		{"body no JSON", create("x"), 400},
-		{"unknown network", create(`{"Env":["SP_NETWORK=nope"]}`), 404},
+		{"unknown network", create(`{"Env":["SP_NETWORK=nope"]}`), 400},
 		{"overlap", create(`{"Env":["SOCKETPLANE_CIDR=10.6.1.0/24"]}`), 409},
 		{"body too large", create(`{"A":"` + strings.Repeat("a", MaxCreate) + `"}`), 413},
 		{"all too large", strings.Repeat(" ", maxEnvelope+1), 413},

@@ -155,7 +155,7 @@ func TestProxyCreate(t *testing.T) {
 	}
 	reached.Store(0)
 	for body, status := range map[string]int{
-		`{"Env":["SP_NETWORK=nope"]}`: 404, `{"Env":["SOCKETPLANE_CIDR=10.6.1.0/24"]}`: 409, "{": 400, `{"A":"` + strings.Repeat("a", MaxCreate) + `"}`: 413,
+		`{"Env":["SP_NETWORK=nope"]}`: 400, `{"Env":["SOCKETPLANE_CIDR=10.6.1.0/24"]}`: 409, "{": 400, `{"A":"` + strings.Repeat("a", MaxCreate) + `"}`: 413,
 	} {
 		got, text := f.post(t, "/containers/create", body)
 		var answer struct{ Message string }
