@@ -141,7 +141,7 @@ func TestNetworkThroughProxy(t *testing.T) {
 					}
 					return nil
 				})
-				ips[k] = info(t, k, "pn").IP
+				ips[k] = strings.TrimSpace(must(t, k, "docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "pn"))
 			}
 			for k := 1; k <= 2; k++ {
 				c := container{host: k, name: "pn"}
