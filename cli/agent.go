@@ -55,20 +55,20 @@ the later winning, from what is built in, from the settings file, from variables
 // agentFlags gives cmd the flags of settingTable, except those that are global.
 func agentFlags(cmd *cobra.Command) {
 	for _, e := range settingTable() {
-		if e.flag != "" && e.flag != "socket" {
+		if e.agentFlag() {
 			cmd.Flags().String(e.flag, "", e.help)
 		}
 	}
 }
 
-// agentSettings loads the settings with cmd's flags on top.
+// agentSettings loads the settings with the flags of `agent run` or `proxy` on top.
 func (a *app) agentSettings(cmd *cobra.Command) (Settings, origins, error) {
 	src, err := a.sources()
 	if err != nil {
 		return Settings{}, nil, err
 	}
 	for _, e := range settingTable() {
-		if e.flag == "" || e.flag == "socket" {
+		if !e.agentFlag() && !e.proxyFlag() {
 			continue
 		}
 		if f := cmd.Flags().Lookup(e.flag); f != nil && f.Changed {
@@ -98,7 +98,7 @@ func (a *app) agentRunArgs(cmd *cobra.Command) []string {
 		args = append(args, "--socket", a.socket)
 	}
 	for _, e := range settingTable() {
-		if f := cmd.Flags().Lookup(e.flag); e.flag != "" && e.flag != "socket" && f != nil && f.Changed {
+		if f := cmd.Flags().Lookup(e.flag); e.agentFlag() && f != nil && f.Changed {
 			args = append(args, "--"+e.flag, f.Value.String())
 		}
 	}

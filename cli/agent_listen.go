@@ -54,15 +54,33 @@ func lockBridge(bridge string) (unlock func(), err error) {
 	return func() { _ = l.Close() }, nil
 }
 
-// listen opens the agent's socket: mode 0660, group socketplane where there is
-// one. A socket that nobody answers on is left over and is replaced.
+// listen opens the agent's socket: mode 0660, group socketplane where there is one.
 func listen(path string) (net.Listener, error) {
+	l, err := openSocket(path)
+	if err != nil {
+		return nil, err
+	}
+	if g, err := user.LookupGroup(socketGroup); err == nil {
+		gid, err := strconv.Atoi(g.Gid)
+		if err == nil {
+			err = os.Chown(path, 0, gid)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("give %s to group %s: %w", path, socketGroup, err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// openSocket listens on a unix socket, mode 0660. One that nobody answers on is
+// left over and is replaced.
+func openSocket(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the socket: %w", err)
 	}
 	if conn, err := net.Dial("unix", path); err == nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("another process answers on %s; stop it first: socketplane agent stop", path)
+		return nil, fmt.Errorf("another process answers on %s; stop it first (the agent with: socketplane agent stop)", path)
 	}
 	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode()&os.ModeSocket == 0 {
@@ -78,15 +96,6 @@ func listen(path string) (net.Listener, error) {
 	syscall.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	if g, err := user.LookupGroup(socketGroup); err == nil {
-		gid, err := strconv.Atoi(g.Gid)
-		if err == nil {
-			err = os.Chown(path, 0, gid)
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("give %s to group %s: %w", path, socketGroup, err), l.Close())
-		}
 	}
 	return l, nil
 }

@@ -114,6 +114,11 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 			return err
 		}
 	}
+	legacy, err := legacyHandler(s, a, logger)
+	if err != nil {
+		return err
+	}
+	server := apiServer(withLegacy(api.NewHandler(a, logger), legacy))
 
 	// Everything that goes on side by side; the first that fails ends all.
 	g, ctx := errgroup.WithContext(ctx)
@@ -122,7 +127,10 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		return cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger).Run(ctx)
 	})
 	g.Go(func() error { return a.Run(ctx) })
-	g.Go(func() error { return serve(ctx, apiServer(api.NewHandler(a, logger)), listener) })
+	g.Go(func() error { return serve(ctx, server, listener) })
+	if s.API.Legacy {
+		g.Go(func() error { return serveLegacy(ctx, legacy) })
+	}
 	if !registered {
 		g.Go(func() error { return keepRegistering(ctx, s, logger) })
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -45,7 +46,14 @@ type Settings struct {
 	} `toml:"docker"`
 	API struct {
 		Socket string `toml:"socket"`
+		Legacy bool   `toml:"legacy"` // the API of 2015 on TCP, too
 	} `toml:"api"`
+	Proxy struct {
+		Listen   string `toml:"listen"` // tcp://ADDRESS:PORT or unix:///PATH
+		CertFile string `toml:"cert_file"`
+		KeyFile  string `toml:"key_file"`
+		CAFile   string `toml:"ca_file"`
+	} `toml:"proxy"`
 	Log struct {
 		Level string `toml:"level"` // debug, info, warn or error
 		File  string `toml:"file"`  // where a background agent writes; under systemd it is the journal
@@ -66,7 +74,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 }
 
 // setting is one configurable value: its name in the file (table.key), its
-// flag on `agent run` if it has one, and what it may hold.
+// flag on `agent run` if it has one (on `proxy`, for those of the proxy), and what it may hold.
 type setting struct {
 	key    string
 	flag   string
@@ -78,6 +86,14 @@ type setting struct {
 
 // env names the variable that overrides the file.
 func (s setting) env() string { return envName(s.key) }
+
+// agentFlag says whether `agent run` has its flag.
+func (s setting) agentFlag() bool {
+	return s.flag != "" && s.flag != "socket" && !s.proxyFlag() // --socket is global
+}
+
+// proxyFlag says whether `proxy` has its flag.
+func (s setting) proxyFlag() bool { return strings.HasPrefix(s.key, "proxy.") }
 
 // set reads text into the field.
 func (s setting) set(into *Settings, text string) error {
@@ -130,6 +146,11 @@ func settingTable() []setting {
 		{"docker.register_runtime", "", "name our runtime in Docker's daemon.json", false, func(s *Settings) any { return &s.Docker.RegisterRuntime }, nil},
 		{"docker.daemon_json", "", "dockerd's configuration file", false, func(s *Settings) any { return &s.Docker.DaemonJSON }, checkAbs},
 		{"api.socket", "socket", "unix socket of the agent", false, func(s *Settings) any { return &s.API.Socket }, checkSocket},
+		{"api.legacy", "", "serve the API of 2015 on " + legacyAddress + ", too", false, func(s *Settings) any { return &s.API.Legacy }, nil},
+		{"proxy.listen", "listen", "where the Docker API proxy listens: tcp://ADDRESS:PORT or unix:///PATH", false, func(s *Settings) any { return &s.Proxy.Listen }, checkListen},
+		{"proxy.cert_file", "tlscert", "certificate of the Docker API proxy; with key and CA any address may be listened on", false, func(s *Settings) any { return &s.Proxy.CertFile }, orEmpty(checkAbs)},
+		{"proxy.key_file", "tlskey", "key of the proxy's certificate", false, func(s *Settings) any { return &s.Proxy.KeyFile }, orEmpty(checkAbs)},
+		{"proxy.ca_file", "tlscacert", "certificates that those of the proxy's clients must be signed by", false, func(s *Settings) any { return &s.Proxy.CAFile }, orEmpty(checkAbs)},
 		{"log.level", "log-level", "debug, info, warn or error", false, func(s *Settings) any { return &s.Log.Level }, checkOneOf("debug", "info", "warn", "error")},
 		{"log.file", "", "log of an agent that was started in the background", false, func(s *Settings) any { return &s.Log.File }, checkAbs},
 	}
@@ -148,6 +169,7 @@ func defaultSettings(hostname string) Settings {
 	s.Docker.RegisterRuntime = true
 	s.Docker.DaemonJSON = "/etc/docker/daemon.json"
 	s.API.Socket = DefaultSocket
+	s.Proxy.Listen = "tcp://127.0.0.1:2375"
 	s.Log.Level = "info"
 	s.Log.File = "/var/log/socketplane.log"
 	return s

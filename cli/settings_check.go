@@ -102,5 +102,5 @@ func checkTogether(s *Settings) error {
 	case (s.Consul.CertFile == "") != (s.Consul.KeyFile == ""):
 		return errors.New("consul.cert_file and consul.key_file belong together; set both or none")
 	}
-	return nil
+	return checkProxy(s)
 }

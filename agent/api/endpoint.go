@@ -30,7 +30,8 @@ type Endpoint struct {
 	Peer          string        `json:"peer,omitempty"` // container's end on the host, until the caller of a hand-over has moved it
 	IfName        string        `json:"ifname"`         // name inside the namespace; empty after a hand-over: the caller chose it
 	Ports         []PortMapping `json:"ports,omitempty"`
-	Host          string        `json:"host"` // the host's name
+	Host          string        `json:"host"`            // the host's name
+	NetNS         string        `json:"netns,omitempty"` // path of the namespace as Attach was given it, while attached
 	Source        Source        `json:"source"`
 	Attached      bool          `json:"attached"` // false: the address is held, but no interface exists (a stopped container)
 }

@@ -9,7 +9,7 @@ import (
 // Code says what kind of failure an Error is; it is stable and travels over the wire.
 type Code string
 
-// The codes. Each has one HTTP status, see Code.status.
+// The codes. Each has one HTTP status, see Code.HTTPStatus.
 const (
 	CodeInvalid     Code = "invalid"     // the request itself is wrong: mend it and ask again
 	CodeNotFound    Code = "not_found"   // what it names is not there
@@ -57,9 +57,9 @@ var httpStatus = map[Code]int{
 	CodeInternal:    http.StatusInternalServerError,
 }
 
-// status is the code's HTTP status; that of a code which a newer agent knows,
+// HTTPStatus is the code's HTTP status; that of a code which a newer agent knows,
 // and we do not, is the one for failures of ours.
-func (c Code) status() int {
+func (c Code) HTTPStatus() int {
 	if s, ok := httpStatus[c]; ok {
 		return s
 	}

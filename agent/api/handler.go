@@ -97,7 +97,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	body.Error.Code = code
 	body.Error.Message = oneLine(err.Error())
 	body.Error.Cause = cause(err)
-	writeJSON(w, code.status(), body)
+	writeJSON(w, code.HTTPStatus(), body)
 }
 
 // cause is what lies behind an error, where that says more than its message.

@@ -93,6 +93,23 @@ func ParseSubnet(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// ParseCIDR reads a subnet whose host bits may be set, as the programs of 2015
+// wrote it: they are cut off, and are given as the gateway that they name. The
+// zero Addr: they are zero.
+func ParseCIDR(s string) (subnet netip.Prefix, gateway netip.Addr, err error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, netip.Addr{}, Errorf(CodeInvalid, "subnet %s is not a CIDR; write it like 10.6.0.0/16", shown(s))
+	}
+	if subnet, err = ParseSubnet(p.Masked().String()); err != nil {
+		return netip.Prefix{}, netip.Addr{}, err
+	}
+	if p.Addr() != subnet.Addr() {
+		gateway = p.Addr()
+	}
+	return subnet, gateway, nil
+}
+
 // ParseIP reads an IPv4 address that somebody asks for.
 func ParseIP(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	"github.com/socketplane/socketplane/agent/jsonobject"
 )
 
 // maxConfig bounds a bundle's config.json, in bytes; Docker's are below 100 KiB.
@@ -52,17 +54,17 @@ func injectHook(path, self, socket string) error {
 }
 
 func withHook(config []byte, self, socket string) ([]byte, error) {
-	o, err := parseObject(config)
+	o, err := jsonobject.Parse(config)
 	if err != nil {
 		return nil, err
 	}
-	hooks, err := o.child("hooks")
+	hooks, err := o.Child("hooks")
 	if err != nil {
 		return nil, err
 	}
 	hook := hookEntry(self, socket)
 	var list []json.RawMessage
-	if raw, ok := hooks.values[phase]; ok {
+	if raw := hooks.Get(phase); raw != nil {
 		if err := json.Unmarshal(raw, &list); err != nil {
 			return nil, fmt.Errorf("hooks of %s: %w", phase, err)
 		}
@@ -74,9 +76,9 @@ func withHook(config []byte, self, socket string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hook of %s: %w", phase, err)
 	}
-	hooks.set(phase, join(append(list, raw)))
-	o.set("hooks", hooks.bytes())
-	return o.bytes(), nil
+	hooks.Set(phase, join(append(list, raw)))
+	o.Set("hooks", hooks.Bytes())
+	return o.Bytes(), nil
 }
 
 // contains says whether a hook of ours is in the list already.

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/socketplane/socketplane/agent/jsonobject"
 )
 
 // maxDaemonJSON bounds dockerd's configuration, in bytes.
@@ -81,13 +83,13 @@ func Register(ctx context.Context, r Registration) error {
 	if r.Socket != "" && r.Socket != defaultSocket {
 		entry.RuntimeArgs = []string{socketFlag + r.Socket}
 	}
-	changed, err := r.edit(func(config, runtimes *object) error {
+	changed, err := r.edit(func(config, runtimes *jsonobject.Object) error {
 		raw, err := json.Marshal(entry)
 		if err != nil {
 			return fmt.Errorf("runtime entry: %w", err)
 		}
-		runtimes.set(RuntimeName, raw)
-		config.set("runtimes", runtimes.bytes())
+		runtimes.Set(RuntimeName, raw)
+		config.Set("runtimes", runtimes.Bytes())
 		return nil
 	})
 	if err != nil {
@@ -104,10 +106,10 @@ func Register(ctx context.Context, r Registration) error {
 func Unregister(ctx context.Context, r Registration) error {
 	// dockerd forgets a runtime only when it reads a list without it: an empty
 	// one is written first and taken out when dockerd has read it.
-	changed, err := r.edit(func(config, runtimes *object) error {
-		if _, ok := runtimes.values[RuntimeName]; ok {
-			runtimes.remove(RuntimeName)
-			config.set("runtimes", runtimes.bytes())
+	changed, err := r.edit(func(config, runtimes *jsonobject.Object) error {
+		if runtimes.Get(RuntimeName) != nil {
+			runtimes.Remove(RuntimeName)
+			config.Set("runtimes", runtimes.Bytes())
 		}
 		return nil
 	})
@@ -121,9 +123,9 @@ func Unregister(ctx context.Context, r Registration) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.edit(func(config, runtimes *object) error {
-		if len(runtimes.keys) == 0 {
-			config.remove("runtimes")
+	_, err = r.edit(func(config, runtimes *jsonobject.Object) error {
+		if runtimes.Len() == 0 {
+			config.Remove("runtimes")
 		}
 		return nil
 	})
@@ -132,7 +134,7 @@ func Unregister(ctx context.Context, r Registration) error {
 
 // edit changes the runtimes in daemon.json. The file is written only when its
 // meaning changes, and never when it cannot be read as JSON.
-func (r Registration) edit(change func(config, runtimes *object) error) (changed bool, err error) {
+func (r Registration) edit(change func(config, runtimes *jsonobject.Object) error) (changed bool, err error) {
 	path := r.DaemonJSON
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real // what a link points at is changed, the link stays
@@ -162,27 +164,27 @@ func (r Registration) edit(change func(config, runtimes *object) error) (changed
 }
 
 // editRuntimes gives the changed text, or nil when nothing changes.
-func editRuntimes(data []byte, change func(config, runtimes *object) error) ([]byte, error) {
+func editRuntimes(data []byte, change func(config, runtimes *jsonobject.Object) error) ([]byte, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		data = []byte("{}")
 	}
-	config, err := parseObject(data)
+	config, err := jsonobject.Parse(data)
 	if err != nil {
 		return nil, err
 	}
-	runtimes, err := config.child("runtimes")
+	runtimes, err := config.Child("runtimes")
 	if err != nil {
 		return nil, err
 	}
-	before := compact(config.bytes())
+	before := compact(config.Bytes())
 	if err := change(config, runtimes); err != nil {
 		return nil, err
 	}
-	if bytes.Equal(before, compact(config.bytes())) {
+	if bytes.Equal(before, compact(config.Bytes())) {
 		return nil, nil
 	}
 	var out bytes.Buffer
-	if err := json.Indent(&out, config.bytes(), "", "  "); err != nil {
+	if err := json.Indent(&out, config.Bytes(), "", "  "); err != nil {
 		return nil, err
 	}
 	out.WriteByte('\n')

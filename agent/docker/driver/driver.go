@@ -13,13 +13,8 @@ import (
 	"github.com/socketplane/socketplane/agent/docker"
 )
 
-// Name is what Docker calls the driver (docker network create -d socketplane),
-// and what the network named default is called in Docker, which keeps that name
-// for itself.
-const Name = "socketplane"
-
 // PluginSocket is where dockerd looks for the driver.
-const PluginSocket = "/run/docker/plugins/" + Name + ".sock"
+const PluginSocket = "/run/docker/plugins/" + docker.DriverName + ".sock"
 
 // optionNetwork is the option of a Docker network that names its network in the
 // cluster: docker network create -o socketplane.network=web.

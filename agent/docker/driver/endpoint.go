@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
 )
 
 type endpointRef struct{ NetworkID, EndpointID string }
@@ -22,7 +23,7 @@ type endpointAnswer struct{ Interface endpointInterface }
 // Docker did not choose is told: the MAC address.
 func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpointAnswer, error) {
 	if req.Interface == nil || req.Interface.Address == "" {
-		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "the endpoint has no address; the network needs --ipam-driver %s", Name)
+		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "the endpoint has no address; the network needs --ipam-driver %s", docker.DriverName)
 	}
 	if req.Interface.AddressIPv6 != "" {
 		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out the IPv6 address")

@@ -79,7 +79,7 @@ func (d *Driver) dockersEndpoints(ctx context.Context, engine *docker.Engine) (k
 	}
 	known, containers = map[string]bool{}, map[string]string{}
 	for _, n := range networks {
-		if n.Driver != Name {
+		if n.Driver != docker.DriverName {
 			continue
 		}
 		list, err := engine.NetworkEndpoints(ctx, n.ID)

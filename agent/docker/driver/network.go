@@ -6,15 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
 )
-
-// DockerName is what a network of the cluster is called in Docker.
-func DockerName(network string) string {
-	if network == api.DefaultNetwork {
-		return Name
-	}
-	return network
-}
 
 type networkRequest struct {
 	NetworkID string
@@ -100,7 +93,7 @@ func readWish(req networkRequest) (wish, error) {
 	case len(req.IPv4Data) != 1:
 		return wish{}, api.Errorf(api.CodeInvalid, "a network has one subnet, not %d", len(req.IPv4Data))
 	case req.IPv4Data[0].AddressSpace != addressSpace:
-		return wish{}, api.Errorf(api.CodeInvalid, "Docker's own addresses are each host's and would be given twice; add --ipam-driver %s", Name)
+		return wish{}, api.Errorf(api.CodeInvalid, "Docker's own addresses are each host's and would be given twice; add --ipam-driver %s", docker.DriverName)
 	case len(req.IPv4Data[0].AuxAddresses) > 0:
 		return wish{}, api.Errorf(api.CodeInvalid, "--aux-address cannot be used; give what needs the address a name with: socketplane connect --ip")
 	case string(req.Options[optionInternal]) == "true":

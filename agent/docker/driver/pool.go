@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
 )
 
 // An IPAM pool is a network's subnet, and so is its id: subnets never overlap, and
@@ -49,7 +50,7 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 	for _, n := range networks {
 		if req.Pool != "" && n.Subnet == subnet {
 			return poolAnswer{}, api.Errorf(api.CodeConflict,
-				"subnet %s is that of network %q, which Docker has on every host as %q; use that, or choose another subnet", subnet, n.ID, DockerName(n.ID))
+				"subnet %s is that of network %q, which Docker has on every host as %q; use that, or choose another subnet", subnet, n.ID, docker.NetworkName(n.ID))
 		}
 	}
 	n, err := d.Service.CreateNetwork(ctx, api.CreateNetworkRequest{ID: trialName, Subnet: req.Pool, DryRun: true})

@@ -87,7 +87,7 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	names := map[string]string{} // of Docker's networks -> driver
 	var errs []error
 	for _, dn := range there {
-		if dn.Driver != Name {
+		if dn.Driver != docker.DriverName {
 			names[dn.Name] = dn.Driver
 			continue
 		}
@@ -110,8 +110,8 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 			errs = append(errs, fmt.Errorf("network %q: Docker is still making it", n.ID))
 			continue
 		}
-		if driver, taken := names[DockerName(n.ID)]; taken {
-			errs = append(errs, fmt.Errorf("network %q: Docker has another network of the name %q (driver %s); rename or remove that one", n.ID, DockerName(n.ID), driver))
+		if driver, taken := names[docker.NetworkName(n.ID)]; taken {
+			errs = append(errs, fmt.Errorf("network %q: Docker has another network of the name %q (driver %s); rename or remove that one", n.ID, docker.NetworkName(n.ID), driver))
 			continue
 		}
 		errs = append(errs, d.make(ctx, engine, n))
@@ -124,13 +124,13 @@ func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network)
 	done := d.known.begin(n.Subnet, n.ID)
 	defer done()
 	_, err := engine.CreateNetwork(ctx, docker.NetworkSpec{
-		Name: DockerName(n.ID), Driver: Name, Subnet: n.Subnet, Gateway: n.Gateway,
+		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
 		Options: map[string]string{optionNetwork: n.ID},
 	})
 	if err != nil {
 		return err
 	}
-	d.Logger.Info("docker has the network", "network", n.ID, "docker_name", DockerName(n.ID))
+	d.Logger.Info("docker has the network", "network", n.ID, "docker_name", docker.NetworkName(n.ID))
 	return nil
 }
 

@@ -1,0 +1,197 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+)
+
+// LegacyService is what the API of 2015 needs of a Service.
+type LegacyService interface {
+	Status(ctx context.Context) (Status, error)
+	CreateNetwork(ctx context.Context, req CreateNetworkRequest) (Network, error)
+	Networks(ctx context.Context) ([]Network, error)
+	Network(ctx context.Context, id string) (Network, error)
+	DeleteNetwork(ctx context.Context, id string) error
+	Endpoints(ctx context.Context) ([]Endpoint, error)
+	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
+	Release(ctx context.Context, id string) error
+}
+
+// NewLegacyHandler serves svc as the agent of 2015 did: under /v0.1/, with
+// answers of its shape, errors as text, and no heed of Content-Type; and its
+// Powerstrip adapter. Fields that it does not know it passes over, as then.
+// Statuses are honest ones, where 2015 said 500 to almost everything.
+func NewLegacyHandler(svc LegacyService, adapter http.Handler, logger *slog.Logger) http.Handler {
+	h := &legacy{svc: svc, logger: logger}
+	mux := http.NewServeMux()
+	for _, prefix := range []string{"/v0.1", ""} {
+		mux.Handle("POST "+prefix+"/adapter", adapter)
+	}
+	for _, prefix := range []string{"/v0.1", "/v1"} { // Powerstrip's adapters were asked for the second
+		mux.HandleFunc("GET "+prefix+"/ping", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			_, _ = io.WriteString(w, "pong") // nobody is left to be told
+		})
+	}
+	for pattern, call := range map[string]func(*http.Request) (any, error){
+		"GET /configuration":          h.configuration,
+		"POST /configuration":         h.configure,
+		"GET /networks":               h.networks,
+		"POST /networks":              h.createNetwork,
+		"GET /networks/{id...}":       h.network,
+		"DELETE /networks/{id...}":    h.deleteNetwork,
+		"GET /connections":            h.connections,
+		"POST /connections":           h.connect,
+		"GET /connections/{id...}":    h.connection,
+		"DELETE /connections/{id...}": h.disconnect,
+		"POST /cluster/bind":          clusterCall("iface", "cluster.iface"),
+		"POST /cluster/join":          clusterCall("address", "consul.address"),
+		"POST /cluster/leave":         clusterCall("", "consul.address"),
+	} {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" /v0.1"+path, h.serve(call))
+	}
+	mux.HandleFunc("/", h.serve(func(r *http.Request) (any, error) {
+		return nil, Errorf(CodeNotFound, "%s %s is not part of this API", r.Method, shown(r.URL.Path))
+	}))
+	return mux
+}
+
+type legacy struct {
+	svc    LegacyService
+	logger *slog.Logger
+}
+
+// errNotHere is a call of 2015 that this agent does not answer by itself.
+var errNotHere = errors.New("not done by this call")
+
+// serve runs one call and writes its answer, nil as an empty 200.
+func (h *legacy) serve(call func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		answer, err := call(r)
+		switch {
+		case err != nil:
+			status := CodeOf(err).HTTPStatus()
+			if _, large := errors.AsType[*http.MaxBytesError](err); large {
+				status = http.StatusRequestEntityTooLarge
+			}
+			if errors.Is(err, errNotHere) {
+				status = http.StatusNotImplemented
+			}
+			if status >= http.StatusInternalServerError {
+				h.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err, "cause", cause(err))
+			}
+			http.Error(w, oneLine(err.Error()), status)
+		case answer == nil:
+			w.WriteHeader(http.StatusOK)
+		default:
+			h.write(w, answer)
+		}
+	}
+}
+
+// write sends an answer as it looked in 2015: without a line's end.
+func (h *legacy) write(w http.ResponseWriter, answer any) {
+	data, err := json.Marshal(answer)
+	if err != nil { // what is answered here always encodes
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	if c, ok := answer.(located); ok {
+		w.Header().Set("Content-Location", c.location())
+	}
+	_, _ = w.Write(data) // nobody is left to be told
+}
+
+// located is an answer that says where it can be had again.
+type located interface{ location() string }
+
+// decodeLegacy reads a body. Whatever it calls itself, it is JSON.
+func decodeLegacy(r *http.Request, into any) error {
+	dec := json.NewDecoder(r.Body)
+	err := dec.Decode(into)
+	if err == nil {
+		if _, err = dec.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("more follows the JSON value")
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("it is empty")
+	}
+	return Errorf(CodeInvalid, "request body is not what %s takes: %w", r.URL.Path, err)
+}
+
+// legacyConfiguration is what was told of the bridge.
+type legacyConfiguration struct {
+	BridgeIP   string `json:"bridge_ip"`
+	BridgeName string `json:"bridge_name"`
+	BridgeCIDR string `json:"bridge_cidr"`
+	BridgeMTU  int    `json:"bridge_mtu"`
+}
+
+// configuration tells of the bridge and the default network.
+func (h *legacy) configuration(r *http.Request) (any, error) { return h.current(r.Context()) }
+
+func (h *legacy) current(ctx context.Context) (legacyConfiguration, error) {
+	st, err := h.svc.Status(ctx)
+	if err != nil {
+		return legacyConfiguration{}, err
+	}
+	c := legacyConfiguration{BridgeName: st.Bridge}
+	n, err := h.svc.Network(ctx, DefaultNetwork)
+	switch {
+	case err == nil:
+		c.BridgeIP, c.BridgeCIDR, c.BridgeMTU = n.Gateway.String(), n.Subnet.String(), n.MTU
+	case CodeOf(err) != CodeNotFound:
+		return legacyConfiguration{}, err
+	}
+	return c, nil
+}
+
+// configure takes what is so already and refuses the rest: in 2015 it was
+// stored, shown, and changed nothing.
+func (h *legacy) configure(r *http.Request) (any, error) {
+	var want legacyConfiguration
+	if err := decodeLegacy(r, &want); err != nil {
+		return nil, err
+	}
+	have, err := h.current(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range []struct{ name, want, have, remedy string }{
+		{"bridge_name", want.BridgeName, have.BridgeName, "set ovs.bridge in the settings file"},
+		{"bridge_ip", want.BridgeIP, have.BridgeIP, "delete network \"default\" and create it anew"},
+		{"bridge_cidr", want.BridgeCIDR, have.BridgeCIDR, "delete network \"default\" and create it anew"},
+	} {
+		if f.want != "" && f.want != f.have {
+			return nil, fmt.Errorf("%s is %s, and a change is %w; %s", f.name, shown(f.have), errNotHere, f.remedy)
+		}
+	}
+	if want.BridgeMTU != 0 && want.BridgeMTU != have.BridgeMTU {
+		return nil, fmt.Errorf("bridge_mtu is %d, and a change is %w; it follows the hosts' interfaces", have.BridgeMTU, errNotHere)
+	}
+	return nil, nil
+}
+
+// clusterCall answers a call that changes the cluster. Its parameter is looked
+// at as it was in 2015.
+func clusterCall(parameter, setting string) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		if parameter != "" && r.URL.Query().Get(parameter) == "" {
+			return nil, Errorf(CodeInvalid, "parameter %s is missing; write %s?%s=...", parameter, r.URL.Path, parameter)
+		}
+		return nil, fmt.Errorf("changing the cluster is %w; set %s in the settings file and restart the agent", errNotHere, setting)
+	}
+}

@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
+	"github.com/socketplane/socketplane/agent/powerstrip"
+)
+
+// legacyAddress is where the agent of 2015 listened; then on every address.
+const legacyAddress = "127.0.0.1:6675"
+
+// legacyHandler serves the API of 2015 with its Powerstrip adapter.
+func legacyHandler(s Settings, svc api.Service, logger *slog.Logger) (http.Handler, error) {
+	engine, err := docker.Dial("unix://" + s.Docker.Socket)
+	if err != nil {
+		return nil, err
+	}
+	adapter := powerstrip.NewAdapter(powerstrip.Config{Networks: svc, DockerNetwork: engine.AwaitNetwork, Logger: logger})
+	return api.NewLegacyHandler(svc, adapter, logger), nil
+}
+
+// withLegacy serves both APIs of the agent's socket.
+func withLegacy(own, legacy http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", own)
+	mux.Handle("/v0.1/", legacy)
+	mux.Handle("/adapter", legacy)
+	mux.Handle("GET /v1/ping", legacy)
+	return mux
+}
+
+// serveLegacy serves the API of 2015 on loopback, to programs of this host.
+func serveLegacy(ctx context.Context, legacy http.Handler) error {
+	l, err := net.Listen("tcp", legacyAddress)
+	if err != nil {
+		return fmt.Errorf("api.legacy: %w; stop what listens there, or set it to false", err)
+	}
+	return serve(ctx, apiServer(api.NoBrowser(legacy, true, func(w http.ResponseWriter, status int, message string) {
+		http.Error(w, message, status)
+	})), l)
+}

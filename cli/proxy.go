@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
+	"github.com/socketplane/socketplane/agent/powerstrip"
+)
+
+func (a *app) proxyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "proxy [--listen ADDR]",
+		Short: "Docker's API, with networks named by a container's environment",
+		Long: `Listens as dockerd does and passes everything on to it, streams included. A
+container that is created through it with one of these variables is on that network
+before its process runs:
+
+  SOCKETPLANE_CIDR=10.0.6.1/24  the network with subnet 10.0.6.0/24. It is made if there
+                                is none; the address then is its gateway's.
+  SP_NETWORK=web                the network of that name, which must be there
+
+Who may speak to the proxy may do what dockerd does, so it listens on loopback
+(127.0.0.0/8, ::1) or on a unix socket (mode 0660, the group of dockerd's socket). Any
+other address needs --tlscert, --tlskey and --tlscacert, and clients with a
+certificate. Web pages are refused. It runs in the foreground and ends with SIGINT or
+SIGTERM: streams under way then have 5 seconds left.
+
+The same is in the settings file: [proxy] listen, cert_file, key_file, ca_file; dockerd
+is found by docker.socket, the agent by api.socket.`,
+		Example: `  socketplane proxy
+  DOCKER_HOST=tcp://127.0.0.1:2375 docker run -d -e SOCKETPLANE_CIDR=10.0.6.1/24 nginx
+  socketplane proxy --listen unix:///run/socketplane/docker.sock
+  socketplane proxy --listen tcp://192.0.2.7:2376 --tlscert /etc/sp/cert.pem \
+    --tlskey /etc/sp/key.pem --tlscacert /etc/sp/ca.pem`,
+		Args:                  args(0, 0),
+		DisableFlagsInUseLine: true,
+	}
+	for _, e := range settingTable() {
+		if e.proxyFlag() {
+			cmd.Flags().String(e.flag, "", e.help)
+		}
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, _, err := a.agentSettings(cmd)
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		return runProxy(ctx, s, a.logger(s))
+	}
+	return cmd
+}
+
+// runProxy serves Docker's API until ctx ends.
+func runProxy(ctx context.Context, s Settings, logger *slog.Logger) error {
+	engine, err := docker.Dial("unix://" + s.Docker.Socket)
+	if err != nil {
+		return err
+	}
+	defer engine.Close() //nolint:errcheck // the process ends
+	proxy := powerstrip.NewProxy(powerstrip.ProxyConfig{
+		Socket: s.Docker.Socket, Logger: logger,
+		Adapter: powerstrip.NewAdapter(powerstrip.Config{
+			Networks: api.NewClient(s.API.Socket), DockerNetwork: engine.AwaitNetwork, Logger: logger,
+		}),
+	})
+	l, at, err := listenProxy(s)
+	if err != nil {
+		return err
+	}
+	// Bodies and answers may take for ever, what comes before them may not.
+	server := &http.Server{
+		Handler: at.guard(proxy), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 1 << 20,
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/2 has no connection to hand over
+		ErrorLog:     slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	logger.Info("proxy started", "version", Version(), "listen", s.Proxy.Listen, "docker", s.Docker.Socket)
+	err = serveProxy(ctx, server, proxy, l)
+	logger.Info("proxy stopped")
+	return err
+}
+
+// serveProxy serves on l until ctx ends, then lets requests and streams under
+// way finish, and cuts off those that do not.
+func serveProxy(ctx context.Context, server *http.Server, proxy *powerstrip.Proxy, l net.Listener) error {
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		err := server.Shutdown(end)
+		proxy.Shutdown(end)
+		if err != nil {
+			_ = server.Close() // a `logs -f` that goes on
+		}
+	})
+	err := server.Serve(l)
+	if stop() || !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	<-stopped
+	return nil
+}
