@@ -119,7 +119,28 @@ func (h *Host) boot(ctx context.Context) error {
 	if strings.TrimSpace(string(said)) != "ok" {
 		return errors.Join(fmt.Errorf("its first process gave up: %s", tail(logfile.Name(), 5)), err, ctx.Err())
 	}
-	return nil
+	return h.settled(ctx)
+}
+
+// settled waits until the first process has become the reaper: while it changes,
+// the kernel shows it without an environment, and nobody would know it.
+func (h *Host) settled(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		pid, err := findInit(h.Name)
+		if err == nil {
+			comm, readErr := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			if readErr == nil && strings.TrimSpace(string(comm)) == "tini" {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("its first process did not become the reaper: %w", errors.Join(err, ctx.Err()))
+		case <-tick.C:
+		}
+	}
 }
 
 // Command is a command on the host, with the host's PATH and a plain environment.
