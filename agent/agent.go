@@ -76,6 +76,7 @@ type Links interface {
 	Inspect(host string) (link.State, error)
 	PeerIn(host, nsPath string) (bool, error)
 	Inhabited(host string) (bool, error)
+	WatchGone(ctx context.Context, gone func(host string)) error
 	SetMTU(ctx context.Context, name string, mtu int) error
 	SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) error
 	HostVeths() ([]string, error)

@@ -43,9 +43,33 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.ensureDefault(ctx) })
 	g.Go(func() error { return a.convergeLoop(ctx) })
+	g.Go(func() error { return a.Links.WatchGone(ctx, a.gone) })
 	err := g.Wait()
 	a.errands.finish(errandGrace)
 	return err
+}
+
+// lossDelay is how long whoever takes a container away has to say so, before its
+// vanished interface makes us look. Docker says it within milliseconds.
+const lossDelay = 300 * time.Millisecond
+
+// gone looks, a moment later, whether an endpoint has lost its interface unsaid:
+// a container that nobody speaks for has ended.
+func (a *Agent) gone(port string) {
+	if !a.attachedBy(port) {
+		return
+	}
+	a.errands.run(lossDelay+undoTimeout, func(ctx context.Context) {
+		a.errands.pause(ctx, lossDelay)
+		if a.attachedBy(port) {
+			signal(a.kick)
+		}
+	})
+}
+
+func (a *Agent) attachedBy(port string) bool {
+	l, ok := a.byPort()[port]
+	return ok && l.Attached
 }
 
 // watch reads one part of the store whole, each time it changes.

@@ -23,6 +23,7 @@ type Links struct {
 	gateways map[string]link.Gateway
 	gone     map[string]bool // namespaces
 	dead     map[string]bool // namespaces without a process
+	lost     chan string     // host's ends that went with their namespace
 	taken    map[string]bool // namespace + interface: somebody else's
 
 	forgotten []link.Stale
@@ -36,7 +37,7 @@ type veth struct {
 
 // NewLinks makes a host without devices.
 func NewLinks(c *Calls) *Links {
-	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, taken: map[string]bool{}}
+	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, lost: make(chan string, 64), taken: map[string]bool{}}
 }
 
 func (l *Links) isNetNS(path string) bool { return strings.HasPrefix(path, "/ns/") && !l.gone[path] }
@@ -126,6 +127,18 @@ func (l *Links) Inhabited(host string) (bool, error) {
 	defer l.mu.Unlock()
 	v := l.veths[host]
 	return v != nil && !l.dead[v.NetNS], nil
+}
+
+// WatchGone tells of what RemoveNetNS takes away.
+func (l *Links) WatchGone(ctx context.Context, gone func(host string)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case host := <-l.lost:
+			gone(host)
+		}
+	}
 }
 
 // Kill ends the processes of a namespace, which stays.
@@ -232,7 +245,15 @@ func (l *Links) RemoveNetNS(path string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gone[path] = true
-	maps.DeleteFunc(l.veths, func(_ string, v *veth) bool { return v.NetNS == path })
+	maps.DeleteFunc(l.veths, func(host string, v *veth) bool {
+		if v.NetNS == path {
+			select {
+			case l.lost <- host:
+			default: // nobody watches
+			}
+		}
+		return v.NetNS == path
+	})
 }
 
 // Occupy makes a name in a namespace somebody else's.

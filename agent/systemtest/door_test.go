@@ -37,7 +37,10 @@ type door struct {
 
 // doors are all ways, each by its own tool.
 func doors() []door {
-	return []door{runDoor(), connectDoor(), cnitoolDoor(), containerdDoor(), podmanDoor()}
+	return []door{
+		runDoor(), connectDoor(), driverDoor(), proxyDoor(), legacyDoor(),
+		cnitoolDoor(), containerdDoor(), podmanDoor(),
+	}
 }
 
 // inside is a container that came by a door.
