@@ -48,7 +48,7 @@ func TestAsked(t *testing.T) {
 		{name: "the library's own field", config: plain, env: "CommonArgs=1", code: types.ErrInvalidEnvironmentVariables, says: "CNI_ARGS"},
 		{name: "no JSON", config: `{`, code: types.ErrDecodingFailure},
 		{name: "no object", config: `[]`, code: types.ErrDecodingFailure},
-		{name: "mistyped key", config: `{"name":"net","netwrok":"web"}`, code: types.ErrUnsupportedField, says: `"netwrok"`},
+		{name: "mistyped key", config: `{"name":"net","nettwerk":"web"}`, code: types.ErrUnsupportedField, says: `"nettwerk"`},
 		{name: "another case", config: `{"name":"net","Network":"web"}`, code: types.ErrUnsupportedField, says: `"Network"`},
 		{name: "ipam", config: `{"name":"net","ipam":{"type":"host-local"}}`, code: types.ErrUnsupportedField, says: "host-local"},
 		{name: "a path for a network", config: `{"name":"net","network":"../x"}`, code: types.ErrInvalidNetworkConfig, says: "network"},

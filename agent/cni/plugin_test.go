@@ -182,7 +182,7 @@ func TestAddThatCannotTellIsUndone(t *testing.T) {
 
 func TestDelNeedsNothing(t *testing.T) {
 	h := newHost(t)
-	for _, config := range []string{plain, `{"name":"net","netwrok":1,"ipam":{"type":"x"},"network":"../x"}`} {
+	for _, config := range []string{plain, `{"name":"net","nettwerk":1,"ipam":{"type":"x"},"network":"../x"}`} {
 		args := h.args(config)
 		args.Netns = ""
 		for range 2 {

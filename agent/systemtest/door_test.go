@@ -67,12 +67,12 @@ func (c *inside) look(t testing.TB) {
 	t.Helper()
 	e := info(t, c.host, c.known())
 	if e.Network != c.network || e.Port == "" {
-		t.Fatalf("%s: %s is on network %q with port %q, want network %q", c.door.name, c.cname, e.Network, e.Port, c.network)
+		t.Fatalf("%s: %s is on network %q with port %q, want network %q", c.name, c.cname, e.Network, e.Port, c.network)
 	}
 	c.ip = e.IP
 	shown := c.exec(t, c.host, c.cname, "ip", "-4", "addr", "show", "eth0").stdout
 	if !strings.Contains(shown, "inet "+e.IP+"/") {
-		t.Fatalf("%s: the agent says %s of %s, which has:\n%s", c.door.name, e.IP, c.cname, shown)
+		t.Fatalf("%s: the agent says %s of %s, which has:\n%s", c.name, e.IP, c.cname, shown)
 	}
 }
 
