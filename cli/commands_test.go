@@ -182,6 +182,8 @@ func TestFailures(t *testing.T) {
 		{socket, []string{"network", "create", strings.Repeat("a", 65)}, 2, "65 bytes"},
 		{socket, []string{"network", "create", "x", "10.6.0.1/16"}, 2, "did you mean 10.6.0.0/16"},
 		{socket, []string{"network", "create", "x", "10.6.0.0/31"}, 2, "/30"},
+		{socket, []string{"network", "create", "x", "10.6.0.0/24", "--gateway", "x"}, 2, "not an IPv4 address"},
+		{socket, []string{"network", "create", "x", "--gateway", "10.6.0.1"}, 2, "needs a CIDR"},
 		{socket, []string{"network", "info", "none-such"}, 1, "none-such"},
 		{socket, []string{"network", "delete", "web"}, 1, "2 endpoints"},
 		{socket, []string{"network", "list", "--nonsense"}, 2, "--nonsense"},

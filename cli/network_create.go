@@ -7,16 +7,19 @@ import (
 
 func (a *app) networkCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create NAME [CIDR]",
+		Use:   "create NAME [CIDR] [--gateway ADDR]",
 		Short: "Create a network on all hosts",
 		Long: `Creates a network. Without a CIDR a free subnet is picked that overlaps no other
 network and no route of any host. The same name with the same subnet again gives
 the existing network; with another subnet it is an error.`,
 		Example: `  socketplane network create web 10.6.0.0/16
+  socketplane network create shop 10.7.0.0/24 --gateway 10.7.0.254
   socketplane network create db -o json`,
-		Args: args(1, 2),
+		Args:                  args(1, 2),
+		DisableFlagsInUseLine: true,
 	}
 	format := outputFlag(cmd)
+	gateway := cmd.Flags().String("gateway", "", "the gateway's address (default: the subnet's first)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := api.CheckNetworkName(args[0]); err != nil {
 			return err
@@ -27,6 +30,15 @@ the existing network; with another subnet it is an error.`,
 				return err
 			}
 			req.Subnet = args[1]
+		}
+		if *gateway != "" {
+			if _, err := api.ParseIP(*gateway); err != nil {
+				return err
+			}
+			if req.Subnet == "" {
+				return usagef("--gateway needs a CIDR; usage: %s", usageLine(cmd))
+			}
+			req.Gateway = *gateway
 		}
 		svc, err := a.service()
 		if err != nil {
