@@ -43,7 +43,7 @@ test: deps build consul tools ## unit, contract and system tests, as CI runs the
 
 test-long: deps build consul tools ## all tests, with hundreds of repeats
 	@scripts/fuzz.sh 90s
-	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM)
+	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM)
 
 unit: deps consul tools ## the tests of single packages
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT)

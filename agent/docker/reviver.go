@@ -64,10 +64,10 @@ func forsaken(c container.InspectResponse) bool {
 		"the agent cannot be reached",    // our hook's (api.ErrUnreachable)
 		"no answer from the agent",       // the same, by deadline
 		"plugins/socketplane.sock",       // Docker's, of a socket that nobody answers
-		`Plugin "socketplane" not found`, // Docker's, of one that is not there
+		`plugin "socketplane" not found`, // Docker's, of one that is not there
 		"are not known yet, since",       // the agent's, until the store has answered
 	} {
-		if strings.Contains(c.State.Error, words) {
+		if strings.Contains(strings.ToLower(c.State.Error), words) {
 			return true
 		}
 	}
