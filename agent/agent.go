@@ -78,7 +78,7 @@ type Links interface {
 	Inhabited(host string) (bool, error)
 	WatchGone(ctx context.Context, gone func(host string)) error
 	SetMTU(ctx context.Context, name string, mtu int) error
-	SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) error
+	SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error
 	HostVeths() ([]string, error)
 	EnsureGateway(ctx context.Context, g link.Gateway) error
 	Neighbor(ctx context.Context, addr netip.Addr) (link.Neighbor, error)
@@ -123,6 +123,7 @@ type Agent struct {
 	errands  *errands      // what goes on after a call has returned
 	linger   time.Duration // see lingerTime
 	doubt    time.Duration // see doubtTime
+	making   time.Duration // see inTheMaking
 	ways     ways          // to the peers, as the userspace datapath was told
 
 	forgetful  atomic.Bool           // the switch was restarted and must be told the ways anew
@@ -169,6 +170,7 @@ func New(cfg Config) (*Agent, error) {
 		errands:    newErrands(),
 		linger:     lingerTime,
 		doubt:      doubtTime,
+		making:     inTheMaking,
 		notes:      map[string]string{},
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},

@@ -123,7 +123,6 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 	if l.NetNS = req.NetNS; len(l.NetNS) > maxKeptPath {
 		l.NetNS = ""
 	}
-	l.HandedOver = req.HandOver
 	switch {
 	case req.HandOver:
 		l.IfName = ""
@@ -231,7 +230,7 @@ func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) 
 		Host: link.HostName(l.ID), Peer: link.PeerName(l.ID),
 		MAC: l.MAC, MTU: a.view.mtu(a.host()), Userspace: a.userspace(),
 	}
-	if !l.HandedOver {
+	if !l.handedOver() {
 		veth.NetNS, veth.IfName = ns, l.IfName // born inside: a move costs the kernel some 20 ms
 	}
 	if err := a.Links.EnsureVeth(ctx, veth); err != nil {
@@ -243,7 +242,7 @@ func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) 
 		ofport, err = a.Switch.AddPort(gctx, port(l, r, veth.MTU))
 		return err
 	})
-	if !l.HandedOver {
+	if !l.handedOver() {
 		g.Go(func() error { return a.configure(gctx, l, r, ns) })
 	}
 	return ofport, g.Wait()

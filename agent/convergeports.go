@@ -135,7 +135,7 @@ func (a *Agent) mendMTU(ctx context.Context, id string) error {
 		a.note(noteMTU+id, fmt.Sprintf("%q keeps the MTU that it began with, since its namespace is not known any more; restart it to give it %d", id, mtu))
 		return nil
 	}
-	if err := a.Links.SetPeerMTU(ctx, l.NetNS, l.IfName, mtu); err != nil {
+	if err := a.Links.SetPeerMTU(ctx, l.Port, l.NetNS, mtu); err != nil {
 		return err
 	}
 	if err := a.Links.SetMTU(ctx, l.Port, mtu); err != nil {

@@ -29,7 +29,9 @@ type hold struct {
 	network string
 	pool    ipam.Pool
 	ip      netip.Addr // the zero Addr: not known whether it has one
+	since   time.Time
 	until   time.Time
+	doubt   bool // a write may still be under way: to be given back twice
 }
 
 // holds are this host's, by owner.
@@ -53,6 +55,18 @@ func (h *holds) take(networkID string, ip netip.Addr) (hold, bool) {
 	for owner, x := range h.byOwner {
 		if x.network == networkID && x.ip == ip {
 			delete(h.byOwner, owner)
+			return x, true
+		}
+	}
+	return hold{}, false
+}
+
+// find gives the hold of an address.
+func (h *holds) find(networkID string, ip netip.Addr) (hold, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, x := range h.byOwner {
+		if x.network == networkID && x.ip == ip {
 			return x, true
 		}
 	}
@@ -93,14 +107,17 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 		return api.Hold{}, translate(err)
 	}
 	h := hold{owner: a.owner(holdPrefix + rand.Text()), network: r.ID, pool: pool(r)}
-	if h.ip, err = a.holdAddress(ctx, r, ip, h.owner); err != nil {
+	got, err := a.holdAddress(ctx, r, ip, h.owner)
+	if err != nil {
 		if away(err) || ctx.Err() != nil {
-			a.holds.put(h) // it may have been applied all the same: over at once
+			h.doubt = true // it may have been applied all the same: over at once
+			a.holds.put(h)
 			signal(a.kick)
 		}
 		return api.Hold{}, translate(a.explainAddress(err, r))
 	}
-	h.until = time.Now().Add(holdTime)
+	h.ip, h.since = got, time.Now()
+	h.until = h.since.Add(holdTime)
 	a.holds.put(h)
 	return api.Hold{Network: r.ID, IP: h.ip, PrefixLen: r.Subnet.Bits(), Gateway: r.Gateway}, nil
 }
@@ -121,10 +138,39 @@ func (a *Agent) holdAddress(ctx context.Context, r network.Record, ip netip.Addr
 	if host != a.id {
 		return ip, err
 	}
+	if strings.HasPrefix(id, holdPrefix) {
+		return ip, a.succeed(ctx, r, ip, owner, err)
+	}
 	if freed, freeErr := a.releaseForsaken(ctx, id); freeErr != nil || !freed {
 		return ip, errors.Join(err, freeErr)
 	}
 	return ip, a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
+}
+
+// inTheMaking is how long an address, or an endpoint without an interface, is
+// left to whoever asked for it: Docker goes on within milliseconds, unless it has
+// died.
+const inTheMaking = 2 * time.Second
+
+// succeed takes an address over from a hold that nobody has come for, as soon as
+// it is clear that nobody will. taken is the error otherwise.
+func (a *Agent) succeed(ctx context.Context, r network.Record, ip netip.Addr, owner string, taken error) error {
+	old, ok := a.holds.find(r.ID, ip)
+	if !ok {
+		return a.Addresses.AllocateAddr(ctx, pool(r), ip, owner) // it has just gone
+	}
+	sleep(ctx, time.Until(old.since.Add(a.making)))
+	if now, ok := a.holds.take(r.ID, ip); !ok || now.owner != old.owner {
+		if ok {
+			a.holds.put(now)
+		}
+		return taken
+	}
+	err := a.Addresses.Transfer(ctx, old.pool, ip, old.owner, owner)
+	if err != nil {
+		a.holds.put(old)
+	}
+	return err
 }
 
 // releaseForsaken releases an endpoint of Docker's networks in whose namespace
@@ -137,6 +183,9 @@ func (a *Agent) releaseForsaken(ctx context.Context, id string) (bool, error) {
 	defer unlock()
 	l, ok := a.table.get(id)
 	if !ok || l.Source != api.SourceDriver {
+		return false, nil
+	}
+	if !l.Attached && time.Since(l.since) < a.making {
 		return false, nil
 	}
 	if l.Attached {
@@ -171,10 +220,18 @@ func (a *Agent) Unhold(ctx context.Context, networkID, address string) error {
 // dropHold gives a hold's address back; when that fails, converge tries on.
 func (a *Agent) dropHold(ctx context.Context, h hold) error {
 	err := a.Addresses.Release(ctx, h.pool, h.owner)
-	if err != nil {
+	switch {
+	case err != nil:
 		h.until = time.Time{}
 		a.holds.put(h)
 		signal(a.kick)
+	case h.doubt && a.doubt > 0:
+		h.doubt, h.until = false, time.Now().Add(a.doubt)
+		a.holds.put(h)
+		a.errands.run(a.doubt+undoTimeout, func(ctx context.Context) {
+			sleep(ctx, a.doubt)
+			signal(a.kick)
+		})
 	}
 	return err
 }

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,10 +31,8 @@ func TestHold(t *testing.T) {
 	if other := h.mustHold(""); other.IP == held.IP {
 		t.Errorf("two holds of %s", held.IP)
 	}
-	_, err := h.Hold(t.Context(), api.HoldRequest{Network: "foo", IP: "10.6.0.2"})
-	wantCode(t, err, api.CodeConflict, "10.6.0.2", "taken")
 	// Another door may not have what Docker was promised.
-	_, err = h.Reserve(t.Context(), api.ReserveRequest{ID: "c1", Network: "foo", IP: "10.6.0.2", Source: api.SourceDocker})
+	_, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "c1", Network: "foo", IP: "10.6.0.2", Source: api.SourceDocker})
 	wantCode(t, err, api.CodeConflict, "10.6.0.2")
 	if _, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "e1", Network: "foo", IP: "10.6.0.2", Source: api.SourceDriver}); err != nil {
 		t.Fatal(err)
@@ -81,6 +81,79 @@ func TestHold(t *testing.T) {
 	h.calls.Reset()
 	h.converge()
 	h.wantWhole("after a lost answer", empty)
+}
+
+// TestHoldAgain: Docker died between the address and the endpoint, and asks again;
+// while it lives, the first has it.
+func TestHoldAgain(t *testing.T) {
+	h := newTestHost(t)
+	empty := h.whole()
+	h.making = 100 * time.Millisecond
+	h.mustHold("10.6.0.9")
+	start := time.Now()
+	h.mustHold("10.6.0.9")
+	if took := time.Since(start); took < h.making/2 {
+		t.Errorf("taken over after %s", took)
+	}
+	h.making = time.Minute
+	impatient, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	go func() {
+		_, _ = h.Reserve(t.Context(), api.ReserveRequest{ID: "e1", Network: "foo", IP: "10.6.0.9", Source: api.SourceDriver})
+	}()
+	eventually(t, "the endpoint", func() bool { _, err := h.Endpoint(t.Context(), "e1"); return err == nil })
+	// It is in the making: nobody else gets its address.
+	_, err := h.Hold(impatient, api.HoldRequest{Network: "foo", IP: "10.6.0.9"})
+	wantCode(t, err, api.CodeConflict, "taken")
+	h.settle()
+	if err := h.Release(t.Context(), "e1"); err != nil {
+		t.Fatal(err)
+	}
+	h.wantWhole("released", empty)
+}
+
+// TestTransferFails: an address whose passing to its endpoint failed is given back
+// by whoever gives it back.
+func TestTransferFails(t *testing.T) {
+	h := newTestHost(t)
+	empty := h.whole()
+	h.mustHold("10.6.0.9")
+	h.calls.Reset()
+	h.calls.FailAt(1, false)
+	_, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "e1", Network: "foo", IP: "10.6.0.9", Source: api.SourceDriver})
+	wantCode(t, err, api.CodeUnavailable)
+	h.calls.Reset()
+	if err := h.Unhold(t.Context(), "foo", "10.6.0.9"); err != nil {
+		t.Fatal(err)
+	}
+	h.converge()
+	h.wantWhole("given back", empty)
+}
+
+// TestDescribe: it never makes an endpoint.
+func TestDescribe(t *testing.T) {
+	h := newTestHost(t)
+	empty := h.whole()
+	_, err := h.Describe(t.Context(), api.DescribeRequest{ID: "e1", ContainerID: "abc", ContainerName: "web"})
+	wantCode(t, err, api.CodeNotFound)
+	_, err = h.Describe(t.Context(), api.DescribeRequest{ID: "e1", ContainerID: "../x"})
+	wantCode(t, err, api.CodeInvalid)
+	h.wantWhole("described", empty)
+}
+
+// TestHandOverAgain: Docker repeats a call that the agent's death has cut off.
+func TestHandOverAgain(t *testing.T) {
+	h := newTestHost(t)
+	req := api.AttachRequest{ID: "e1", Network: "foo", Source: api.SourceDriver, NetNS: "/ns/e1", HandOver: true}
+	first, err := h.Attach(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	h.converge()
+	if again, err := h.Attach(t.Context(), req); err != nil || again.Peer != first.Peer || again.Peer == "" {
+		t.Errorf("after a restart: %+v, %v", again, err)
+	}
 }
 
 // TestForsaken: Docker asks for the address of a container that it could not say
@@ -143,8 +216,18 @@ func TestHandOver(t *testing.T) {
 	h.converge()
 	h.wantWhole("after a restart", attached)
 
+	// Another MTU is followed, whatever Docker calls the interface.
+	h.mtu = 1400
+	h.converge()
+	if got := strings.Join(h.links.State(), "\n"); !strings.Contains(got, "as eth0 mtu 1350") {
+		t.Errorf("with another MTU:\n%s", got)
+	}
+	h.mtu = 1500
+	h.converge()
+	h.wantWhole("with the first MTU again", attached)
+
 	// Who it is becomes known later.
-	if _, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "e1", ContainerID: "abc", ContainerName: "web", Network: "foo", Source: api.SourceDriver}); err != nil {
+	if _, err := h.Describe(t.Context(), api.DescribeRequest{ID: "e1", ContainerID: "abc", ContainerName: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, ref := range []string{"web", "abc", "ab", "e1"} {

@@ -96,6 +96,10 @@ func checkContainer(id, name string) error {
 	return api.CheckContainerName(name)
 }
 
+// handedOver says whether the caller of Attach has moved the interface, or is
+// about to.
+func (e endpoint) handedOver() bool { return e.IfName == "" }
+
 // container is the id of the container that has the endpoint.
 func (e endpoint) container() string { return cmp.Or(e.ContainerID, e.ID) }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
@@ -97,7 +98,7 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 			return local{}, r, nil, err
 		}
 		r, err = a.recordOf(ctx, old.Network)
-		return a.redescribe(old, w), r, nil, err
+		return old, r, nil, err
 	}
 	if w.network == "" {
 		return local{}, r, nil, api.Errorf(api.CodeNotFound,
@@ -114,7 +115,7 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	if err := a.checkMAC(r, w); err != nil {
 		return local{}, r, nil, err
 	}
-	l = local{Network: r.ID, pool: pool(r), version: r.Version, endpoint: endpoint{
+	l = local{Network: r.ID, pool: pool(r), version: r.Version, since: time.Now(), endpoint: endpoint{
 		ID: w.id, ContainerID: w.container, ContainerName: w.name, IfName: w.ifname, Ports: w.ports,
 		Source: cmp.Or(w.source, api.SourceConnect),
 	}}
@@ -162,7 +163,11 @@ func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.A
 	if w.source == api.SourceDriver {
 		if h, ok := a.holds.take(r.ID, ip); ok {
 			err := a.Addresses.Transfer(ctx, h.pool, ip, h.owner, a.owner(w.id))
+			if err == nil {
+				return ip, nil
+			}
 			if !errors.Is(err, ipam.ErrTaken) {
+				a.holds.put(h) // whoever gives it back, or its end, must find it
 				return ip, err
 			}
 		}
@@ -170,18 +175,32 @@ func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.A
 	return ip, a.Addresses.AllocateAddr(ctx, pool(r), ip, a.owner(w.id))
 }
 
-// redescribe takes over what a request says of the container that has the
-// endpoint: those of Docker's networks are known only after the start.
-func (a *Agent) redescribe(l local, w want) local {
-	before := l.endpoint
-	l.ContainerID, l.ContainerName = cmp.Or(w.container, l.ContainerID), cmp.Or(w.name, l.ContainerName)
-	if l.ContainerID != before.ContainerID || l.ContainerName != before.ContainerName {
-		a.table.put(l)
-		if l.Attached {
-			signal(a.kick) // its port tells of it, too
-		}
+// Describe implements api.Service.
+func (a *Agent) Describe(ctx context.Context, req api.DescribeRequest) (api.Endpoint, error) {
+	if err := errors.Join(api.CheckEndpointID(req.ID), checkContainer(req.ContainerID, req.ContainerName)); err != nil {
+		return api.Endpoint{}, err
 	}
-	return l
+	if err := a.checkLoaded(); err != nil {
+		return api.Endpoint{}, err
+	}
+	unlock, err := a.lockID(ctx, req.ID)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	defer unlock()
+	l, ok := a.table.get(req.ID)
+	if !ok || l.Releasing {
+		return api.Endpoint{}, api.Errorf(api.CodeNotFound, "endpoint %q is not there; see: socketplane info", req.ID)
+	}
+	if req.ContainerID == l.ID {
+		req.ContainerID = ""
+	}
+	if l.ContainerID != req.ContainerID || l.ContainerName != req.ContainerName {
+		l.ContainerID, l.ContainerName = req.ContainerID, req.ContainerName
+		a.table.put(l)
+		signal(a.kick) // the store hears of it, and the port on the bridge
+	}
+	return a.shown(l, a.recordHere(l.Network)), nil
 }
 
 // checkMAC refuses a MAC address that something else on the network has, as far

@@ -220,7 +220,7 @@ func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 		Port: l.Port, IfName: l.IfName, Ports: l.published(), Host: self.Name, Source: l.Source, Attached: l.Attached,
 		NetNS: l.NetNS,
 	}
-	if l.Attached && l.HandedOver {
+	if l.Attached && l.handedOver() {
 		e.Peer = link.PeerName(l.ID)
 	}
 	return e

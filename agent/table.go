@@ -15,17 +15,17 @@ import (
 // that a reader may keep one without a lock.
 type local struct {
 	endpoint
-	Network    string
-	Port       string // OVS port; empty while not attached
-	OFPort     int    // 0 while not attached
-	NetNS      string // path of the namespace at the attach; it may mean another by now
-	HandedOver bool   // the caller of Attach has moved the interface, or is about to
-	Releasing  bool   // its owner is gone, and the address must go back
-	Dirty      bool   // not attached, but something of the interface may be left
-	Doubt      bool   // the store did not say whether it took the address: a write may still be under way
+	Network   string
+	Port      string // OVS port; empty while not attached
+	OFPort    int    // 0 while not attached
+	NetNS     string // path of the namespace at the attach; it may mean another by now
+	Releasing bool   // its owner is gone, and the address must go back
+	Dirty     bool   // not attached, but something of the interface may be left
+	Doubt     bool   // the store did not say whether it took the address: a write may still be under way
 
 	pool    ipam.Pool // where the address is from; zero: from the network as it is
 	version uint64    // of the network's record when the address was taken; 0: not known
+	since   time.Time // when it was reserved in this life of the agent; zero: before
 	again   time.Time // when to look again for what is in doubt; zero: nobody has looked yet
 }
 

@@ -173,17 +173,18 @@ func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
 }
 
 // SetPeerMTU sets the MTU of the end in a namespace.
-func (l *Links) SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) error {
+func (l *Links) SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error {
 	return l.calls.do(ctx, "Links.SetPeerMTU", func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		for _, v := range l.veths {
-			if v.NetNS == nsPath && v.IfName == ifName && v.config != nil {
-				v.MTU, v.config.MTU = mtu, mtu
-				return nil
-			}
+		v := l.veths[host]
+		if v == nil || v.NetNS != nsPath {
+			return link.ErrNotFound
 		}
-		return link.ErrNotFound
+		if v.MTU = mtu; v.config != nil {
+			v.config.MTU = mtu
+		}
+		return nil
 	})
 }
 

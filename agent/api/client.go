@@ -94,6 +94,11 @@ func (c *Client) Unhold(ctx context.Context, network, ip string) error {
 	return do(ctx, c, http.MethodDelete, "/v1/holds/"+url.PathEscape(network)+"/"+url.PathEscape(ip))
 }
 
+// Describe implements Service.
+func (c *Client) Describe(ctx context.Context, req DescribeRequest) (Endpoint, error) {
+	return call[Endpoint](ctx, c, http.MethodPost, "/v1/describe", req)
+}
+
 // Publish implements Service.
 func (c *Client) Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error) {
 	return call[Endpoint](ctx, c, http.MethodPost, "/v1/publish", publishRequest{ID: id, Ports: ports})

@@ -37,8 +37,7 @@ type Endpoint struct {
 }
 
 // ReserveRequest holds an address of a network for a container that does not
-// run yet. The same request again gives the same endpoint; what it says of the
-// container (ContainerID, ContainerName) is then brought up to date.
+// run yet. The same request again gives the same endpoint.
 type ReserveRequest struct {
 	ID            string        `json:"id"`
 	ContainerID   string        `json:"container_id,omitempty"` // empty: the ID
@@ -48,6 +47,14 @@ type ReserveRequest struct {
 	MAC           string        `json:"mac,omitempty"` // empty: 02:42 and the address
 	Ports         []PortMapping `json:"ports,omitempty"`
 	Source        Source        `json:"source"`
+}
+
+// DescribeRequest says whose an endpoint is. Docker tells of its own networks'
+// endpoints only after the container has started.
+type DescribeRequest struct {
+	ID            string `json:"id"`
+	ContainerID   string `json:"container_id"`
+	ContainerName string `json:"container_name"`
 }
 
 // AttachRequest puts an interface into a network namespace. With a Network it

@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// maxBody bounds a request, in bytes: the largest valid one is below 2 KiB.
+// maxBody bounds a request, in bytes: the largest valid one, with all
+// its published ports, is below 32 KiB.
 const maxBody = 64 << 10
 
 // errorBody is how a failure travels.
@@ -55,6 +56,7 @@ func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 		}
 		return nil, svc.Unhold(r.Context(), network, ip)
 	}))
+	mux.HandleFunc("POST /v1/describe", h.serve(withBody(svc.Describe)))
 	mux.HandleFunc("POST /v1/publish", h.serve(withBody(func(ctx context.Context, req publishRequest) (Endpoint, error) {
 		return svc.Publish(ctx, req.ID, req.Ports)
 	})))

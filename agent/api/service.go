@@ -26,6 +26,8 @@ type Service interface {
 	Unhold(ctx context.Context, network, ip string) error
 	// Reserve holds an address for an endpoint without attaching it.
 	Reserve(ctx context.Context, req ReserveRequest) (Endpoint, error)
+	// Describe says whose an endpoint is. One that is gone is not found.
+	Describe(ctx context.Context, req DescribeRequest) (Endpoint, error)
 	// Publish makes the published ports of an endpoint those given; none takes all back.
 	Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error)
 	// Attach gives a namespace its interface; the same request again gives the same endpoint.

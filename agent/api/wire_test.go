@@ -78,6 +78,10 @@ func (f *fakeService) Unhold(_ context.Context, network, ip string) error {
 	return f.ask("unhold", network, ip)
 }
 
+func (f *fakeService) Describe(_ context.Context, r DescribeRequest) (Endpoint, error) {
+	return anEndpoint, f.ask("describe", r)
+}
+
 func (f *fakeService) Publish(_ context.Context, id string, ports []PortMapping) (Endpoint, error) {
 	return anEndpoint, f.ask("publish", id, ports)
 }
@@ -114,6 +118,7 @@ func none(err error) (any, error) { return nil, err }
 
 func calls() []exchange {
 	create := CreateNetworkRequest{ID: "foo", Subnet: "10.6.0.0/16", Gateway: "10.6.0.9", DryRun: true}
+	describe := DescribeRequest{ID: "c1", ContainerID: "c", ContainerName: "web"}
 	hold := HoldRequest{Network: "foo", IP: "10.6.0.2"}
 	reserve := ReserveRequest{
 		ID: "c1", ContainerID: "c", ContainerName: "web", Network: "foo", IP: "10.6.0.2", MAC: "02:00:00:00:00:01", Ports: somePorts, Source: SourceDocker,
@@ -132,6 +137,7 @@ func calls() []exchange {
 		{"Endpoint", func(ctx context.Context, s Service) (any, error) { return s.Endpoint(ctx, "web") }, []any{"endpoint", "web"}, anEndpoint},
 		{"Hold", func(ctx context.Context, s Service) (any, error) { return s.Hold(ctx, hold) }, []any{"hold", hold}, aHold},
 		{"Unhold", func(ctx context.Context, s Service) (any, error) { return none(s.Unhold(ctx, "foo", "10.6.0.2")) }, []any{"unhold", "foo", "10.6.0.2"}, nil},
+		{"Describe", func(ctx context.Context, s Service) (any, error) { return s.Describe(ctx, describe) }, []any{"describe", describe}, anEndpoint},
 		{"Publish", func(ctx context.Context, s Service) (any, error) { return s.Publish(ctx, "c1", somePorts) }, []any{"publish", "c1", somePorts}, anEndpoint},
 		{"Reserve", func(ctx context.Context, s Service) (any, error) { return s.Reserve(ctx, reserve) }, []any{"reserve", reserve}, anEndpoint},
 		{"Attach", func(ctx context.Context, s Service) (any, error) { return s.Attach(ctx, attach) }, []any{"attach", attach}, anEndpoint},

@@ -30,7 +30,13 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	svc := p.connect(c.Socket)
 	var e api.Endpoint
+	there := false // since an earlier ADD
 	err = api.WhileUnreachable(ctx, api.Patience, func() (err error) {
+		old, err := svc.Endpoint(ctx, req.ID)
+		if err != nil && api.CodeOf(err) != api.CodeNotFound {
+			return err
+		}
+		there = err == nil && old.ID == req.ID && old.Attached
 		e, err = svc.Attach(ctx, req)
 		return err
 	})
@@ -38,6 +44,9 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	if err := p.tell(c, prev, e, args.Netns); err != nil {
+		if there {
+			return err
+		}
 		// Nobody will know of the interface: it goes again.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()

@@ -5,9 +5,18 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// reviveTimeout bounds the starts of one sweep.
+	reviveTimeout = 30 * time.Second
+	// revivedAtOnce is how many containers are started at a time.
+	revivedAtOnce = 4
 )
 
 // Reviver starts the containers that Docker was to bring back, with its own start
@@ -31,6 +40,12 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 	if err != nil {
 		return fmt.Errorf("docker's containers: %w", err)
 	}
+	// One that hangs must not keep us from what else goes on.
+	ctx, cancel := context.WithTimeout(ctx, reviveTimeout)
+	defer cancel()
+	var g errgroup.Group
+	g.SetLimit(revivedAtOnce)
+	defer g.Wait() //nolint:errcheck // each start says what went wrong
 	for _, c := range list.Items {
 		got, err := engine.cli.ContainerInspect(ctx, c.ID, client.ContainerInspectOptions{})
 		if err != nil {
@@ -39,11 +54,14 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 		if !forsaken(got.Container) {
 			continue
 		}
-		if err := engine.Start(ctx, c.ID); err != nil {
-			r.logger.Warn("a container that Docker could not bring back does not start", "container", c.ID, "err", err)
-			continue
-		}
-		r.logger.Info("started a container that Docker could not bring back without the agent", "container", c.ID, "name", got.Container.Name)
+		g.Go(func() error {
+			if err := engine.Start(ctx, c.ID); err != nil {
+				r.logger.Warn("a container that Docker could not bring back does not start", "container", c.ID, "err", err)
+				return nil
+			}
+			r.logger.Info("started a container that Docker could not bring back without the agent", "container", c.ID, "name", got.Container.Name)
+			return nil
+		})
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func testConfigure(t *testing.T, born bool) {
 	if err := c.LinkSetMTU(link, 1300); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(l.SetPeerMTU(t.Context(), ns, "eth0", 1400), l.SetMTU(t.Context(), v.Host, 1400)); err != nil {
+	if err := errors.Join(l.SetPeerMTU(t.Context(), v.Host, ns, 1400), l.SetMTU(t.Context(), v.Host, 1400)); err != nil {
 		t.Fatal(err)
 	}
 	if got := look(t, c, "eth0"); got.MTU != 1400 {

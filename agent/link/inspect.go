@@ -101,10 +101,20 @@ func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
 	return c.setMTU(name, mtu)
 }
 
-// SetPeerMTU sets the MTU, in bytes, of an interface in a container's
-// namespace.
-func (l *Links) SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) error {
+// SetPeerMTU sets the MTU, in bytes, of the other end of a host's end, in a
+// container's namespace, whatever it is called there: Docker chooses the name of
+// what it moves itself. PeerIn says whether it is there.
+func (l *Links) SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	outside, err := l.acquire()
+	if err != nil {
+		return err
+	}
+	end, err := outside.mustFind(host)
+	l.release(outside)
+	if err != nil {
 		return err
 	}
 	ns, own, err := openContainer(nsPath)
@@ -118,7 +128,14 @@ func (l *Links) SetPeerMTU(ctx context.Context, nsPath, ifName string, mtu int) 
 		return err
 	}
 	defer c.Close()
-	return c.setMTU(ifName, mtu)
+	peer, err := c.LinkByIndex(end.Attrs().ParentIndex)
+	if err != nil {
+		return fmt.Errorf("peer of %q in %q: %w", host, nsPath, err)
+	}
+	if peer.Type() != "veth" || peer.Attrs().ParentIndex != end.Attrs().Index {
+		return fmt.Errorf("peer of %q in %q: %w", host, nsPath, ErrNotFound)
+	}
+	return c.mendLink(peer, mtu, nil)
 }
 
 func (c *conn) setMTU(name string, mtu int) error {

@@ -80,11 +80,14 @@ func TestPowerCut(t *testing.T) {
 		t.Run(o.name, func(t *testing.T) {
 			cleanly := [2][]string{footprint(t, 1), footprint(t, 3)}
 			back := runContainer(t, 3, "power", "po-back", "--restart", "always")
+			dockerHas(t, 3, "power", true)
+			driven := runByDriver(t, 3, "power", "po-driven", "--restart", "always")
+			fixed := runByDriver(t, 3, "power", "po-fixed", "--restart", "always", "--ip", "10.153.0.222", "-p", "8080:80")
 			off := runContainer(t, 3, "power", "po-off")
 			ns := namespace(t, 3, "po-ns")
 			sp(t, 3, "connect", "-n", "power", "--netns", ns, "--id", "po-ns")
 			connected := info(t, 3, "po-ns").IP
-			for _, ip := range []string{back.ip, off.ip, connected} {
+			for _, ip := range []string{back.ip, driven.ip, fixed.ip, off.ip, connected} {
 				eventually(t, "reach "+ip, func() error { return far.pings(t, ip) })
 			}
 
@@ -104,6 +107,22 @@ func TestPowerCut(t *testing.T) {
 			if got := info(t, 3, back.name); got.IP != back.ip || got.Port == "" {
 				t.Errorf("%s came back as %+v, had %s", back.name, got, back.ip)
 			}
+			for _, c := range []container{driven, fixed} {
+				eventuallyIn(t, 30*time.Second, c.name+" is back on Docker's network", func() error {
+					ip := dockersIP(t, 3, c.name, "power")
+					if c.name == fixed.name && ip != fixed.ip {
+						return fmt.Errorf("it has %q", ip)
+					}
+					return far.pings(t, ip)
+				})
+			}
+			eventually(t, "its published port is back", func() error {
+				// Nobody listens inside: refused is an answer of the container's.
+				if r := try(t, 1, "curl", "-s", "--max-time", "2", "http://198.18.0.3:8080/"); r.code != 7 {
+					return fmt.Errorf("curl exits %d", r.code)
+				}
+				return nil
+			})
 			eventually(t, "it reaches the outside", func() error { return back.pings(t, "203.0.113.1") })
 			eventually(t, "what had no restart policy is detached and keeps its address", func() error {
 				if e := info(t, 3, off.name); e.IP != off.ip || e.Port != "" {
@@ -124,6 +143,8 @@ func TestPowerCut(t *testing.T) {
 				t.Errorf("the switch has ports without interfaces:\n%s", listed)
 			}
 			remove(t, 3, back.name)
+			removeByDocker(t, 3, driven.name)
+			removeByDocker(t, 3, fixed.name)
 			remove(t, 3, off.name)
 			eventually(t, "nothing is left on h3", func() error { return differs(cleanly[1], footprint(t, 3)) })
 			eventually(t, "nothing is left on h1", func() error { return differs(cleanly[0], footprint(t, 1)) })

@@ -212,6 +212,7 @@ func TestCalls(t *testing.T) {
 
 		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.7"}`, `{}`, false, []string{"release gone"}},
 		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.8"}`, `{}`, false, []string{"unhold foo 10.6.0.8"}}, // attached: Docker has forgotten it, the sweep sees
+		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.5"}`, `{}`, false, []string{"unhold foo 10.6.0.5"}}, // in the making: another container lost
 		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.66"}`, `{}`, false, []string{"unhold foo 10.6.0.66"}},
 		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.99.0.0/24","Address":"10.99.0.66"}`, `{}`, false, nil},
 		{"IpamDriver.ReleasePool", `{"PoolID":"10.6.0.0/24"}`, `{}`, false, nil},
@@ -224,6 +225,7 @@ func TestCalls(t *testing.T) {
 			networks: []api.Network{aNetwork("foo", "10.6.0.0/24")},
 			endpoints: []api.Endpoint{
 				{ID: "gone", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.7"), PrefixLen: 24},
+				{ID: "making", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.5"), PrefixLen: 24},
 				{ID: "lives", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.8"), PrefixLen: 24, Attached: true},
 				{ID: "other", Source: api.SourceDocker, Network: "foo", IP: netip.MustParseAddr("10.6.0.66"), PrefixLen: 24},
 			},
@@ -231,6 +233,7 @@ func TestCalls(t *testing.T) {
 		}
 		d := newTestDriver(a)
 		d.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.6.0.0/24"): "foo"})
+		d.known.end("gone")
 		status, answer := call(t, d.Handler(), tt.method, tt.body)
 		raw, _ := json.Marshal(answer)
 		if tt.fails {
@@ -299,6 +302,24 @@ func TestUsersNetwork(t *testing.T) {
 	call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
 	if !slices.Contains(a.asked, "delete web") {
 		t.Errorf("asked %q", a.asked)
+	}
+	// Docker could not write down what it was to make for us, and takes it back.
+	done := d.known.begin(netip.MustParsePrefix("10.8.0.0/24"), "kept")
+	d.known.bind("n3", "kept", netip.MustParsePrefix("10.8.0.0/24"))
+	call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n3"}`)
+	done()
+	if slices.Contains(a.asked, "delete kept") {
+		t.Errorf("asked %q", a.asked)
+	}
+	// One whose name never comes does not keep its subnet for ever.
+	d.known.await("n4", wish{subnet: netip.MustParsePrefix("10.8.0.0/24")})
+	d.known.mu.Lock()
+	w = d.known.pending["n4"]
+	w.until = time.Now().Add(-time.Second)
+	d.known.pending["n4"] = w
+	d.known.mu.Unlock()
+	if status, answer := call(t, d.Handler(), "IpamDriver.RequestPool", `{"Pool":"10.8.0.0/24"}`); status != http.StatusOK {
+		t.Errorf("its subnet: %v", answer)
 	}
 	// The default network stays.
 	d.known.bind("n2", api.DefaultNetwork, netip.MustParsePrefix("10.1.0.0/16"))

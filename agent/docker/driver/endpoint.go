@@ -52,7 +52,11 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 // deleteEndpoint takes the interface away. The address goes when Docker gives it
 // back, which it does next; until then nobody may be given it.
 func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRef) (empty, error) {
-	return empty{}, d.Service.Detach(ctx, req.EndpointID)
+	if err := d.Service.Detach(ctx, req.EndpointID); err != nil {
+		return empty{}, err
+	}
+	d.known.end(req.EndpointID)
+	return empty{}, nil
 }
 
 type information struct{ Value map[string]any }

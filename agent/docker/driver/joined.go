@@ -73,10 +73,8 @@ func (d *Driver) describeOne(ctx context.Context, engine *docker.Engine, id stri
 		if e.ID != ep || e.Source != api.SourceDriver || e.ContainerID == c.ID && e.ContainerName == c.Name {
 			continue
 		}
-		_, err = d.Service.Reserve(ctx, api.ReserveRequest{
-			ID: ep, ContainerID: c.ID, ContainerName: c.Name, Network: e.Network, Source: api.SourceDriver,
-		})
-		if err != nil {
+		_, err = d.Service.Describe(ctx, api.DescribeRequest{ID: ep, ContainerID: c.ID, ContainerName: c.Name})
+		if err != nil && api.CodeOf(err) != api.CodeNotFound {
 			return err
 		}
 	}

@@ -117,8 +117,8 @@ type networkRef struct{ NetworkID string }
 // log: the Docker network then comes back, since the network is still there.
 func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, error) {
 	name := d.known.forget(req.NetworkID)
-	if name == "" {
-		return empty{}, nil // removed by us, or never named
+	if name == "" || d.known.beingMade(name) {
+		return empty{}, nil // removed by us, or never named; or Docker takes back what it could not make for us
 	}
 	defer d.soon()
 	if name == api.DefaultNetwork {

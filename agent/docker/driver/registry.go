@@ -15,6 +15,7 @@ type registry struct {
 	making  map[netip.Prefix]string // subnet -> network whose Docker network is being made by us
 	users   map[string]time.Time    // network -> until when a user's Docker network of it may be in the making
 	pools   map[netip.Prefix]string // subnet -> network, as last seen
+	ended   map[string]bool         // endpoints that Docker has deleted, and whose address it has not given back yet
 	changed chan struct{}           // closed and replaced when bound grows
 }
 
@@ -22,11 +23,12 @@ type registry struct {
 type wish struct {
 	subnet  netip.Prefix
 	gateway netip.Addr
+	until   time.Time // when Docker has long told its name, if it ever will
 }
 
 func newRegistry() *registry {
 	return &registry{
-		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{},
+		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{}, ended: map[string]bool{},
 		pools: map[netip.Prefix]string{}, changed: make(chan struct{}),
 	}
 }
@@ -59,6 +61,7 @@ func (r *registry) network(id string) (string, bool) {
 func (r *registry) await(id string, w wish) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	w.until = time.Now().Add(pendingTime)
 	r.pending[id] = w
 }
 
@@ -66,15 +69,22 @@ func (r *registry) awaited(id string) (wish, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w, ok := r.pending[id]
+	if ok && time.Now().After(w.until) { // Docker died before it wrote the network down
+		delete(r.pending, id)
+		return wish{}, false
+	}
 	return w, ok
 }
+
+// pendingTime is how long a network waits for its name.
+const pendingTime = 30 * time.Second
 
 // anyAwaited says whether a network of a subnet waits for its name.
 func (r *registry) anyAwaited(subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range r.pending {
-		if w.subnet == subnet {
+		if w.subnet == subnet && time.Now().Before(w.until) {
 			return true
 		}
 	}
@@ -119,6 +129,34 @@ func (r *registry) ours(subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.making[subnet] != ""
+}
+
+// beingMade says whether we are making the Docker network of a network.
+func (r *registry) beingMade(network string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range r.making {
+		if name == network {
+			return true
+		}
+	}
+	return false
+}
+
+// end says that Docker has deleted an endpoint; its address comes back next.
+func (r *registry) end(endpoint string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended[endpoint] = true
+}
+
+// hasEnded says whether Docker has deleted an endpoint, and forgets that.
+func (r *registry) hasEnded(endpoint string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ended := r.ended[endpoint]
+	delete(r.ended, endpoint)
+	return ended
 }
 
 // pool gives the network that had a subnet when it was last seen.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -20,7 +21,7 @@ const (
 	syncTimeout = 30 * time.Second
 	// youth is how long a Docker network of a user's may wait to enter the
 	// cluster: the agent may have died between Docker's call and its event.
-	youth = 2 * time.Minute
+	youth = 30 * time.Second
 )
 
 // Run keeps one Docker network for each network of the cluster, and tells the
@@ -71,6 +72,8 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	if err != nil {
 		return err
 	}
+	// Should Docker have two of one network, the older one stays.
+	slices.SortFunc(there, func(a, b docker.Network) int { return a.Created.Compare(b.Created) })
 	// The cluster is read after Docker: what a user makes through Docker is in the
 	// cluster by the time it is in Docker's list, or it still waits for its name.
 	networks, err := d.Service.Networks(ctx)
@@ -93,6 +96,10 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		}
 		n, ok := bySubnet[dn.Subnet]
 		if ok && (dn.Options[optionNetwork] == "" || dn.Options[optionNetwork] == n.ID) {
+			if present[n.ID] {
+				errs = append(errs, d.remove(ctx, engine, dn, n.ID))
+				continue
+			}
 			d.known.bind(dn.ID, n.ID, n.Subnet)
 			present[n.ID] = true
 			continue
@@ -153,17 +160,26 @@ func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.
 	if n, err := d.Service.Network(ctx, name); err == nil && n.Subnet == dn.Subnet || err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return err
 	}
-	d.known.forget(dn.ID)
+	return d.remove(ctx, engine, dn, name)
+}
+
+// remove takes one of Docker's networks away, and nothing with it.
+func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Network, network string) error {
+	bound := d.known.forget(dn.ID) // or our own driver would take Docker's call for a user's
 	if err := engine.RemoveNetwork(ctx, dn.ID); err != nil {
+		if bound != "" {
+			d.known.bind(dn.ID, bound, dn.Subnet)
+		}
 		return err
 	}
-	d.Logger.Info("docker's network is removed with its network", "network", name, "docker_name", dn.Name)
+	d.Logger.Info("docker's network is removed", "network", network, "docker_name", dn.Name)
 	return nil
 }
 
 // named puts a user's Docker network into the cluster, now that its name is
 // known. One that cannot be is taken out of Docker again.
 func (d *Driver) named(ctx context.Context, engine *docker.Engine, id, name string, w wish) error {
+	d.known.expect(name) // Docker's list may have been read before it was in it
 	err := d.enter(ctx, id, name, w)
 	switch api.CodeOf(err) {
 	case api.CodeInvalid, api.CodeConflict, api.CodeExhausted:
