@@ -27,6 +27,7 @@ type Consul struct {
 	mu   sync.Mutex
 	opts ConsulOptions
 	anew chan struct{} // the options have changed
+	ends bool          // it was told to end by itself
 }
 
 // NewConsul makes the keeper of a Consul. Nothing runs before Run.
@@ -42,8 +43,9 @@ func (c *Consul) Run(ctx context.Context) error {
 	defer done.Wait()
 	follow, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	logs.begin()
+	done.Go(func() { logs.follow(follow) })
 	pause, failing := backOff, false
-	following := false
 	for ctx.Err() == nil {
 		p, adopted, err := c.begin()
 		if err != nil {
@@ -53,11 +55,6 @@ func (c *Consul) Run(ctx context.Context) error {
 			failing = true
 			pause = wait(ctx, pause)
 			continue
-		}
-		if !following {
-			following = true
-			logs.begin(adopted)
-			done.Go(func() { logs.follow(follow) })
 		}
 		failing = false
 		began := time.Now()
@@ -71,6 +68,9 @@ func (c *Consul) Run(ctx context.Context) error {
 			p.stop(stopGrace)
 			continue
 		case <-p.done:
+		}
+		if c.expected() {
+			continue
 		}
 		if time.Since(began) > steady {
 			pause = backOff
@@ -106,6 +106,12 @@ func (c *Consul) begin() (p *process, adopted bool, err error) {
 		}
 		p.stop(stopGrace)
 	}
+	if !opts.Server {
+		// What a server knew of its quorum must not come back with it.
+		if err := os.RemoveAll(filepath.Join(opts.Dir, "data", "raft")); err != nil {
+			return nil, false, err
+		}
+	}
 	p, err = startConsul(opts.Binary, config, filepath.Join(opts.Dir, "consul.log"), pidFile)
 	return p, false, err
 }
@@ -117,15 +123,33 @@ func stopLeftover(dir string) {
 	}
 }
 
-// SetServer makes this host's Consul a server or a client, with its data kept.
-func (c *Consul) SetServer(server bool) {
+// takeSeat makes this host's Consul a server.
+func (c *Consul) takeSeat() {
 	c.mu.Lock()
-	c.opts.Server, c.opts.First = server, false
+	c.opts.Server, c.opts.First = true, false
 	c.mu.Unlock()
 	select {
 	case c.anew <- struct{}{}:
 	default:
 	}
+}
+
+// leaveSeat makes this host's Consul a client: it leaves, so that the others
+// take it out of the quorum, and comes again.
+func (c *Consul) leaveSeat(ctx context.Context) error {
+	c.mu.Lock()
+	c.opts.Server, c.opts.First, c.ends = false, false, true
+	c.mu.Unlock()
+	return c.client.leave(ctx)
+}
+
+// expected says, once, whether Consul was told to end.
+func (c *Consul) expected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ends := c.ends
+	c.ends = false
+	return ends
 }
 
 func (c *Consul) options() ConsulOptions {

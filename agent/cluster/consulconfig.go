@@ -95,7 +95,7 @@ func (o ConsulOptions) config() (consulConfig, error) {
 		Limits: map[string]int{"http_max_conns_per_client": 1000},
 		// A server that is down for a while stays one; that of a host which is gone
 		// for good is taken out when its record is.
-		Autopilot:   map[string]any{"cleanup_dead_servers": false},
+		Autopilot:   map[string]any{"cleanup_dead_servers": false, "server_stabilization_time": "2s"},
 		RejoinAfter: true, SkipLeaveInt: true, NoKeyringFile: true, NoUpdateCheck: true, NoRemoteExec: true, NoCoordinates: true,
 		Connect: map[string]any{"enabled": false}, UI: map[string]any{"enabled": false},
 		LogJSON: true, LogLevel: "warn",

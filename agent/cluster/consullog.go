@@ -15,6 +15,7 @@ import (
 const (
 	logPoll    = 250 * time.Millisecond
 	maxLogLine = 16 << 10 // bytes
+	maxMessage = 300      // bytes: memberlist prints whole tables of numbers
 	maxLogFile = 8 << 20  // bytes; then it is emptied: the agent's log has it all
 	// sameQuiet is how long a line that was just logged is not logged again:
 	// Consul repeats itself every second while others are away.
@@ -34,11 +35,8 @@ func newConsulLog(path string, logger *slog.Logger) *consulLog {
 	return &consulLog{path: path, logger: logger, said: map[string]time.Time{}}
 }
 
-// begin passes over what an earlier agent has logged.
-func (l *consulLog) begin(adopted bool) {
-	if !adopted {
-		return
-	}
+// begin passes over what an earlier life of the agent has logged.
+func (l *consulLog) begin() {
 	if fi, err := os.Stat(l.path); err == nil {
 		l.offset = fi.Size()
 	}
@@ -129,6 +127,9 @@ func (l *consulLog) line(line []byte) {
 				args = append(args, slog.Any(key, value))
 			}
 		}
+	}
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "") + "..."
 	}
 	now := time.Now()
 	if now.Sub(l.said[module+message]) < sameQuiet {

@@ -196,7 +196,7 @@ func (k *Keeper) probeAll(ctx context.Context, from netip.Addr, addrs []netip.Ad
 
 // errNotLetIn says what to do about hosts that were asked in vain.
 func errNotLetIn(err error) error {
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text := sentence(err)
 	if errors.Is(err, ErrRefused) {
 		return &api.Error{Code: api.CodeConflict, Message: text + "; see there: socketplane cluster token", Cause: err}
 	}

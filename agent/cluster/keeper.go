@@ -56,7 +56,10 @@ type Keeper struct {
 	ending  ending
 	store   state.Store
 	agent   Endpoints
+	process *Consul    // of this life
 	changes sync.Mutex // one change of the place at a time
+
+	consul consulClient
 }
 
 // ending is what has to be done when a life ends, beside stopping.
@@ -76,7 +79,7 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	if cfg.Configured && place.InCluster() {
 		return nil, fmt.Errorf("consul.address is set, and this host is in cluster %s, whose Consul the agent runs; remove the setting, leave with: socketplane cluster leave, then set it", place.Cluster)
 	}
-	return &Keeper{KeeperConfig: cfg, place: place}, nil
+	return &Keeper{KeeperConfig: cfg, place: place, consul: newConsulClient(cfg.Ports.HTTP)}, nil
 }
 
 // Begin starts a life of the agent: its context ends when the place changes.
@@ -85,7 +88,7 @@ func (k *Keeper) Begin(ctx context.Context) (context.Context, context.CancelFunc
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.anew, k.ending = cancel, ending{}
-	k.store, k.agent, k.at, k.waiting, k.ready = nil, nil, Underlay{}, "", nil
+	k.store, k.agent, k.at, k.waiting, k.ready, k.process = nil, nil, Underlay{}, "", nil, nil
 	return ctx, func() { cancel(context.Canceled) }
 }
 
@@ -139,7 +142,7 @@ func (k *Keeper) wait(why string) {
 func (k *Keeper) consulDir() string { return filepath.Join(k.Dir, "consul") }
 
 // ConsulAddress is where our Consul answers.
-func (k *Keeper) ConsulAddress() string { return newConsulClient(k.Ports.HTTP).base }
+func (k *Keeper) ConsulAddress() string { return k.consul.base }
 
 // StatePath is where the state of a host alone lies.
 func (k *Keeper) StatePath() string { return filepath.Join(k.Dir, "state.db") }

@@ -21,7 +21,7 @@ const leaveTimeout = 20 * time.Second
 func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, error) {
 	k.changes.Lock()
 	defer k.changes.Unlock()
-	place, _, _, agent := k.current()
+	place, _, store, agent := k.current()
 	switch {
 	case k.Configured:
 		return api.Place{}, k.errConfigured("this host did not leave")
@@ -33,8 +33,13 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, er
 			return api.Place{}, err
 		}
 	}
-	if err := k.replaceServer(ctx, place, req.Force); err != nil {
-		return api.Place{}, err
+	if store != nil {
+		if err := k.replaceServer(ctx, place, store); err != nil {
+			if !req.Force {
+				return api.Place{}, &api.Error{Code: api.CodeUnavailable, Message: sentence(err) + "; try again, or leave with --force", Cause: err}
+			}
+			k.Logger.Warn("this host leaves, and the others may be without a server", "err", err)
+		}
 	}
 	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface}, ending{leave: true}, true); err != nil {
 		return api.Place{}, err
@@ -77,12 +82,12 @@ func (k *Keeper) Finish(ctx context.Context, store state.Store) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	if end.leave && store != nil {
-		if err := forgetHost(ctx, store, k.HostID); err != nil {
+		if err := errors.Join(forgetHost(ctx, store, k.HostID), setLeaving(ctx, store, k.HostID, false)); err != nil {
 			k.Logger.Warn("the record of this host stays in the cluster", "err", err)
 		}
 	}
 	if end.leave || end.move {
-		if err := newConsulClient(k.Ports.HTTP).leave(ctx); err != nil {
+		if err := k.consul.leave(ctx); err != nil {
 			k.Logger.Warn("Consul could not say good-bye; the others notice within a minute", "err", err)
 		}
 	}
@@ -110,32 +115,4 @@ func forgetHost(ctx context.Context, store state.Store, id string) error {
 		err = store.Delete(ctx, e.Key, e.Version)
 	}
 	return err
-}
-
-// replaceServer refuses to take the last server from hosts that need it.
-func (k *Keeper) replaceServer(ctx context.Context, place Place, force bool) error {
-	if !place.Server {
-		return nil
-	}
-	members, err := newConsulClient(k.Ports.HTTP).members(ctx)
-	if err != nil {
-		if force {
-			return nil
-		}
-		return &api.Error{Code: api.CodeUnavailable, Message: "this host's Consul does not answer; try again, or leave with --force", Cause: err}
-	}
-	others, servers := 0, 0
-	for _, m := range members {
-		if m.hostID() == k.HostID || m.gone() {
-			continue
-		}
-		others++
-		if m.server() {
-			servers++
-		}
-	}
-	if others > 0 && servers == 0 && !force {
-		return api.Errorf(api.CodeConflict, "this host has the cluster's only server, and %d hosts need it; have them leave first", others)
-	}
-	return nil
 }

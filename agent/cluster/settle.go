@@ -72,6 +72,9 @@ func (k *Keeper) StartConsul(ctx context.Context) (stop func(), err error) {
 		Token: token, Server: place.Server, First: place.Is == api.PlaceBootstrapped && !place.Settled,
 		Join: place.Peers, Ports: k.Ports,
 	}, k.Logger)
+	k.mu.Lock()
+	k.process = c
+	k.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
@@ -120,7 +123,7 @@ func (k *Keeper) Settle(ctx context.Context, store state.Store) error {
 func (k *Keeper) settle(ctx context.Context, store state.Store) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	if err := newConsulClient(k.Ports.HTTP).awaitLeader(ctx); err != nil {
+	if err := k.consul.awaitLeader(ctx); err != nil {
 		return fmt.Errorf("%w (%w)", errNoLeader, err)
 	}
 	place, _, _, _ := k.current()

@@ -29,6 +29,7 @@ func (k *Keeper) Watch(ctx context.Context) error {
 		k.followAddress()
 		if k.Managed() {
 			k.rememberPeers(ctx)
+			k.balance(ctx)
 		}
 	}
 }
@@ -74,7 +75,7 @@ func (k *Keeper) peersNow(ctx context.Context, place Place) []netip.Addr {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	members, err := newConsulClient(k.Ports.HTTP).members(ctx)
+	members, err := k.consul.members(ctx)
 	if err != nil {
 		return place.Peers
 	}
@@ -103,7 +104,7 @@ func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
 	}
 	roles := map[string]string{}
 	if place.InCluster() {
-		members, err := newConsulClient(k.Ports.HTTP).members(ctx)
+		members, err := k.consul.members(ctx)
 		if err != nil {
 			return nil, &api.Error{Code: api.CodeUnavailable, Message: "this host's Consul does not answer; try again", Cause: err}
 		}
@@ -128,7 +129,7 @@ func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
 
 func explainStore(err error) error {
 	if isAway(err) {
-		return &api.Error{Code: api.CodeUnavailable, Message: strings.ReplaceAll(err.Error(), "\n", "; ") + "; try again", Cause: err}
+		return &api.Error{Code: api.CodeUnavailable, Message: sentence(err) + "; try again", Cause: err}
 	}
 	return err
 }
