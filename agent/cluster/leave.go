@@ -44,6 +44,10 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, er
 	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface}, ending{leave: true}, true); err != nil {
 		return api.Place{}, err
 	}
+	// A host that keeps the token would find its way back by itself.
+	if err := SaveToken(k.Dir, Token{}); err != nil {
+		return api.Place{}, err
+	}
 	k.Logger.Info("this host leaves its cluster", "cluster", place.Cluster)
 	return k.Place(ctx)
 }
