@@ -39,11 +39,11 @@ demo-down: ## take the demo away, all of it
 test: deps build consul tools ## unit, contract and system tests, as CI runs them
 	@go vet ./...
 	@scripts/fuzz.sh 3s
-	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -count=1 -timeout 14m $(SYSTEM)
+	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 14m $(SYSTEM)
 
 test-long: deps build consul tools ## all tests, with hundreds of repeats
 	@scripts/fuzz.sh 90s
-	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM)
+	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM)
 
 unit: deps consul tools ## the tests of single packages
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT)

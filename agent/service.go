@@ -53,6 +53,13 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 	return s, nil
 }
 
+// Ready says whether the first converge has succeeded.
+func (a *Agent) Ready() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ready
+}
+
 // CreateNetwork implements api.Service.
 func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest) (api.Network, error) {
 	if err := api.CheckNetworkName(req.ID); err != nil {

@@ -16,13 +16,13 @@ import (
 const legacyAddress = "127.0.0.1:6675"
 
 // legacyHandler serves the API of 2015 with its Powerstrip adapter.
-func legacyHandler(s Settings, svc api.Service, logger *slog.Logger) (http.Handler, error) {
+func legacyHandler(s Settings, svc api.Service, place api.ClusterService, logger *slog.Logger) (http.Handler, error) {
 	engine, err := docker.Dial("unix://" + s.Docker.Socket)
 	if err != nil {
 		return nil, err
 	}
 	adapter := powerstrip.NewAdapter(powerstrip.Config{Networks: svc, DockerNetwork: engine.AwaitNetwork, Logger: logger})
-	return api.NewLegacyHandler(svc, adapter, logger), nil
+	return api.NewLegacyHandler(svc, place, adapter, logger), nil
 }
 
 // withLegacy serves both APIs of the agent's socket.

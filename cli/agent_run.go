@@ -31,7 +31,9 @@ const openTimeout = 15 * time.Second
 // shutdownTimeout bounds how long requests under way may go on at the end.
 const shutdownTimeout = 5 * time.Second
 
-// runAgent puts the agent together and runs it until ctx ends.
+// runAgent runs the agent until ctx ends: one life after another, each in the
+// place in the cluster that the last has chosen. A life's end takes nothing
+// down, so no packet is lost in between.
 func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the agent changes the host's network and must be run as root; try: sudo socketplane agent run")
@@ -54,13 +56,30 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-
-	// The store may be away; the agent then keeps what is and waits for it.
-	store, err := openStore(s, logger)
+	links := link.New(logger)
+	defer links.Close()
+	keeper, err := newKeeper(s, id, links, logger)
 	if err != nil {
 		return err
 	}
-	defer store.Close() //nolint:errcheck // the process ends
+	for {
+		life, cancel := keeper.Begin(ctx)
+		err := runLife(life, s, id, links, keeper, logger)
+		cancel()
+		if anew := keeper.End(life); !anew || err != nil || ctx.Err() != nil {
+			return err
+		}
+		logger.Info("the agent begins anew, in its new place")
+	}
+}
+
+// runLife puts the agent together and runs it until ctx ends.
+func runLife(ctx context.Context, s Settings, id string, links *link.Links, keeper *cluster.Keeper, logger *slog.Logger) error {
+	store, end, err := enterPlace(ctx, s, id, keeper, logger)
+	if err != nil || store == nil {
+		return err
+	}
+	defer end()
 
 	// The switch must be there: without it there is nothing to agree with.
 	openCtx, cancel := context.WithTimeout(ctx, openTimeout)
@@ -73,8 +92,6 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	}
 	defer sw.Close()
 
-	links := link.New(logger)
-	defer links.Close()
 	if err := link.PrepareHost(sw.Datapath() == ovs.DatapathNetdev); err != nil {
 		return err
 	}
@@ -82,8 +99,10 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, links, sw) }
+	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, keeper, links, sw) }
 
+	claims := nat.NewClaims()
+	defer claims.Close()
 	a, err := agent.New(agent.Config{
 		Self:  self,
 		Store: store,
@@ -94,7 +113,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		Switch:    sw,
 		Links:     links,
 		NAT:       filter,
-		HostPorts: nat.NewClaims(),
+		HostPorts: claims,
 		Logger:    logger,
 	})
 	if err != nil {
@@ -114,11 +133,12 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 			return err
 		}
 	}
-	legacy, err := legacyHandler(s, a, logger)
+	legacy, err := legacyHandler(s, a, keeper, logger)
 	if err != nil {
 		return err
 	}
-	server := apiServer(withLegacy(api.NewHandler(a, logger), legacy))
+	server := apiServer(withCluster(keeper, withLegacy(api.NewHandler(a, logger), legacy), logger))
+	keeper.Serve(store, a, a.Ready)
 
 	// Everything that goes on side by side; the first that fails ends all.
 	g, ctx := errgroup.WithContext(ctx)
@@ -127,6 +147,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		return cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger).Run(ctx)
 	})
 	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return keeper.Watch(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
 	if s.API.Legacy {
 		g.Go(func() error { return serveLegacy(ctx, legacy) })
@@ -154,20 +175,9 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	return err
 }
 
-// openStore gives the cluster's Consul, or the file of a host on its own.
-func openStore(s Settings, logger *slog.Logger) (state.Store, error) {
-	if s.Consul.Address == "" {
-		return state.OpenEmbedded(filepath.Join(s.Host.StateDir, "state.db"))
-	}
-	return state.OpenConsul(state.ConsulConfig{
-		Address: s.Consul.Address, Token: s.Consul.Token, TokenFile: s.Consul.TokenFile,
-		CAFile: s.Consul.CAFile, CertFile: s.Consul.CertFile, KeyFile: s.Consul.KeyFile, Logger: logger,
-	})
-}
-
 // describeHost looks at this host as it is now.
-func describeHost(ctx context.Context, s Settings, id string, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
-	underlay, err := links.Underlay(s.Cluster.Iface)
+func describeHost(ctx context.Context, s Settings, id string, keeper *cluster.Keeper, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
+	underlay, err := links.Underlay(keeper.WantIface())
 	if err != nil {
 		return cluster.Host{}, err
 	}

@@ -79,7 +79,7 @@ run exits as docker run does, with 125 when the failure is not the container's.`
 
 	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(
-		a.agentCommand(), a.networkCommand(),
+		a.agentCommand(), a.clusterCommand(), a.networkCommand(),
 		a.runCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.rmCommand(), a.attachCommand(),
 		a.infoCommand(), a.connectCommand(), a.disconnectCommand(), a.proxyCommand(),
 		a.cniCommand(), a.depsCommand(), a.versionCommand(),

@@ -27,8 +27,8 @@ type LegacyService interface {
 // answers of its shape, errors as text, and no heed of Content-Type; and its
 // Powerstrip adapter. Fields that it does not know it passes over, as then.
 // Statuses are honest ones, where 2015 said 500 to almost everything.
-func NewLegacyHandler(svc LegacyService, adapter http.Handler, logger *slog.Logger) http.Handler {
-	h := &legacy{svc: svc, logger: logger}
+func NewLegacyHandler(svc LegacyService, cluster ClusterService, adapter http.Handler, logger *slog.Logger) http.Handler {
+	h := &legacy{svc: svc, cluster: cluster, logger: logger}
 	mux := http.NewServeMux()
 	for _, prefix := range []string{"/v0.1", ""} {
 		mux.Handle("POST "+prefix+"/adapter", adapter)
@@ -50,9 +50,9 @@ func NewLegacyHandler(svc LegacyService, adapter http.Handler, logger *slog.Logg
 		"POST /connections":           h.connect,
 		"GET /connections/{id...}":    h.connection,
 		"DELETE /connections/{id...}": h.disconnect,
-		"POST /cluster/bind":          clusterCall("iface", "cluster.iface"),
-		"POST /cluster/join":          clusterCall("address", "consul.address"),
-		"POST /cluster/leave":         clusterCall("", "consul.address"),
+		"POST /cluster/bind":          h.bind,
+		"POST /cluster/join":          h.join,
+		"POST /cluster/leave":         h.leave,
 	} {
 		method, path, _ := strings.Cut(pattern, " ")
 		mux.HandleFunc(method+" /v0.1"+path, h.serve(call))
@@ -64,8 +64,9 @@ func NewLegacyHandler(svc LegacyService, adapter http.Handler, logger *slog.Logg
 }
 
 type legacy struct {
-	svc    LegacyService
-	logger *slog.Logger
+	svc     LegacyService
+	cluster ClusterService
+	logger  *slog.Logger
 }
 
 // errNotHere is a call of 2015 that this agent does not answer by itself.
@@ -183,15 +184,4 @@ func (h *legacy) configure(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("bridge_mtu is %d, and a change is %w; it follows the hosts' interfaces", have.BridgeMTU, errNotHere)
 	}
 	return nil, nil
-}
-
-// clusterCall answers a call that changes the cluster. Its parameter is looked
-// at as it was in 2015.
-func clusterCall(parameter, setting string) func(*http.Request) (any, error) {
-	return func(r *http.Request) (any, error) {
-		if parameter != "" && r.URL.Query().Get(parameter) == "" {
-			return nil, Errorf(CodeInvalid, "parameter %s is missing; write %s?%s=...", parameter, r.URL.Path, parameter)
-		}
-		return nil, fmt.Errorf("changing the cluster is %w; set %s in the settings file and restart the agent", errNotHere, setting)
-	}
 }

@@ -20,7 +20,7 @@ func askLegacy(svc LegacyService, method, path, body string) *httptest.ResponseR
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	w := httptest.NewRecorder()
-	NewLegacyHandler(svc, adapter, slog.New(slog.DiscardHandler)).ServeHTTP(w, r)
+	NewLegacyHandler(svc, refusingCluster{}, adapter, slog.New(slog.DiscardHandler)).ServeHTTP(w, r)
 	return w
 }
 
@@ -137,10 +137,10 @@ func TestLegacyRefuses(t *testing.T) {
 		{"stopped", "GET", "/v0.1/connections/gone", "", 404},
 		{"another door's", "DELETE", "/v0.1/connections/c1", "", 409},
 		{"bind without an interface", "POST", "/v0.1/cluster/bind", "", 400},
-		{"bind", "POST", "/v0.1/cluster/bind?iface=eth1", "", 501},
+		{"bind", "POST", "/v0.1/cluster/bind?iface=eth1", "", 409},
 		{"join without an address", "POST", "/v0.1/cluster/join?address=", "", 400},
-		{"join", "POST", "/v0.1/cluster/join?address=192.0.2.1", "", 501},
-		{"leave", "POST", "/v0.1/cluster/leave", "", 501},
+		{"join", "POST", "/v0.1/cluster/join?address=192.0.2.1", "", 409},
+		{"leave", "POST", "/v0.1/cluster/leave", "", 409},
 		{"other bridge", "POST", "/v0.1/configuration", `{"bridge_name":"br0"}`, 501},
 		{"other MTU", "POST", "/v0.1/configuration", `{"bridge_mtu":9000}`, 501},
 		{"configuration of bytes", "POST", "/v0.1/configuration", "\x01\x02", 400},

@@ -37,18 +37,8 @@ func LoadID(dir string) (string, error) {
 // would be a new host at every start.
 func makeID(path string) (string, error) {
 	id := uuid.NewString()
-	f, err := os.CreateTemp(filepath.Dir(path), ".host-id-")
-	if err != nil {
-		return "", fmt.Errorf("write the host's identity: %w", err)
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone already when the rename succeeded
-	_, err = f.WriteString(id + "\n")
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return "", fmt.Errorf("write the host's identity: %w", err)
+	if err := writeSmall(path, []byte(id+"\n")); err != nil {
+		return "", fmt.Errorf("the host's identity: %w", err)
 	}
 	return id, nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -104,6 +105,16 @@ func (c *Claims) Release(owner string) {
 		_ = unix.Close(held.fd) // nothing was sent
 	}
 	delete(c.byOwner, owner)
+}
+
+// Close gives up everything.
+func (c *Claims) Close() {
+	c.mu.Lock()
+	owners := slices.Collect(maps.Keys(c.byOwner))
+	c.mu.Unlock()
+	for _, owner := range owners {
+		c.Release(owner)
+	}
 }
 
 // free says whether no other owner has a port, nor owner for another of its own.

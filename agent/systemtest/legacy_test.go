@@ -174,7 +174,7 @@ func TestHostileScripts(t *testing.T) {
 		{"no subnet at all", []string{"-X", "POST", legacyV0 + "/networks", "-d", `{"id":"x","subnet":"x"}`}, "400"},
 		{"in use", []string{"-X", "DELETE", legacyV0 + "/networks/oldbad"}, "409"},
 		{"unknown", []string{legacyV0 + "/networks/nope"}, "404"},
-		{"cluster", []string{"-X", "POST", legacyV0 + "/cluster/join?address=198.18.0.2"}, "501"},
+		{"cluster", []string{"-X", "POST", legacyV0 + "/cluster/join?address=198.18.0.2"}, "409"},
 		{"a web page", []string{"-H", "Origin: http://example.com", "-X", "POST", legacyV0 + "/networks", "-d", `{"id":"x"}`}, "403"},
 		{"another name for this host", []string{"-H", "Host: example.com:6675", legacyV0 + "/networks"}, "403"},
 		{"the product's own API", []string{"http://localhost:6675/v1/networks"}, "404"},

@@ -1,0 +1,254 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+const (
+	// seatsKey is held by the host that changes which Consuls are servers.
+	seatsKey = state.Prefix + "cluster-servers"
+	// leavingPrefix is where hosts that are about to leave say so.
+	leavingPrefix = state.Prefix + "leaving/"
+
+	// turnTimeout bounds one turn: a Consul that starts again and catches up.
+	turnTimeout = 45 * time.Second
+	seatTTL     = 10 * time.Second
+)
+
+// balance takes the turn that is this host's, if any.
+func (k *Keeper) balance(ctx context.Context) {
+	place, _, store, _ := k.current()
+	if store == nil || !place.Settled {
+		return
+	}
+	members, err := k.consul.members(ctx)
+	if err != nil || !k.mayTurn(members) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	t, err := k.turn(ctx, store)
+	if err != nil || !k.mine(t) {
+		return
+	}
+	session, err := store.OpenSession(ctx, "socketplane servers "+k.HostName, seatTTL)
+	if err != nil {
+		return // tried again
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = session.Close(end) // else it runs out
+	}()
+	if err := hold(ctx, store, session.ID()); err != nil {
+		return // it is another's turn
+	}
+	// What was seen before may have been changed by the one who held the key.
+	if t, err = k.turn(ctx, store); err != nil || !k.mine(t) {
+		return
+	}
+	if err := k.take(ctx, t); err != nil {
+		k.Logger.Warn("the cluster's servers are not as they should be; trying on", "err", err)
+	}
+}
+
+// mayTurn says whether this host could have a turn at all, so that only few read
+// the store for it: the servers, and the client that is next.
+func (k *Keeper) mayTurn(members []consulMember) bool {
+	first := ""
+	for _, m := range members {
+		switch {
+		case m.server() && m.hostID() == k.HostID:
+			return true
+		case !m.server() && m.Status == serfAlive && (first == "" || m.hostID() < first):
+			first = m.hostID()
+		}
+	}
+	return first == k.HostID
+}
+
+func (k *Keeper) mine(t turn) bool {
+	return t.promote == k.HostID || t.demote == k.HostID || t.forget != ""
+}
+
+// turn looks at gossip and store and says what comes next.
+func (k *Keeper) turn(ctx context.Context, store state.Store) (turn, error) {
+	members, err := k.consul.members(ctx)
+	if err != nil {
+		return turn{}, err
+	}
+	records, err := store.List(ctx, HostsPrefix)
+	if err != nil {
+		return turn{}, err
+	}
+	leaving, err := store.List(ctx, leavingPrefix)
+	if err != nil {
+		return turn{}, err
+	}
+	quorum, err := k.consul.quorum(ctx)
+	if err != nil {
+		return turn{}, err
+	}
+	has := func(list []state.Entry, key string) bool {
+		return slices.ContainsFunc(list, func(e state.Entry) bool { return e.Key == key })
+	}
+	var seats []seat
+	for _, m := range members {
+		id := m.hostID()
+		known := has(records, HostsPrefix+id)
+		if id == "" || m.gone() && !known {
+			continue // it has left; one with a record is only moving
+		}
+		seats = append(seats, seat{
+			host: id, node: m.Name, server: m.server(), alive: m.Status == serfAlive,
+			known: known, leaving: has(leaving, leavingPrefix+id),
+		})
+	}
+	leader, settling := "", false
+	for _, s := range quorum {
+		if s.Leader {
+			leader = s.ID
+		}
+		settling = settling || !s.Voter // the last change is not done
+	}
+	t := nextTurn(seats, leader)
+	if settling && t.forget == "" {
+		return turn{}, nil
+	}
+	return t, nil
+}
+
+// hold takes the key for a session.
+func hold(ctx context.Context, store state.Store, session string) error {
+	e, err := store.Get(ctx, seatsKey)
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	if e.Session != "" && e.Session != session {
+		return state.ErrConflict
+	}
+	return store.Txn(ctx, []state.Op{{Kind: state.OpCAS, Key: seatsKey, Value: []byte(`{"version":1}`), Version: e.Version, Session: session}})
+}
+
+// take does a turn and waits until it is done.
+func (k *Keeper) take(ctx context.Context, t turn) error {
+	switch {
+	case t.forget != "":
+		k.Logger.Info("a host that is gone for good is taken out of Consul", "node", t.forget)
+		return k.consul.forget(ctx, t.forget)
+	case t.promote != "":
+		k.Logger.Info("this host's Consul becomes a server")
+		return k.setServer(ctx, true)
+	}
+	k.Logger.Info("this host's Consul becomes a client")
+	return k.setServer(ctx, false)
+}
+
+// setServer makes this host's Consul a server or a client and waits until the
+// others count it so.
+func (k *Keeper) setServer(ctx context.Context, server bool) error {
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	place, _, _, _ := k.current()
+	k.mu.Lock()
+	process := k.process
+	k.mu.Unlock()
+	if process == nil || !place.InCluster() {
+		return nil // the life ends
+	}
+	place.Server = server
+	if err := k.change(place, ending{}, false); err != nil {
+		return err
+	}
+	if !server {
+		// It tells the others, who take it out of the quorum, and ends.
+		if err := process.leaveSeat(ctx); err != nil {
+			return err
+		}
+	} else {
+		process.takeSeat()
+	}
+	return k.awaitQuorum(ctx, func(servers []raftServer) bool {
+		i := slices.IndexFunc(servers, func(s raftServer) bool { return s.ID == k.HostID })
+		return server && i >= 0 && servers[i].Voter || !server && i < 0
+	})
+}
+
+// awaitQuorum waits until the servers are as ok wants them.
+func (k *Keeper) awaitQuorum(ctx context.Context, ok func([]raftServer) bool) error {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		servers, err := k.consul.quorum(ctx)
+		if err == nil && ok(servers) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("wait for Consul's servers: %w", ctx.Err()), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// replaceServer sees to it that the cluster has a server when this host leaves
+// with the only one.
+func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Store) error {
+	if !place.Server {
+		return nil
+	}
+	members, err := k.consul.members(ctx)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(members, func(m consulMember) bool { return m.hostID() == k.HostID || m.Status != serfAlive })
+	if len(others) == 0 || slices.ContainsFunc(others, consulMember.server) {
+		return nil
+	}
+	k.Logger.Info("another host must become a server before this one leaves")
+	if err := setLeaving(ctx, store, k.HostID, true); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	err = k.awaitQuorum(ctx, func(servers []raftServer) bool {
+		return slices.ContainsFunc(servers, func(s raftServer) bool { return s.Voter && s.ID != k.HostID })
+	})
+	if err != nil {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		defer cancel()
+		return errors.Join(err, setLeaving(end, store, k.HostID, false))
+	}
+	return nil
+}
+
+// setLeaving says to the others that a host is about to leave, or is not.
+func setLeaving(ctx context.Context, store state.Store, id string, leaving bool) error {
+	key := leavingPrefix + id
+	e, err := store.Get(ctx, key)
+	there := err == nil
+	switch {
+	case err != nil && !errors.Is(err, state.ErrNotFound):
+		return err
+	case leaving && !there:
+		_, err = store.CompareAndSet(ctx, key, []byte(`{"version":1}`), 0)
+	case !leaving && there:
+		err = store.Delete(ctx, key, e.Version)
+	default:
+		return nil
+	}
+	if errors.Is(err, state.ErrConflict) {
+		return nil // nobody else writes the key: it was us
+	}
+	return err
+}
+
+// sentence is an error in one line.
+func sentence(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -1,0 +1,120 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// ClusterKey is where a store says which cluster it is the state of. A cluster
+// whose Consul we run has it once the state of its first host is there.
+const ClusterKey = state.Prefix + "cluster"
+
+// clusterValue is the value of ClusterKey.
+type clusterValue struct {
+	Version int    `json:"version"`
+	ID      string `json:"id"` // UUID
+}
+
+// carryOver copies what a host alone has to a cluster's store: networks, VLANs,
+// addresses, endpoints. Doing it again after it was interrupted ends the same;
+// what somebody else wrote there is an error and is left as it is. The hosts'
+// records do not go along: each host writes its own.
+func carryOver(ctx context.Context, from, to state.Store) (int, error) {
+	entries, err := from.List(ctx, state.Prefix)
+	if err != nil {
+		return 0, fmt.Errorf("read the state of this host: %w", err)
+	}
+	carried := 0
+	for _, e := range entries {
+		if strings.HasPrefix(e.Key, HostsPrefix) || e.Key == ClusterKey {
+			continue
+		}
+		_, err := to.CompareAndSet(ctx, e.Key, e.Value, 0)
+		if errors.Is(err, state.ErrConflict) {
+			var there state.Entry
+			if there, err = to.Get(ctx, e.Key); err == nil && !bytes.Equal(there.Value, e.Value) {
+				err = fmt.Errorf("the cluster has another value of it: %w", state.ErrConflict)
+			}
+		}
+		if err != nil {
+			return carried, fmt.Errorf("carry %q over to the cluster: %w", e.Key, err)
+		}
+		carried++
+	}
+	return carried, nil
+}
+
+// markCluster writes which cluster a store is of, unless it says so already.
+func markCluster(ctx context.Context, store state.Store, id string) error {
+	value, err := json.Marshal(clusterValue{Version: 1, ID: id})
+	if err != nil {
+		return err
+	}
+	_, err = store.CompareAndSet(ctx, ClusterKey, value, 0)
+	if errors.Is(err, state.ErrConflict) {
+		return checkCluster(ctx, store, id)
+	}
+	return err
+}
+
+// errNotYet says that a cluster is being made.
+var errNotYet = errors.New("the cluster's first host has not brought its state yet")
+
+// checkCluster says whether a store is that of the cluster id.
+func checkCluster(ctx context.Context, store state.Store, id string) error {
+	e, err := store.Get(ctx, ClusterKey)
+	if errors.Is(err, state.ErrNotFound) {
+		return errNotYet
+	}
+	if err != nil {
+		return err
+	}
+	var v clusterValue
+	dec := json.NewDecoder(bytes.NewReader(e.Value))
+	dec.DisallowUnknownFields()
+	err = dec.Decode(&v)
+	if _, more := dec.Token(); err == nil && !errors.Is(more, io.EOF) {
+		err = errors.New("something follows the value")
+	}
+	if _, idErr := uuid.Parse(v.ID); err != nil || idErr != nil || v.Version != 1 {
+		return fmt.Errorf("key %q does not say which cluster this is (%.80q)", ClusterKey, e.Value)
+	}
+	if v.ID != id {
+		return fmt.Errorf("the store is of cluster %s, this host is of %s", v.ID, id)
+	}
+	return nil
+}
+
+// obstacles names what a host that wants to join has of its own: networks but
+// an unused default, and endpoints.
+func obstacles(ctx context.Context, store state.Store) ([]string, error) {
+	var found []string
+	networks, err := store.List(ctx, network.NetworksPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("read the state of this host: %w", err)
+	}
+	for _, e := range networks {
+		if name := strings.TrimPrefix(e.Key, network.NetworksPrefix); name != "default" {
+			found = append(found, fmt.Sprintf("network %q", name))
+		}
+	}
+	lists, err := store.List(ctx, network.EndpointsPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("read the state of this host: %w", err)
+	}
+	for _, e := range lists {
+		name, _, _ := strings.Cut(strings.TrimPrefix(e.Key, network.EndpointsPrefix), "/")
+		found = append(found, fmt.Sprintf("endpoints on network %q", name))
+	}
+	return found, nil
+}

@@ -1,0 +1,204 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/google/uuid"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// Bootstrap implements api.ClusterService. On a host where a cluster began it
+// changes nothing.
+func (k *Keeper) Bootstrap(ctx context.Context, req api.BootstrapRequest) (api.Place, error) {
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	token, had, err := k.tokenFor(req.Token)
+	if err != nil {
+		return api.Place{}, err
+	}
+	place, _, _, _ := k.current()
+	switch {
+	case k.Configured:
+		return api.Place{}, k.errConfigured("no cluster was begun")
+	case place.Is == api.PlaceBootstrapped && (req.Token == "" || token == had):
+		return k.Place(ctx)
+	case place.InCluster():
+		return api.Place{}, errInCluster(place)
+	}
+	if token.IsZero() {
+		token = NewToken()
+	}
+	if err := k.prepare(); err != nil {
+		return api.Place{}, err
+	}
+	next := Place{Is: api.PlaceBootstrapped, Cluster: uuid.NewString(), Server: true, Iface: place.Iface}
+	k.Logger.Info("a cluster begins on this host", "cluster", next.Cluster)
+	return k.enter(ctx, next, token, had)
+}
+
+// Join implements api.ClusterService.
+func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, error) {
+	addrs, err := api.ParseJoin(req.Addresses)
+	if err != nil {
+		return api.Place{}, err
+	}
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	token, had, err := k.tokenFor(req.Token)
+	if err != nil {
+		return api.Place{}, err
+	}
+	place, _, _, _ := k.current()
+	switch {
+	case k.Configured:
+		return api.Place{}, k.errConfigured("no cluster was joined")
+	case place.InCluster():
+		return api.Place{}, errInCluster(place)
+	case token.IsZero():
+		return api.Place{}, api.Errorf(api.CodeInvalid, "joining needs the cluster's token; on a host of the cluster it is shown by: socketplane cluster token")
+	}
+	return k.join(ctx, addrs, token, had)
+}
+
+// join enters the cluster that one of addrs is in. The caller holds changes.
+func (k *Keeper) join(ctx context.Context, addrs []netip.Addr, token, had Token) (api.Place, error) {
+	place, at, store, _ := k.current()
+	if store == nil {
+		return api.Place{}, api.Errorf(api.CodeUnavailable, "the agent is not ready to join; see: socketplane agent status")
+	}
+	found, err := obstacles(ctx, store)
+	if err != nil {
+		return api.Place{}, err
+	}
+	if len(found) > 0 {
+		return api.Place{}, errObstacles(found)
+	}
+	if err := k.prepare(); err != nil {
+		return api.Place{}, err
+	}
+	cluster, err := k.probeAll(ctx, at.Addr, addrs, token)
+	if err != nil {
+		return api.Place{}, err
+	}
+	if name, ok := cluster.Nodes[k.HostID]; ok {
+		return api.Place{}, api.Errorf(api.CodeConflict, "a host with this one's identity is in the cluster, as %q; if this is a copy of its disk, stop the agent, remove %s/host-id and start it again", name, k.Dir)
+	}
+	next := Place{Is: api.PlaceJoined, Cluster: cluster.Cluster, Peers: cluster.Hosts, Iface: place.Iface}
+	k.Logger.Info("this host joins a cluster", "cluster", next.Cluster, "peers", len(next.Peers))
+	return k.enter(ctx, next, token, had)
+}
+
+func errInCluster(p Place) error {
+	return api.Errorf(api.CodeConflict, "this host is in cluster %s already, and clusters do not merge; leave it first: socketplane cluster leave", p.Cluster)
+}
+
+func errObstacles(found []string) error {
+	return api.Errorf(api.CodeInUse, "this host cannot join with a state of its own: %s; remove them first", strings.Join(found[:min(len(found), 10)], ", "))
+}
+
+// tokenFor gives the token that was said, else the one that is here.
+func (k *Keeper) tokenFor(said string) (token, had Token, err error) {
+	had, err = LoadToken(k.Dir)
+	if err != nil {
+		return Token{}, Token{}, err
+	}
+	if said == "" {
+		return had, had, nil
+	}
+	token, err = ParseToken(said)
+	if err != nil {
+		return Token{}, Token{}, &api.Error{Code: api.CodeInvalid, Message: err.Error(), Cause: err}
+	}
+	return token, had, nil
+}
+
+// enter writes token and place and begins anew. What fails leaves both as they were.
+func (k *Keeper) enter(ctx context.Context, next Place, token, had Token) (api.Place, error) {
+	if err := removeData(k.consulDir()); err != nil {
+		return api.Place{}, fmt.Errorf("remove what an earlier Consul has left: %w", err)
+	}
+	if err := SaveToken(k.Dir, token); err != nil {
+		return api.Place{}, err
+	}
+	if err := k.change(next, ending{}, true); err != nil {
+		return api.Place{}, errors.Join(err, SaveToken(k.Dir, had))
+	}
+	return k.Place(ctx)
+}
+
+// prepare refuses early what would only fail after the agent has begun anew.
+func (k *Keeper) prepare() error {
+	if _, err := findConsul(k.Dir); err != nil {
+		return &api.Error{Code: api.CodeUnavailable, Message: err.Error(), Cause: err}
+	}
+	_, at, _, _ := k.current()
+	if !at.Addr.IsValid() {
+		return api.Errorf(api.CodeUnavailable, "it is not known by which interface this host is in the cluster; say it with: socketplane cluster bind IFACE")
+	}
+	stopLeftover(k.consulDir())
+	for _, l := range []struct {
+		addr netip.Addr
+		port int
+	}{{netip.AddrFrom4([4]byte{127, 0, 0, 1}), k.Ports.HTTP}, {at.Addr, k.Ports.Server}, {at.Addr, k.Ports.Gossip}} {
+		address := net.JoinHostPort(l.addr.String(), strconv.Itoa(l.port))
+		conn, err := net.Listen("tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return api.Errorf(api.CodeConflict, "another program listens on %s, which the agent's Consul needs; stop it, or, if it is a Consul to be used, set consul.address", address)
+		}
+		if err != nil {
+			return fmt.Errorf("Consul's port: %w", err)
+		}
+		_ = conn.Close() // only tried
+	}
+	return nil
+}
+
+// probeAll asks all hosts at once and takes the first cluster that answers. If
+// none does the error tells of each.
+func (k *Keeper) probeAll(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		found Found
+		err   error
+	}
+	answers := make(chan answer, len(addrs))
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	limit := make(chan struct{}, 8)
+	for _, a := range addrs {
+		asking.Go(func() {
+			limit <- struct{}{}
+			defer func() { <-limit }()
+			f, err := probe(ctx, from, a, k.Ports.Gossip, token)
+			answers <- answer{f, err}
+		})
+	}
+	var errs []error
+	for range addrs {
+		a := <-answers
+		if a.err == nil {
+			return a.found, nil
+		}
+		errs = append(errs, a.err)
+	}
+	return Found{}, errNotLetIn(errors.Join(errs...))
+}
+
+// errNotLetIn says what to do about hosts that were asked in vain.
+func errNotLetIn(err error) error {
+	text := sentence(err)
+	if errors.Is(err, ErrRefused) {
+		return &api.Error{Code: api.CodeConflict, Message: text + "; see there: socketplane cluster token", Cause: err}
+	}
+	return &api.Error{Code: api.CodeUnavailable, Message: text + "; see that the host is in a cluster (socketplane cluster members) and that no firewall is between (docs/cluster.md has the ports)", Cause: err}
+}

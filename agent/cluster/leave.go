@@ -1,0 +1,122 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"io/fs"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// leaveTimeout bounds the good-bye: record, quorum, gossip.
+const leaveTimeout = 20 * time.Second
+
+// Leave implements api.ClusterService.
+func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, error) {
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	place, _, store, agent := k.current()
+	switch {
+	case k.Configured:
+		return api.Place{}, k.errConfigured("this host did not leave")
+	case !place.InCluster():
+		return api.Place{}, api.Errorf(api.CodeConflict, "this host is in no cluster")
+	}
+	if agent != nil {
+		if err := k.release(ctx, agent, req.Force); err != nil {
+			return api.Place{}, err
+		}
+	}
+	if store != nil {
+		if err := k.replaceServer(ctx, place, store); err != nil {
+			if !req.Force {
+				return api.Place{}, &api.Error{Code: api.CodeUnavailable, Message: sentence(err) + "; try again, or leave with --force", Cause: err}
+			}
+			k.Logger.Warn("this host leaves, and the others may be without a server", "err", err)
+		}
+	}
+	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface}, ending{leave: true}, true); err != nil {
+		return api.Place{}, err
+	}
+	// A host that keeps the token would find its way back by itself.
+	if err := SaveToken(k.Dir, Token{}); err != nil {
+		return api.Place{}, err
+	}
+	k.Logger.Info("this host leaves its cluster", "cluster", place.Cluster)
+	return k.Place(ctx)
+}
+
+// release gives back the endpoints of this host, if that is wanted.
+func (k *Keeper) release(ctx context.Context, agent Endpoints, force bool) error {
+	list, err := agent.Endpoints(ctx)
+	if err != nil && !force {
+		return err
+	}
+	if len(list) > 0 && !force {
+		var names []string
+		for _, e := range list[:min(len(list), 10)] {
+			name := e.ContainerName
+			if name == "" {
+				name = e.ID
+			}
+			names = append(names, fmt.Sprintf("%q on network %q", name, e.Network))
+		}
+		return api.Errorf(api.CodeInUse, "this host has %d endpoints: %s; remove them, or release them with --force", len(list), strings.Join(names, ", "))
+	}
+	for _, e := range list {
+		if err := agent.Release(ctx, e.ID); err != nil {
+			return fmt.Errorf("release %q: %w", e.ID, err)
+		}
+	}
+	return nil
+}
+
+// Finish does what a life's end asks for, once nobody of this host uses the
+// store any more and before its Consul stops.
+func (k *Keeper) Finish(ctx context.Context, store state.Store) {
+	k.mu.Lock()
+	end := k.ending
+	k.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	if end.leave && store != nil {
+		if err := errors.Join(forgetHost(ctx, store, k.HostID), setLeaving(ctx, store, k.HostID, false)); err != nil {
+			k.Logger.Warn("the record of this host stays in the cluster", "err", err)
+		}
+	}
+	if end.leave || end.move {
+		if err := k.consul.leave(ctx); err != nil {
+			k.Logger.Warn("Consul could not say good-bye; the others notice within a minute", "err", err)
+		}
+	}
+}
+
+// Leftovers takes away what a cluster that this host left has on its disk.
+func (k *Keeper) Leftovers() error {
+	place, _, _, _ := k.current()
+	if place.InCluster() || k.Configured {
+		return nil
+	}
+	if _, err := os.Stat(k.consulDir()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return removeData(k.consulDir())
+}
+
+// forgetHost removes a host's record, whose deletion takes the tunnels to it down.
+func forgetHost(ctx context.Context, store state.Store, id string) error {
+	e, err := store.Get(ctx, HostsPrefix+id)
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	if err == nil {
+		err = store.Delete(ctx, e.Key, e.Version)
+	}
+	return err
+}

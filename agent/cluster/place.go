@@ -1,0 +1,139 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// Place is what this host is in a cluster whose Consul is ours, as the state
+// directory keeps it. What changes it takes force when the agent begins anew.
+type Place struct {
+	Is      string       // api.PlaceAlone, PlaceBootstrapped or PlaceJoined
+	Cluster string       // UUID
+	Server  bool         // this host's Consul is a server
+	Settled bool         // the state of the host alone was carried over, or put away
+	Peers   []netip.Addr // other hosts of the cluster, as last seen: where to look for it
+	Iface   string       // by `cluster bind`; empty: the settings say, or it is found
+}
+
+// placeValue is a Place in its file.
+type placeValue struct {
+	Version int          `json:"version"`
+	Is      string       `json:"is"`
+	Cluster string       `json:"cluster,omitempty"`
+	Server  bool         `json:"server,omitempty"`
+	Settled bool         `json:"settled,omitempty"`
+	Peers   []netip.Addr `json:"peers,omitempty"`
+	Iface   string       `json:"iface,omitempty"`
+}
+
+const (
+	placeVersion = 1
+	placeFile    = "cluster.json"
+	tokenFile    = "cluster.token"
+	maxPlaceFile = 64 << 10 // bytes
+	maxPeers     = 64
+)
+
+// LoadPlace reads the host's place. Without a file it is alone.
+func LoadPlace(dir string) (Place, error) {
+	path := filepath.Join(dir, placeFile)
+	data, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Place{Is: api.PlaceAlone}, nil
+	}
+	if err != nil {
+		return Place{}, err
+	}
+	p, err := decodePlace(data)
+	if err != nil {
+		return Place{}, fmt.Errorf("%s does not say what this host is in the cluster (%w); mend it, or remove it and join again", path, err)
+	}
+	return p, nil
+}
+
+func decodePlace(data []byte) (Place, error) {
+	var v placeValue
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&v); err != nil {
+		return Place{}, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return Place{}, errors.New("something follows the value")
+	}
+	_, idErr := uuid.Parse(v.Cluster)
+	switch {
+	case v.Version != placeVersion:
+		return Place{}, fmt.Errorf("its layout is %d, this agent knows %d", v.Version, placeVersion)
+	case v.Is != api.PlaceAlone && v.Is != api.PlaceBootstrapped && v.Is != api.PlaceJoined:
+		return Place{}, fmt.Errorf("%.40q is no place", v.Is)
+	case v.Is == api.PlaceAlone && (v.Cluster != "" || v.Server || v.Settled || len(v.Peers) > 0):
+		return Place{}, errors.New("a host alone is in no cluster")
+	case v.Is != api.PlaceAlone && idErr != nil:
+		return Place{}, fmt.Errorf("%.40q is no cluster's id", v.Cluster)
+	case len(v.Peers) > maxPeers || slices.ContainsFunc(v.Peers, func(a netip.Addr) bool { return !a.Is4() }):
+		return Place{}, errors.New("its peers are no IPv4 addresses, or too many")
+	case v.Iface != "" && api.CheckIfName(v.Iface) != nil:
+		return Place{}, fmt.Errorf("%.40q is no interface", v.Iface)
+	}
+	return Place{Is: v.Is, Cluster: v.Cluster, Server: v.Server, Settled: v.Settled, Peers: v.Peers, Iface: v.Iface}, nil
+}
+
+// Save writes the place whole or not at all.
+func (p Place) Save(dir string) error {
+	peers := p.Peers[:min(len(p.Peers), maxPeers)]
+	data, err := json.MarshalIndent(placeValue{
+		Version: placeVersion, Is: p.Is, Cluster: p.Cluster, Server: p.Server, Settled: p.Settled, Peers: peers, Iface: p.Iface,
+	}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the place in the cluster: %w", err)
+	}
+	return writeSmall(filepath.Join(dir, placeFile), append(data, '\n'))
+}
+
+// InCluster says whether the host has a Consul that we run.
+func (p Place) InCluster() bool { return p.Is != api.PlaceAlone }
+
+// LoadToken reads the token that lies in the state directory; the zero Token
+// when there is none.
+func LoadToken(dir string) (Token, error) {
+	path := filepath.Join(dir, tokenFile)
+	data, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Token{}, nil
+	}
+	if err != nil {
+		return Token{}, err
+	}
+	t, err := ParseToken(string(data))
+	if err != nil {
+		return Token{}, fmt.Errorf("%s holds no token of a cluster; write it anew, or remove it", path)
+	}
+	return t, nil
+}
+
+// SaveToken keeps the token for this host, readable by root only; the zero
+// Token removes it.
+func SaveToken(dir string, t Token) error {
+	path := filepath.Join(dir, tokenFile)
+	if t.IsZero() {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the token: %w", err)
+		}
+		return nil
+	}
+	return writeSmall(path, []byte(t.text+"\n"))
+}

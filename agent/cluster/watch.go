@@ -1,0 +1,139 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// watchEvery is how often this host's place is compared with what is.
+const watchEvery = 3 * time.Second
+
+// Watch keeps the place true while the agent runs: the addresses of the others,
+// and the address of this host, which may change under its interface.
+func (k *Keeper) Watch(ctx context.Context) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		k.followAddress()
+		if k.Managed() {
+			k.rememberPeers(ctx)
+			k.balance(ctx)
+		}
+	}
+}
+
+// followAddress begins anew when the interface has another address. An
+// interface that has none just now may get it back.
+func (k *Keeper) followAddress() {
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	place, at, _, _ := k.current()
+	if !place.InCluster() {
+		return // the tunnels follow by themselves
+	}
+	now, err := k.underlay()
+	if err != nil || now == at {
+		return
+	}
+	k.Logger.Warn("the address of this host has changed", "was", at.Addr, "is", now.Addr, "iface", now.Iface)
+	if err := k.change(place, ending{move: true}, true); err != nil {
+		k.Logger.Warn("the new address is not taken up yet", "err", err)
+	}
+}
+
+func (k *Keeper) rememberPeers(ctx context.Context) {
+	k.changes.Lock()
+	defer k.changes.Unlock()
+	place, _, _, _ := k.current()
+	peers := k.peersNow(ctx, place)
+	if !place.InCluster() || slices.Equal(peers, place.Peers) {
+		return
+	}
+	place.Peers = peers
+	if err := k.change(place, ending{}, false); err != nil {
+		k.Logger.Warn("the addresses of the other hosts are not remembered", "err", err)
+	}
+}
+
+// peersNow gives the addresses of the others; those that are remembered when
+// nobody can be seen.
+func (k *Keeper) peersNow(ctx context.Context, place Place) []netip.Addr {
+	if !place.InCluster() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	members, err := k.consul.members(ctx)
+	if err != nil {
+		return place.Peers
+	}
+	var peers []netip.Addr
+	for _, m := range members {
+		if a, err := netip.ParseAddr(m.Addr); err == nil && a.Is4() && m.hostID() != k.HostID && !m.gone() {
+			peers = append(peers, a)
+		}
+	}
+	if len(peers) == 0 && place.Is == api.PlaceJoined {
+		return place.Peers
+	}
+	slices.SortFunc(peers, netip.Addr.Compare)
+	return peers[:min(len(peers), maxPeers)]
+}
+
+// Members implements api.ClusterService.
+func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
+	place, _, store, _ := k.current()
+	if store == nil {
+		return nil, api.Errorf(api.CodeUnavailable, "the agent waits: %s", k.Waiting())
+	}
+	hosts, err := List(ctx, store)
+	if err != nil {
+		return nil, explainStore(err)
+	}
+	roles := map[string]string{}
+	if place.InCluster() {
+		members, err := k.consul.members(ctx)
+		if err != nil {
+			return nil, &api.Error{Code: api.CodeUnavailable, Message: "this host's Consul does not answer; try again", Cause: err}
+		}
+		for _, m := range members {
+			roles[m.hostID()] = "client"
+			if m.server() {
+				roles[m.hostID()] = "server"
+			}
+		}
+	}
+	list := []api.Member{}
+	for _, h := range hosts {
+		m := api.Member{ID: h.ID, Name: h.Name, Address: h.VTEP.String(), Role: roles[h.ID], State: "suspect", Self: h.ID == k.HostID}
+		if h.Alive {
+			m.State = "alive"
+		}
+		list = append(list, m)
+	}
+	slices.SortFunc(list, func(a, b api.Member) int { return strings.Compare(a.Name+"\x00"+a.ID, b.Name+"\x00"+b.ID) })
+	return list, nil
+}
+
+func explainStore(err error) error {
+	if isAway(err) {
+		return &api.Error{Code: api.CodeUnavailable, Message: sentence(err) + "; try again", Cause: err}
+	}
+	return err
+}
+
+func isAway(err error) bool {
+	return errors.Is(err, state.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)
+}

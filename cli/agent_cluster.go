@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"os"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// newKeeper makes the keeper of this host's place in the cluster.
+func newKeeper(s Settings, id string, links *link.Links, logger *slog.Logger) (*cluster.Keeper, error) {
+	return cluster.NewKeeper(cluster.KeeperConfig{
+		Dir: s.Host.StateDir, HostID: id, HostName: s.Host.Name, Configured: s.Consul.Address != "",
+		Iface: s.Cluster.Iface, Ports: cluster.DefaultPorts(), Logger: logger,
+		Underlay: func(iface string) (cluster.Underlay, error) {
+			u, err := links.Underlay(iface)
+			return cluster.Underlay{Iface: u.Interface, Addr: u.Addr}, err
+		},
+	})
+}
+
+// enterPlace opens the store that belongs to this host's place: Consul's as
+// configured, that of a Consul of ours, or the file of a host alone. What that
+// needs it waits for, and says so on the socket. The returned function ends what
+// was begun.
+func enterPlace(ctx context.Context, s Settings, id string, keeper *cluster.Keeper, logger *slog.Logger) (store state.Store, end func(), err error) {
+	stage, err := serveWaiting(ctx, s, id, keeper, logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer stage()
+	if err := keeper.FindUnderlay(ctx); err != nil {
+		return nil, nil, unlessAnew(ctx, err)
+	}
+	if err := keeper.Leftovers(); err != nil {
+		return nil, nil, err
+	}
+	if !keeper.Managed() {
+		store, err := openStore(s, keeper, logger)
+		if err != nil {
+			return nil, nil, err
+		}
+		return store, func() { _ = store.Close() }, nil
+	}
+	stop, err := keeper.StartConsul(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err = state.OpenConsul(state.ConsulConfig{Address: keeper.ConsulAddress(), Logger: logger})
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	end = func() {
+		keeper.Finish(ctx, store)
+		_ = store.Close()
+		stop()
+	}
+	if err := keeper.Settle(ctx, store); err != nil || ctx.Err() != nil {
+		end()
+		return nil, nil, unlessAnew(ctx, err)
+	}
+	return store, end, nil
+}
+
+// unlessAnew takes the end of a life for no failure.
+func unlessAnew(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// openStore gives the cluster's Consul, or the file of a host on its own.
+func openStore(s Settings, keeper *cluster.Keeper, logger *slog.Logger) (state.Store, error) {
+	if s.Consul.Address == "" {
+		return state.OpenEmbedded(keeper.StatePath())
+	}
+	return state.OpenConsul(state.ConsulConfig{
+		Address: s.Consul.Address, Token: s.Consul.Token, TokenFile: s.Consul.TokenFile,
+		CAFile: s.Consul.CAFile, CertFile: s.Consul.CertFile, KeyFile: s.Consul.KeyFile, Logger: logger,
+	})
+}
+
+// serveWaiting answers on the socket while the agent waits for its place.
+func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Keeper, logger *slog.Logger) (end func(), err error) {
+	l, err := listen(s.API.Socket)
+	if err != nil {
+		return nil, err
+	}
+	status := func(context.Context) (api.Status, error) {
+		st := api.Status{
+			Version: Version(), PID: os.Getpid(), Bridge: s.OVS.Bridge, Problems: []string{}, Peers: []api.Peer{},
+			Host: api.Host{ID: id, Name: s.Host.Name},
+		}
+		if why := keeper.Waiting(); why != "" {
+			st.Problems = append(st.Problems, why)
+		}
+		return st, nil
+	}
+	server := apiServer(withCluster(keeper, api.NewWaitingHandler(status, keeper.Waiting, logger), logger))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := serve(ctx, server, l); err != nil {
+			logger.Error("the agent's socket cannot be served while it waits", "err", err)
+		}
+	}()
+	return func() { cancel(); <-done }, nil
+}
+
+// withCluster serves the calls about this host's place beside others.
+func withCluster(place api.ClusterService, rest http.Handler, logger *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	calls := api.NewClusterHandler(place, logger)
+	mux.Handle("/v1/cluster", calls)
+	mux.Handle("/v1/cluster/", calls)
+	mux.Handle("/", rest)
+	return mux
+}

@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) clusterCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:   "cluster",
+		Short: "Form, enter, leave and see the cluster",
+		Long: `A cluster is the hosts that share networks. It begins on one host and others join
+it with its token. The agents run Consul for it; where consul.address is set, the
+cluster is whoever uses that Consul, and nothing here is needed.`,
+		Example: `  socketplane cluster bootstrap
+  socketplane cluster token
+  socketplane cluster join --token-file /root/token 192.0.2.11
+  socketplane cluster members`,
+	})
+	cmd.AddCommand(a.clusterBootstrapCommand(), a.clusterJoinCommand(), a.clusterLeaveCommand(),
+		a.clusterBindCommand(), a.clusterMembersCommand(), a.clusterTokenCommand())
+	return cmd
+}
+
+// clusterService connects to the agent.
+func (a *app) clusterService() (api.ClusterService, error) {
+	s, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	return api.NewClient(s.API.Socket), nil
+}
+
+// placeDeadline bounds how long an agent may need to take its new place: Consul
+// starts in 2 s, and finds the others in as many.
+const placeDeadline = 90 * time.Second
+
+// moved waits until the agent has taken another place than it had.
+func (a *app) moved(ctx context.Context, svc api.ClusterService, before api.Place) (api.Place, error) {
+	ctx, cancel := context.WithTimeout(ctx, placeDeadline)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	said := ""
+	for {
+		p, err := svc.Place(ctx)
+		if err == nil && p.Life > before.Life && p.Ready {
+			return p, nil
+		}
+		why := "it has not begun anew"
+		if err != nil {
+			why = err.Error()
+		} else if p.Waiting != "" {
+			why = p.Waiting
+			if why != said && a.onTerminal() {
+				said = why
+				fmt.Fprintln(a.stderr, "waiting: "+oneLine(why))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return p, fmt.Errorf("the agent has not taken its new place within %s (%s); it goes on trying, see: socketplane agent status", placeDeadline, oneLine(why))
+			}
+			return p, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// onTerminal says whether somebody watches.
+func (a *app) onTerminal() bool {
+	f, ok := a.stderr.(*os.File)
+	return ok && isTerminal(f)
+}
+
+// change asks for another place and waits until it is taken.
+func (a *app) change(ctx context.Context, ask func(api.ClusterService) (api.Place, error)) (before, after api.Place, err error) {
+	svc, err := a.clusterService()
+	if err != nil {
+		return before, after, err
+	}
+	if before, err = svc.Place(ctx); err != nil {
+		return before, after, err
+	}
+	answer, err := ask(svc)
+	if err != nil {
+		return before, after, err
+	}
+	if !answer.Changing {
+		return before, answer, nil // it has it already
+	}
+	after, err = a.moved(ctx, svc, before)
+	return before, after, err
+}

@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) clusterBootstrapCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bootstrap",
+		Short: "Begin a cluster of this host",
+		Long: `Begins a cluster of this host alone; its networks and endpoints become the cluster's,
+and running containers notice nothing. Without a token one is made: cluster token shows
+it. On a host where a cluster began it changes nothing.`,
+		Example: `  socketplane cluster bootstrap
+  socketplane cluster bootstrap --token-file /root/token`,
+		Args: args(0, 0),
+	}
+	token := tokenFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		secret, err := a.readToken(token)
+		if err != nil {
+			return err
+		}
+		before, after, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
+			return svc.Bootstrap(cmd.Context(), api.BootstrapRequest{Token: secret})
+		})
+		switch {
+		case err != nil:
+			return err
+		case before.Cluster == after.Cluster:
+			_, err = fmt.Fprintf(a.stdout, "cluster %s began on this host already\n", after.Cluster)
+			return err
+		}
+		_, err = fmt.Fprintf(a.stdout, "cluster %s begins on this host, at %s (%s)\nanother host joins it with its token (socketplane cluster token):\n  socketplane cluster join %s\n",
+			after.Cluster, after.Address, after.Iface, after.Address)
+		return err
+	}
+	return cmd
+}
+
+func (a *app) clusterJoinCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "join [--token-file FILE] ADDR...",
+		Short: "Enter the cluster of another host",
+		Long: `Enters the cluster of the hosts at the addresses; one that answers is enough. It needs
+the cluster's token, from a file, standard input (--token-file -), SOCKETPLANE_TOKEN,
+or --token, which others on this host can see while the command runs. A host that joins
+may have no networks of its own but an unused "default".`,
+		Example: `  ssh host1 socketplane cluster token | socketplane cluster join --token-file - 192.0.2.11`,
+		Args:    args(1, -1),
+	}
+	token := tokenFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if _, err := api.ParseJoin(args); err != nil {
+			return err
+		}
+		secret, err := a.readToken(token)
+		if err != nil {
+			return err
+		}
+		_, after, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
+			return svc.Join(cmd.Context(), api.JoinRequest{Token: secret, Addresses: args})
+		})
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(a.stdout, "this host is in cluster %s, at %s (%s)\n", after.Cluster, after.Address, after.Iface)
+		return err
+	}
+	return cmd
+}
+
+func (a *app) clusterLeaveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "leave",
+		Short: "Leave the cluster",
+		Long: `Leaves the cluster: the other hosts take their tunnels down, and this host is one on
+its own again, with an empty state. It is refused while the host has endpoints.`,
+		Example: `  socketplane cluster leave
+  socketplane cluster leave --force`,
+		Args: args(0, 0),
+	}
+	force := cmd.Flags().Bool("force", false, "take the interfaces of all containers of this host away and release their addresses")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		before, _, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
+			return svc.Leave(cmd.Context(), api.LeaveRequest{Force: *force})
+		})
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(a.stdout, "this host has left cluster %s\n", before.Cluster)
+		return err
+	}
+	return cmd
+}
+
+func (a *app) clusterBindCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bind IFACE",
+		Short: "Choose the interface of the tunnels",
+		Long: `Moves the tunnels, and the cluster's Consul, to the address of an interface; the other
+hosts follow within seconds. It holds until it is said otherwise, also against the
+setting cluster.iface. --default undoes it.`,
+		Example: `  socketplane cluster bind eth1
+  socketplane cluster bind --default`,
+		Args:                  args(0, 1),
+		DisableFlagsInUseLine: true,
+	}
+	undo := cmd.Flags().Bool("default", false, "back to the setting cluster.iface, or what is found")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *undo == (len(args) == 1) {
+			return usagef("name an interface or say --default; usage: %s", usageLine(cmd))
+		}
+		iface := ""
+		if !*undo {
+			iface = args[0]
+			if err := api.CheckIfName(iface); err != nil {
+				return err
+			}
+		}
+		_, after, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
+			return svc.Bind(cmd.Context(), api.BindRequest{Iface: iface})
+		})
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(a.stdout, "tunnels are at %s (%s)\n", after.Address, after.Iface)
+		return err
+	}
+	return cmd
+}

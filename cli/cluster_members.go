@@ -1,0 +1,40 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+func (a *app) clusterMembersCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "members",
+		Short: "List the hosts of the cluster",
+		Long: `Lists the hosts of the cluster, this one marked with a star. A host is suspect when
+its agent has not been heard of; its containers may run on. The role is that of its
+Consul: three servers carry a cluster of three hosts and more.`,
+		Example: `  socketplane cluster members
+  socketplane cluster members -o json`,
+		Args: args(0, 0),
+	}
+	format := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		svc, err := a.clusterService()
+		if err != nil {
+			return err
+		}
+		members, err := svc.Members(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if *format == outputJSON {
+			return writeJSON(a.stdout, members)
+		}
+		var rows [][]string
+		for _, m := range members {
+			name := m.Name
+			if m.Self {
+				name += " *"
+			}
+			rows = append(rows, []string{name, m.Address, m.State, m.Role})
+		}
+		return writeTable(a.stdout, []string{"HOST", "ADDRESS", "STATE", "ROLE"}, rows)
+	}
+	return cmd
+}
