@@ -74,6 +74,9 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 
 // stopQuietly stops an agent that systemd does not run.
 func (a *app) stopQuietly(ctx context.Context, s Settings) (string, error) {
+	if p, err := findAgent(ctx, s); err != nil || p == nil {
+		return "", err
+	}
 	quiet := *a
 	var said strings.Builder
 	quiet.stdout = &said

@@ -59,6 +59,8 @@ func (h *Host) program(self string) Step {
 	}}
 }
 
+var shells = []string{"bash", "zsh", "fish"}
+
 // completions are where the shells look.
 var completions = map[string]string{
 	"bash": "/usr/share/bash-completion/completions/socketplane",
@@ -71,7 +73,7 @@ var completions = map[string]string{
 func (h *Host) completion(script func(shell string) ([]byte, error)) Step {
 	return Step{Name: "completion", Do: func(context.Context) (string, error) {
 		var wrote []string
-		for _, shell := range []string{"bash", "zsh", "fish"} {
+		for _, shell := range shells {
 			dir := filepath.Dir(completions[shell])
 			if _, err := os.Stat(h.path(filepath.Dir(dir))); err != nil {
 				continue // the shell is not here

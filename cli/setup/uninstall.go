@@ -130,7 +130,7 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 		return "", err
 	}
 	names := []string{
-		un.Plugin, filepath.Dir(un.Plugin),
+		un.Plugin, // its directory is dockerd's
 		un.Socket, filepath.Join(filepath.Dir(un.Socket), "agent.pid"), filepath.Dir(un.Socket),
 		filepath.Join(un.StateDir, "bin", "socketplane-runc"), filepath.Join(un.StateDir, "bin"),
 		modulesFile,
@@ -140,8 +140,8 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 	}
 	if !packaged {
 		names = append(names, sysctlFile)
-		for _, path := range completions {
-			names = append(names, path, filepath.Dir(path))
+		for _, shell := range shells {
+			names = append(names, completions[shell], filepath.Dir(completions[shell]))
 		}
 		for _, name := range otherNames {
 			names = append(names, filepath.Join(filepath.Dir(Program), name))
