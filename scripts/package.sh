@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds bin/socketplane_<version>_<architecture>.deb with nfpm, which is built
-# from the module proxy once.
+# from the module proxy once; and in bin/release what install.sh downloads: the
+# program, and install.sh itself with the program's checksum.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/go/bin
@@ -33,4 +34,11 @@ done
 VERSION=$version ARCH=$arch $nfpm package --config scripts/package/nfpm.yaml --packager deb \
 	--target "bin/socketplane_${version}_$arch.deb" >/dev/null
 rm -rf $work
+
+mkdir -p bin/release
+cp bin/socketplane "bin/release/socketplane_linux_$arch"
+sum=$(sha256sum "bin/release/socketplane_linux_$arch" | cut -d ' ' -f 1)
+sed -e "s/^version=''\$/version='$described'/" -e "s/^sum_$arch=''\$/sum_$arch='$sum'/" \
+	scripts/install.sh >bin/release/install.sh
+
 echo "bin/socketplane_${version}_$arch.deb is built"

@@ -46,8 +46,10 @@ func (h *Host) kernel() Step {
 			}
 			changed = changed || wrote
 			said += ", " + modulesFile
-			if _, err := h.Command.Run(ctx, "modprobe", "openvswitch"); err != nil {
-				return "", err
+			if _, err := os.Stat(h.path("/sys/module/openvswitch")); err != nil {
+				if _, err := h.Command.Run(ctx, "modprobe", "openvswitch"); err != nil {
+					return "", err
+				}
 			}
 		}
 		if err := h.applySysctls(text); err != nil {
@@ -108,14 +110,14 @@ func setValue(path, value string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
 	if os.IsPermission(err) || err != nil && isReadOnly(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(value)
+	_, err = f.WriteString(value + "\n")
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}

@@ -40,8 +40,6 @@ func runMain(m *testing.M) int {
 func TestPackage(t *testing.T) {
 	m := boot(t, "pkg")
 	m.copy(buildPackage(t), "/root/socketplane.deb")
-	m.exec("ip", "netns", "add", "first") // makes a directory that stays
-	m.exec("ip", "netns", "delete", "first")
 	before := m.listing()
 
 	m.exec("dpkg", "--install", "/root/socketplane.deb")

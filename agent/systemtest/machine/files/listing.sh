@@ -9,7 +9,7 @@ find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /run -o -path '
 find /var/log -name '*socketplane*' | sort
 echo "# run"
 find /run -xdev \( -path '/run/systemd/*' -o -path '/run/log/*' -o -path '/run/udev/*' -o -path '/run/docker/*' \
-	-o -path '/run/containerd/*' -o -path '/run/openvswitch/*' \) -prune -o -printf '%p %y %m %u %g\n' | sort
+	-o -path '/run/containerd/*' -o -path '/run/openvswitch/*' -o -path /run/netns \) -prune -o -printf '%p %y %m %u %g\n' | sort
 find /run/docker/plugins 2>/dev/null
 echo "# what is in the files" # beside /etc/group and the like lie copies of their former state
 find /etc /var/lib/dpkg/info -type f ! -name ld.so.cache ! -name '*-' -print0 | sort -z | xargs -0 sha256sum
