@@ -10,16 +10,19 @@ UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build consul tools demo demo-down test test-long unit lint bench clean
+.PHONY: help deps build package consul tools demo demo-down test test-long test-package unit lint shellcheck bench clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install the packages that are missing (Debian, Ubuntu)
 	@scripts/deps.sh
 
 build: ## build bin/socketplane, one static binary
 	@scripts/build.sh && echo "bin/socketplane is built"
+
+package: deps ## build bin/socketplane_VERSION_ARCH.deb
+	@scripts/package.sh
 
 consul: deps ## build bin/consul, unless one is on the PATH
 	@scripts/consul.sh
@@ -36,7 +39,7 @@ demo: deps build consul tools ## three hosts, one network, containers that reach
 demo-down: ## take the demo away, all of it
 	@scripts/lab down
 
-test: deps build consul tools ## unit, contract and system tests, as CI runs them
+test: deps build consul tools shellcheck ## unit, contract and system tests, as CI runs them
 	@go vet ./...
 	@scripts/fuzz.sh 3s
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 14m $(SYSTEM)
@@ -45,10 +48,16 @@ test-long: deps build consul tools ## all tests, with hundreds of repeats
 	@scripts/fuzz.sh 90s
 	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM)
 
+test-package: deps build consul tools ## the package and install.sh on machines with systemd, over boots
+	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/machine
+
 unit: deps consul tools ## the tests of single packages
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT)
 
-lint: deps $(GOLANGCI) ## formatting, static checks, who may import whom
+shellcheck: deps
+	@shellcheck -S warning scripts/*.sh scripts/lab scripts/package/postinst scripts/package/prerm scripts/package/postrm
+
+lint: deps shellcheck $(GOLANGCI) ## formatting, static checks, who may import whom
 	@$(GOLANGCI) run ./...
 	@$(GOLANGCI) fmt --diff ./...
 

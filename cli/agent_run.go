@@ -21,6 +21,7 @@ import (
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/cli/setup"
 	"github.com/socketplane/socketplane/ipam"
 	"github.com/socketplane/socketplane/ovs"
 )
@@ -55,6 +56,10 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	id, err := cluster.LoadID(s.Host.StateDir)
 	if err != nil {
 		return err
+	}
+	// Before anything of the host is changed.
+	if err := (&setup.Host{}).Remember(s.Host.StateDir, s.Docker.DaemonJSON); err != nil {
+		return fmt.Errorf("note how the host is: %w", err)
 	}
 	links := link.New(logger)
 	defer links.Close()
@@ -170,6 +175,10 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	}
 	logger.Info("agent started", "version", Version(), "host", s.Host.Name, "id", id,
 		"store", store.String(), "bridge", sw.Bridge(), "datapath", sw.Datapath())
+	// The sockets are there: Docker may start, whether the store is there or not.
+	if err := notifySystemd("READY=1"); err != nil {
+		logger.Warn("systemd goes on waiting", "err", err)
+	}
 	err = g.Wait()
 	logger.Info("agent stopped")
 	return err

@@ -23,11 +23,17 @@ under the name ` + cni.Name + `.`,
 	return cmd
 }
 
-// cniDirs are where programs that use CNI look by default.
+// Where programs that use CNI look by default.
+const (
+	cniBinDir  = "/opt/cni/bin"
+	cniConfDir = "/etc/cni/net.d"
+)
+
+// cniDirs gives cmd the flags that say where the plugin goes.
 func cniDirs(cmd *cobra.Command) *cni.Setup {
 	var s cni.Setup
-	cmd.Flags().StringVar(&s.BinDir, "bin-dir", "/opt/cni/bin", "directory of CNI plugins")
-	cmd.Flags().StringVar(&s.ConfDir, "conf-dir", "/etc/cni/net.d", "directory of network configurations")
+	cmd.Flags().StringVar(&s.BinDir, "bin-dir", cniBinDir, "directory of CNI plugins")
+	cmd.Flags().StringVar(&s.ConfDir, "conf-dir", cniConfDir, "directory of network configurations")
 	return &s
 }
 

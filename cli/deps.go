@@ -55,6 +55,7 @@ type dependency struct {
 
 	versionArgs []string
 	apt, dnf    string // packages; empty: no package
+	dockers     bool   // only where Docker is used
 	elsewhere   string // how to get it where there is no package
 }
 
@@ -64,9 +65,9 @@ func dependencies() []dependency {
 		{Name: "ovsdb-server", For: "the switch's database", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-switch", dnf: "openvswitch"},
 		{Name: "ovs-ofctl", For: "programming flows", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-common", dnf: "openvswitch"},
 		{Name: "iptables", For: "the way out through NAT", Needed: "1.8", versionArgs: []string{"--version"}, apt: "iptables", dnf: "iptables-nft"},
-		{Name: "dockerd", For: "containers (not for connect)", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine"},
-		{Name: "docker", For: "run, start, stop, restart, rm, attach", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine"},
-		{Name: "runc", For: "containers (not for connect)", Needed: "1.0", Optional: true, versionArgs: []string{"--version"}, apt: "runc", dnf: "runc"},
+		{Name: "dockerd", For: "containers (not for connect)", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine", dockers: true},
+		{Name: "docker", For: "run, start, stop, restart, rm, attach", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine", dockers: true},
+		{Name: "runc", For: "containers (not for connect)", Needed: "1.0", Optional: true, versionArgs: []string{"--version"}, apt: "runc", dnf: "runc", dockers: true},
 		{Name: "consul", For: "a cluster, where no Consul is given", Needed: "1.12", Optional: true, versionArgs: []string{"version"}, elsewhere: "https://developer.hashicorp.com/consul/install"},
 	}
 }
@@ -79,6 +80,9 @@ func checkDeps(ctx context.Context) []dependency {
 		d.Found = foundVersion(ctx, d.Name, d.versionArgs)
 		d.OK = d.Found != "" && !older(d.Found, d.Needed)
 		if !d.OK {
+			if d.Name == "docker" && list[i-1].OK { // dockerd is here: from Debian 13 on its client is a package of its own
+				d.apt = "docker-cli"
+			}
 			d.Remedy = d.remedy(manager)
 		}
 	}

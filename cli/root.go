@@ -82,7 +82,7 @@ run exits as docker run does, with 125 when the failure is not the container's.`
 		a.agentCommand(), a.clusterCommand(), a.networkCommand(),
 		a.runCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.rmCommand(), a.attachCommand(),
 		a.infoCommand(), a.connectCommand(), a.disconnectCommand(), a.proxyCommand(),
-		a.cniCommand(), a.depsCommand(), a.versionCommand(),
+		a.cniCommand(), a.installCommand(), a.uninstallCommand(), a.depsCommand(), a.versionCommand(),
 	)
 	return root
 }

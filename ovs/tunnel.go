@@ -21,12 +21,15 @@ type Tunnel struct {
 	Local  netip.Addr // this host's VTEP; zero: the kernel's choice
 }
 
+// tunnelPrefix begins the name of every tunnel's port.
+const tunnelPrefix = "vxlan-"
+
 // TunnelName is the port of a peer's tunnel. It is made from a hash: nothing
 // that came from outside gets into an interface name, and 15 bytes are all it
 // can hold (IFNAMSIZ).
 func TunnelName(peer string) string {
 	sum := sha256.Sum256([]byte(peer))
-	return "vxlan-" + hex.EncodeToString(sum[:])[:9]
+	return tunnelPrefix + hex.EncodeToString(sum[:])[:9]
 }
 
 func (t Tunnel) check() error {

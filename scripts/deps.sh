@@ -33,6 +33,8 @@ need jq jq
 need curl curl
 need git git
 need make make
+need mmdebstrap mmdebstrap
+need shellcheck shellcheck
 need gcc gcc
 need nsenter util-linux
 need awk mawk

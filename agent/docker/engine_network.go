@@ -72,6 +72,16 @@ func (e *Engine) RemoveNetwork(ctx context.Context, id string) error {
 	return nil
 }
 
+// Disconnect takes a container off a network, also one that runs; one that is not
+// on it, or gone, is no error.
+func (e *Engine) Disconnect(ctx context.Context, network, container string) error {
+	_, err := e.cli.NetworkDisconnect(ctx, network, client.NetworkDisconnectOptions{Container: container, Force: true})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("take container %s off docker network %s: %w", container, network, err)
+	}
+	return nil
+}
+
 // NetworkEndpoints lists the endpoints of a network that Docker has, by id, each
 // with the container that has joined it, or without one; none when the network is
 // gone.

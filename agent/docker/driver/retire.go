@@ -1,0 +1,101 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/docker"
+)
+
+// Retire removes Docker's networks of our driver from the dockerd at host and gives
+// their names. The agent must not run: it would make them again. In its place the
+// plugin's socket is answered as long as it takes, since dockerd asks the driver,
+// and waits for it, before it forgets a network. Containers that are on one are
+// disconnected from it.
+func Retire(ctx context.Context, host, socket string) (removed []string, err error) {
+	engine, err := docker.Dial(host)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Close() //nolint:errcheck // only asked
+	networks, err := engine.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ours []docker.Network
+	for _, n := range networks {
+		if n.Driver == docker.DriverName {
+			ours = append(ours, n)
+		}
+	}
+	if len(ours) == 0 {
+		return nil, nil
+	}
+	stop, err := standIn(socket)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	for _, n := range ours {
+		endpoints, err := engine.NetworkEndpoints(ctx, n.ID)
+		if err != nil {
+			return removed, err
+		}
+		for _, container := range endpoints {
+			if container == "" {
+				continue
+			}
+			if err := engine.Disconnect(ctx, n.ID, container); err != nil {
+				return removed, err
+			}
+		}
+		if err := engine.RemoveNetwork(ctx, n.ID); err != nil {
+			return removed, err
+		}
+		removed = append(removed, n.Name)
+	}
+	return removed, nil
+}
+
+// standIn answers every call of dockerd with success until stop is called.
+func standIn(socket string) (stop func(), err error) {
+	if conn, err := net.Dial("unix", socket); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("an agent answers on %s; stop it first: socketplane agent stop", socket)
+	}
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		return nil, fmt.Errorf("directory of the plugin's socket: %w", err)
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove a socket left over: %w", err)
+	}
+	old := syscall.Umask(0o117)
+	l, err := net.Listen("unix", socket)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", socket, err)
+	}
+	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(standInAnswer)}
+	go server.Serve(l) //nolint:errcheck // ends with stop
+	return func() { _ = server.Close() }, nil
+}
+
+func standInAnswer(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", contentType)
+	var body any = struct{}{}
+	switch r.URL.Path {
+	case "/Plugin.Activate":
+		body = map[string][]string{"Implements": {"NetworkDriver", "IpamDriver"}}
+	case "/NetworkDriver.GetCapabilities":
+		body = map[string]string{"Scope": "local", "ConnectivityScope": "global"}
+	}
+	_ = json.NewEncoder(w).Encode(body) // dockerd may have gone
+}

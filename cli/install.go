@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/socketplane/socketplane/cli/setup"
+)
+
+// installFlags is what install was asked for.
+type installFlags struct {
+	bootstrap  bool
+	join       []string
+	iface      string
+	tokenFile  string
+	from       string
+	unattended bool
+}
+
+func (a *app) installCommand() *cobra.Command {
+	var f installFlags
+	cmd := &cobra.Command{
+		Use:   "install [--bootstrap | --join ADDR]... [--iface IF] [--token-file FILE] [--from DIR] [--unattended]",
+		Short: "Set this host up",
+		Long: `Sets this host up (Debian, Ubuntu): Open vSwitch, Docker and iptables from the
+distribution, Consul, this program in /usr/local/bin, kernel settings, the group
+socketplane, the settings file, the systemd units, shell completion; then it starts the
+agent and, when asked, begins a cluster or joins one. What is there already stays as
+it is. Each step says what it does; after a failure run it again, and it goes on.
+
+Consul is the one on the PATH, or that of --from DIR (the program consul, or its
+release's archive), or the release ` + setup.ConsulRelease().Version + `, downloaded and verified by its checksum.
+BOOTSTRAP=true in the environment means --bootstrap.`,
+		Example: `  sudo socketplane install --bootstrap
+  sudo socketplane install --join 10.254.101.21 --token-file /root/token
+  sudo socketplane install --from /media/usb`,
+		Args:                  args(0, 0),
+		DisableFlagsInUseLine: true,
+	}
+	cmd.Flags().BoolVar(&f.bootstrap, "bootstrap", false, "begin a cluster with this host")
+	cmd.Flags().StringArrayVar(&f.join, "join", nil, "address of a host whose cluster is joined, may be given several times")
+	cmd.Flags().StringVar(&f.iface, "iface", "", "interface that carries the tunnels")
+	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "file that holds the cluster's token")
+	cmd.Flags().StringVar(&f.from, "from", "", "directory to take Consul from; nothing is downloaded then")
+	cmd.Flags().BoolVar(&f.unattended, "unattended", false, "ask nothing")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := a.checkInstall(&f); err != nil {
+			return err
+		}
+		return a.install(cmd.Context(), f)
+	}
+	return cmd
+}
+
+// checkInstall completes the flags and refuses what cannot be, before anything is done.
+func (a *app) checkInstall(f *installFlags) error {
+	if text, ok := a.getenv("BOOTSTRAP"); ok && text != "" {
+		on, err := strconv.ParseBool(text)
+		if err != nil {
+			return usagef("BOOTSTRAP=%q in the environment is not true or false", text)
+		}
+		f.bootstrap = f.bootstrap || on
+	}
+	if f.bootstrap && len(f.join) > 0 {
+		return usagef("--bootstrap begins a cluster and --join joins one; a host does one of them")
+	}
+	if f.iface != "" {
+		if err := checkInterface(f.iface); err != nil {
+			return usagef("--iface: %w", err)
+		}
+	}
+	for _, file := range []*string{&f.tokenFile, &f.from} {
+		if *file == "" {
+			continue
+		}
+		if _, err := os.Stat(*file); err != nil {
+			return usagef("%w", err)
+		}
+		abs, err := filepath.Abs(*file)
+		if err != nil {
+			return err
+		}
+		*file = abs
+	}
+	if os.Geteuid() != 0 {
+		return setup.ErrNotRoot
+	}
+	return nil
+}
+
+func (a *app) install(ctx context.Context, f installFlags) error {
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("path of this program: %w", err)
+	}
+	host := a.setupHost()
+	steps := host.Install(setup.Install{
+		Self: self, StateDir: s.Host.StateDir, DaemonJSON: s.Docker.DaemonJSON,
+		Missing: func() []string { return missingPackages(ctx, s.Docker.Enabled) },
+		Consul: setup.Consul{
+			From: f.from, Release: setup.ConsulRelease(), Client: http.DefaultClient,
+			Needed: f.bootstrap || len(f.join) > 0, Given: s.Consul.Address,
+		},
+		Completion: a.completion,
+	})
+	if err := a.confirmPackages(f, missingPackages(ctx, s.Docker.Enabled)); err != nil {
+		return err
+	}
+	steps = append(steps, setup.Step{
+		Name: "agent", Remedy: "see: socketplane agent logs",
+		Do: func(ctx context.Context) (string, error) { return "", a.startAgent(ctx, s, []string{"agent", "run"}) },
+	})
+	steps = append(steps, a.clusterSteps(f)...)
+	if err := host.Run(ctx, "install", steps); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	if !f.bootstrap && len(f.join) == 0 {
+		fmt.Fprintln(a.stdout, "this host is ready; begin a cluster with: socketplane cluster bootstrap, or join one: socketplane cluster join ADDR")
+	}
+	return nil
+}
+
+// clusterSteps are the commands that a user would give next.
+func (a *app) clusterSteps(f installFlags) []setup.Step {
+	var commands [][]string
+	if f.iface != "" {
+		commands = append(commands, []string{"cluster", "bind", f.iface})
+	}
+	var token []string
+	if f.tokenFile != "" {
+		token = []string{"--token-file", f.tokenFile}
+	}
+	if f.bootstrap {
+		commands = append(commands, slices.Concat([]string{"cluster", "bootstrap"}, token))
+	}
+	if len(f.join) > 0 {
+		commands = append(commands, slices.Concat([]string{"cluster", "join"}, token, []string{"--"}, f.join))
+	}
+	var steps []setup.Step
+	for _, argv := range commands {
+		steps = append(steps, setup.Step{
+			Name: argv[0] + " " + argv[1], Remedy: "mend that",
+			Do: func(ctx context.Context) (string, error) { return "", a.command(ctx, argv) },
+		})
+	}
+	return steps
+}
+
+// command runs another command of ours, with the global flags of this one.
+func (a *app) command(ctx context.Context, argv []string) error {
+	root := a.rootCommand()
+	found, _, err := root.Find(argv)
+	if err != nil || found.Name() != argv[1] {
+		return fmt.Errorf("this version of socketplane has no command %q", argv[0]+" "+argv[1])
+	}
+	var global []string
+	if a.configFile != "" {
+		global = append(global, "--config", a.configFile)
+	}
+	if a.socket != "" {
+		global = append(global, "--socket", a.socket)
+	}
+	root.SetArgs(append(global, argv...))
+	return root.ExecuteContext(ctx)
+}
+
+// setupHost is this machine.
+func (a *app) setupHost() *setup.Host {
+	return &setup.Host{
+		Command: setup.Programs{Env: []string{"DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=a"}},
+		Out:     a.stdout,
+	}
+}
+
+// confirmPackages asks before a package manager is let loose, where there is
+// somebody to ask.
+func (a *app) confirmPackages(f installFlags, missing []string) error {
+	info, err := a.stdin.Stat()
+	if f.unattended || len(missing) == 0 || err != nil || !isTerminal(a.stdin) || info.Mode()&os.ModeCharDevice == 0 {
+		return nil
+	}
+	fmt.Fprintf(a.stdout, "missing: %v. Install them with apt-get? [Y/n] ", missing)
+	var answer string
+	_, _ = fmt.Fscanln(a.stdin, &answer) // nothing but Enter is yes
+	switch answer {
+	case "", "y", "Y", "yes":
+		return nil
+	}
+	return errors.New("install: nothing was done")
+}
+
+// completion gives the completion script of a shell.
+func (a *app) completion(shell string) ([]byte, error) {
+	root := a.rootCommand()
+	var b bytes.Buffer
+	var err error
+	switch shell {
+	case "bash":
+		err = root.GenBashCompletionV2(&b, true)
+	case "zsh":
+		err = root.GenZshCompletion(&b)
+	case "fish":
+		err = root.GenFishCompletion(&b, true)
+	}
+	return b.Bytes(), err
+}
+
+// missingPackages lists the packages of the distribution that have what is missing.
+func missingPackages(ctx context.Context, docker bool) []string {
+	var list []string
+	for _, d := range checkDeps(ctx) {
+		if d.OK || d.apt == "" || d.dockers && !docker || slices.Contains(list, d.apt) {
+			continue
+		}
+		list = append(list, d.apt)
+	}
+	return list
+}

@@ -1,0 +1,29 @@
+package setup
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// Group may speak to the agent.
+const Group = "socketplane"
+
+func (h *Host) groupExists() bool {
+	data, err := os.ReadFile(h.path("/etc/group"))
+	return err == nil && strings.Contains("\n"+string(data), "\n"+Group+":")
+}
+
+// group makes the group whose members may use the agent without being root.
+func (h *Host) group() Step {
+	return Step{Name: "group", Do: func(ctx context.Context) (string, error) {
+		if h.groupExists() {
+			return "there already: " + Group, nil
+		}
+		if _, err := h.Command.Run(ctx, "groupadd", "--system", Group); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("made %s; whoever is in it may use the agent without sudo: usermod -aG %s NAME", Group, Group), nil
+	}}
+}

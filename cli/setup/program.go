@@ -1,0 +1,101 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	// Program is where install puts this program.
+	Program = "/usr/local/bin/socketplane"
+	// packagedProgram is where a distribution's package has it.
+	packagedProgram = "/usr/bin/socketplane"
+)
+
+// otherNames are those under which the program is Docker's runtime and the CNI
+// plugin.
+var otherNames = []string{"socketplane-runc", "socketplane-cni"}
+
+// Packaged says whether self is the program of a package, whose files are the
+// package manager's to bring and to take away.
+func (h *Host) Packaged(self string) bool { return self == packagedProgram }
+
+// program puts self, with its other names, where the units and users find it.
+func (h *Host) program(self string) Step {
+	return Step{Name: "program", Do: func(context.Context) (string, error) {
+		target := h.path(Program)
+		changed := false
+		if self != target {
+			same, err := sameContent(self, target)
+			if err != nil {
+				return "", err
+			}
+			if changed = !same; changed {
+				f, err := os.Open(self)
+				if err != nil {
+					return "", err
+				}
+				defer f.Close() //nolint:errcheck // only read from
+				if err := writeFile(target, 0o755, f); err != nil {
+					return "", err
+				}
+			}
+		}
+		for _, name := range otherNames {
+			made, err := ensureLink(filepath.Join(filepath.Dir(target), name), filepath.Base(Program))
+			if err != nil {
+				return "", err
+			}
+			changed = changed || made
+		}
+		if !changed {
+			return "there already: " + Program, nil
+		}
+		return fmt.Sprintf("%s, also as %s", Program, strings.Join(otherNames, " and ")), nil
+	}}
+}
+
+var shells = []string{"bash", "zsh", "fish"}
+
+// completions are where the shells look.
+var completions = map[string]string{
+	"bash": "/usr/share/bash-completion/completions/socketplane",
+	"zsh":  "/usr/share/zsh/vendor-completions/_socketplane",
+	"fish": "/usr/share/fish/vendor_completions.d/socketplane.fish",
+}
+
+// completion writes the completion of the shells that are there. script gives
+// one's text.
+func (h *Host) completion(script func(shell string) ([]byte, error)) Step {
+	return Step{Name: "completion", Do: func(context.Context) (string, error) {
+		var wrote []string
+		for _, shell := range shells {
+			dir := filepath.Dir(completions[shell])
+			if _, err := os.Stat(h.path(filepath.Dir(dir))); err != nil {
+				continue // the shell is not here
+			}
+			text, err := script(shell)
+			if err != nil {
+				return "", err
+			}
+			changed, err := ensureFile(h.path(completions[shell]), text, 0o644)
+			if err != nil {
+				return "", err
+			}
+			if changed {
+				wrote = append(wrote, shell)
+			}
+		}
+		if len(wrote) == 0 {
+			return "nothing to do", nil
+		}
+		return "for " + strings.Join(wrote, ", "), nil
+	}}
+}
+
+// ErrNotRoot means that the caller may not change the host.
+var ErrNotRoot = errors.New("this changes the host and must be run as root; try it with sudo")

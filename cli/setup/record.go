@@ -1,0 +1,89 @@
+package setup
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+var errNotEmpty error = syscall.ENOTEMPTY
+
+// recordFile, in the state directory, holds how the host was before.
+const recordFile = "before.json"
+
+// restored are the kernel settings that the agent may change for the whole host
+// (link.PrepareHost).
+var restored = []string{"net/ipv4/ip_forward", "net/core/rmem_default"}
+
+// Record is how the host was before we came: what uninstall puts back.
+type Record struct {
+	Version    int               `json:"version"`
+	Sysctls    map[string]string `json:"sysctls,omitempty"`
+	DaemonJSON bool              `json:"daemon_json"`        // Docker had a configuration
+	Group      bool              `json:"group"`              // there was a group of our name
+	Consul     string            `json:"consul,omitempty"`   // the Consul that install brought, by path
+	Packages   []string          `json:"packages,omitempty"` // that install brought
+}
+
+// Remember notes how the host is, unless that was noted before. It is called
+// before anything is changed: by install, and by the agent when it starts.
+func (h *Host) Remember(stateDir, daemonJSON string) error {
+	path := h.path(filepath.Join(stateDir, recordFile))
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	r := Record{Version: 1, Sysctls: map[string]string{}}
+	for _, name := range restored {
+		// A namespace of its own lacks those of the machine.
+		if value, err := os.ReadFile(h.path("/proc/sys/" + name)); err == nil {
+			r.Sysctls[name] = strings.TrimSpace(string(value))
+		}
+	}
+	_, err := os.Stat(h.path(daemonJSON))
+	r.DaemonJSON = err == nil
+	r.Group = h.groupExists()
+	return h.writeRecord(stateDir, r)
+}
+
+// record reads what Remember noted; the zero Record when there is nothing.
+func (h *Host) record(stateDir string) (Record, error) {
+	path := h.path(filepath.Join(stateDir, recordFile))
+	data, err := readFile(path)
+	if err != nil || data == nil {
+		return Record{}, err
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil || r.Version != 1 {
+		return Record{}, fmt.Errorf("%s cannot be read (%w); remove it: what the host was like before is then not put back", path, errors.Join(err, fs.ErrInvalid))
+	}
+	return r, nil
+}
+
+func (h *Host) writeRecord(stateDir string, r Record) error {
+	dir := h.path(stateDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = ensureFile(filepath.Join(dir, recordFile), append(data, '\n'), 0o600)
+	return err
+}
+
+// note changes the record.
+func (h *Host) note(stateDir string, change func(*Record)) error {
+	r, err := h.record(stateDir)
+	if err != nil {
+		return err
+	}
+	r.Version = 1
+	change(&r)
+	return h.writeRecord(stateDir, r)
+}

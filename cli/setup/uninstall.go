@@ -1,0 +1,201 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/link"
+)
+
+// Uninstall is what is to be taken away.
+type Uninstall struct {
+	Self       string // path of this program
+	StateDir   string
+	DaemonJSON string
+	LogFile    string
+	Socket     string // of the agent
+	Plugin     string // socket of Docker's plugin
+	Force      bool   // also while containers are attached
+	Purge      bool   // the settings and the state, too
+
+	// What only the agent's parts can do. Each says what it did.
+	StopAgent      func(ctx context.Context) (string, error) // one that systemd does not run
+	DockerNetworks func(ctx context.Context) (string, error)
+	DockerRuntime  func(ctx context.Context) (string, error)
+	CNI            func() (string, error)
+	Network        func(ctx context.Context) (string, error) // bridge, links, rules
+}
+
+// Uninstall gives the steps that give the host back, the last things first: what
+// the agent would make again goes after the agent.
+func (h *Host) Uninstall(un Uninstall) []Step {
+	packaged := h.Packaged(un.Self)
+	call := func(f func(context.Context) (string, error)) func(context.Context) (string, error) { return f }
+	steps := []Step{
+		{Name: "containers", Do: func(context.Context) (string, error) { return "", h.refuseAttached(un.Force) }},
+		h.removeUnits(packaged),
+		{Name: "agent", Do: call(un.StopAgent)},
+		{Name: "docker networks", Do: call(un.DockerNetworks)},
+		{Name: "docker runtime", Do: func(ctx context.Context) (string, error) { return h.dockerRuntime(ctx, un) }},
+		{Name: "CNI", Do: func(context.Context) (string, error) { return un.CNI() }},
+		{Name: "network", Do: call(un.Network)},
+		{Name: "kernel", Do: func(context.Context) (string, error) { return h.restoreKernel(un.StateDir) }},
+		{Name: "files", Do: func(context.Context) (string, error) { return h.removeFiles(un, packaged) }},
+	}
+	if !packaged {
+		steps = append(steps, Step{Name: "group", Do: func(ctx context.Context) (string, error) { return h.removeGroup(ctx, un.StateDir) }})
+	}
+	return append(steps, Step{Name: "rest", Do: func(context.Context) (string, error) { return h.rest(un) }})
+}
+
+// refuseAttached refuses while endpoints of the host have their interface.
+func (h *Host) refuseAttached(force bool) error {
+	ends, err := filepath.Glob(h.path("/sys/class/net/" + link.HostPrefix + "*"))
+	if err != nil || len(ends) == 0 || force {
+		return err
+	}
+	return fmt.Errorf("%d containers are attached (socketplane info shows them); stop them first, or say --force, and they lose their network", len(ends))
+}
+
+// dockerRuntime takes the runtime out of daemon.json, and the file away when
+// nothing is in it and there was none before.
+func (h *Host) dockerRuntime(ctx context.Context, un Uninstall) (string, error) {
+	said, err := un.DockerRuntime(ctx)
+	if err != nil {
+		return "", err
+	}
+	r, err := h.record(un.StateDir)
+	if err != nil {
+		return "", err
+	}
+	path := h.path(un.DaemonJSON)
+	data, err := readFile(path)
+	if err != nil {
+		return "", err
+	}
+	if r.Version != 0 && !r.DaemonJSON && strings.TrimSpace(string(data)) == "{}" {
+		if err := os.Remove(path); err != nil {
+			return "", err
+		}
+		said += ", removed " + un.DaemonJSON
+	}
+	return said, nil
+}
+
+// restoreKernel puts the kernel settings back to what they were.
+func (h *Host) restoreKernel(stateDir string) (string, error) {
+	r, err := h.record(stateDir)
+	if err != nil {
+		return "", err
+	}
+	var said []string
+	for _, name := range restored {
+		before, ok := r.Sysctls[name]
+		path := h.path("/proc/sys/" + name)
+		now, err := os.ReadFile(path)
+		if !ok || err != nil || strings.TrimSpace(string(now)) == before {
+			continue
+		}
+		dotted := strings.ReplaceAll(name, "/", ".")
+		if name == "net/ipv4/ip_forward" && h.dockerRuns() {
+			said = append(said, dotted+" stays 1: Docker needs it")
+			continue
+		}
+		if err := setValue(path, before); err != nil {
+			return "", err
+		}
+		said = append(said, dotted+" is "+before+" again")
+	}
+	return strings.Join(said, ", "), nil
+}
+
+func (h *Host) dockerRuns() bool {
+	pid, err := readFile(h.path("/run/docker.pid"))
+	if err != nil || len(pid) == 0 {
+		return false
+	}
+	_, err = os.Stat(h.path("/proc/" + strings.TrimSpace(string(pid))))
+	return err == nil
+}
+
+// removeFiles removes what install and the agent have put into directories of
+// others.
+func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
+	r, err := h.record(un.StateDir)
+	if err != nil {
+		return "", err
+	}
+	names := []string{
+		un.Plugin, // its directory is dockerd's
+		un.Socket, filepath.Join(filepath.Dir(un.Socket), "agent.pid"), filepath.Dir(un.Socket),
+		filepath.Join(un.StateDir, "bin", "socketplane-runc"), filepath.Join(un.StateDir, "bin"),
+		modulesFile,
+	}
+	if r.Consul == ConsulProgram { // nothing else may ever be removed on a file's word
+		names = append(names, ConsulProgram)
+	}
+	if !packaged {
+		names = append(names, sysctlFile)
+		for _, shell := range shells {
+			names = append(names, completions[shell], filepath.Dir(completions[shell]))
+		}
+		for _, name := range otherNames {
+			names = append(names, filepath.Join(filepath.Dir(Program), name))
+		}
+		names = append(names, Program)
+	}
+	removed, err := h.remove(names...)
+	if err != nil || len(removed) == 0 {
+		return "", err
+	}
+	return "removed " + strings.Join(removed, " "), nil
+}
+
+// removeGroup removes the group unless it was there before.
+func (h *Host) removeGroup(ctx context.Context, stateDir string) (string, error) {
+	r, err := h.record(stateDir)
+	if err != nil || r.Version == 0 || r.Group || !h.groupExists() {
+		return "", err
+	}
+	if _, err := h.Command.Run(ctx, "groupdel", Group); err != nil {
+		return "", err
+	}
+	return "removed " + Group, nil
+}
+
+// rest removes the settings and the state, or says that they stay; and it says
+// which packages stay.
+func (h *Host) rest(un Uninstall) (string, error) {
+	r, err := h.record(un.StateDir)
+	if err != nil && !un.Purge {
+		return "", err
+	}
+	var said []string
+	if un.Purge {
+		err := errors.Join(
+			os.RemoveAll(h.path(un.StateDir)),
+			os.RemoveAll(h.path(filepath.Dir(ConfigFile))),
+		)
+		if _, logErr := h.remove(un.LogFile); logErr != nil {
+			err = errors.Join(err, logErr)
+		}
+		if err != nil {
+			return "", err
+		}
+		said = append(said, "settings, state and log are gone")
+	} else {
+		// So that the next install notes anew how the host is.
+		if _, err := h.remove(filepath.Join(un.StateDir, recordFile)); err != nil {
+			return "", err
+		}
+		said = append(said, "settings ("+filepath.Dir(ConfigFile)+") and state ("+un.StateDir+") stay; --purge removes them, too")
+	}
+	if len(r.Packages) > 0 {
+		said = append(said, "packages that install brought stay, others may use them by now: apt-get purge "+strings.Join(r.Packages, " "))
+	}
+	return strings.Join(said, "; "), nil
+}

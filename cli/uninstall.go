@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/socketplane/socketplane/agent/cni"
+	"github.com/socketplane/socketplane/agent/docker"
+	"github.com/socketplane/socketplane/agent/docker/driver"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/nat"
+	"github.com/socketplane/socketplane/cli/setup"
+	"github.com/socketplane/socketplane/ovs"
+)
+
+func (a *app) uninstallCommand() *cobra.Command {
+	var force, purge bool
+	cmd := &cobra.Command{
+		Use:   "uninstall [--force] [--purge]",
+		Short: "Give this host back as it was",
+		Long: `Undoes install and what the agent did: units, program, links, kernel settings (they
+become what they were), Docker's runtime and networks of ours, the bridge, interfaces,
+iptables and nftables rules. It refuses while containers are attached. The packages
+stay, and so do settings and state unless --purge is given. A host that is in a cluster
+leaves it first: socketplane cluster leave.`,
+		Example: `  sudo socketplane uninstall
+  sudo socketplane uninstall --purge`,
+		Args:                  args(0, 0),
+		DisableFlagsInUseLine: true,
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also while containers are attached; they lose their network")
+	cmd.Flags().BoolVar(&purge, "purge", false, "remove the settings, the state and the log, too")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if os.Geteuid() != 0 {
+			return setup.ErrNotRoot
+		}
+		s, err := a.settings()
+		if err != nil {
+			return err
+		}
+		return a.uninstall(cmd.Context(), s, force, purge)
+	}
+	return cmd
+}
+
+func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("path of this program: %w", err)
+	}
+	host := a.setupHost()
+	steps := host.Uninstall(setup.Uninstall{
+		Self: self, StateDir: s.Host.StateDir, DaemonJSON: s.Docker.DaemonJSON, LogFile: s.Log.File,
+		Socket: s.API.Socket, Plugin: driver.PluginSocket, Force: force, Purge: purge,
+		StopAgent:      func(ctx context.Context) (string, error) { return a.stopQuietly(ctx, s) },
+		DockerNetworks: func(ctx context.Context) (string, error) { return retireNetworks(ctx, s) },
+		DockerRuntime:  func(ctx context.Context) (string, error) { return unregisterRuntime(ctx, s) },
+		CNI:            removeCNI,
+		Network:        func(ctx context.Context) (string, error) { return clearNetwork(ctx, s) },
+	})
+	if err := host.Run(ctx, "uninstall", steps); err != nil {
+		return fmt.Errorf("uninstall: %w", err)
+	}
+	return nil
+}
+
+// stopQuietly stops an agent that systemd does not run.
+func (a *app) stopQuietly(ctx context.Context, s Settings) (string, error) {
+	if p, err := findAgent(ctx, s); err != nil || p == nil {
+		return "", err
+	}
+	quiet := *a
+	var said strings.Builder
+	quiet.stdout = &said
+	if _, err := quiet.stopAgent(ctx, s); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(said.String()), nil
+}
+
+// dockerTimeout bounds what is asked of dockerd; each network takes it a moment.
+const dockerTimeout = time.Minute
+
+func retireNetworks(ctx context.Context, s Settings) (string, error) {
+	if !s.Docker.Enabled {
+		return "", nil
+	}
+	if _, err := os.Stat(s.Docker.Socket); err != nil {
+		return "", nil //nolint:nilerr // there is no Docker
+	}
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	names, err := driver.Retire(ctx, "unix://"+s.Docker.Socket, driver.PluginSocket)
+	if err != nil {
+		return "", err
+	}
+	if len(names) == 0 {
+		return "", nil
+	}
+	return "removed " + strings.Join(names, " "), nil
+}
+
+func unregisterRuntime(ctx context.Context, s Settings) (string, error) {
+	if !s.Docker.Enabled || !s.Docker.RegisterRuntime {
+		return "", nil
+	}
+	if _, err := os.Stat(s.Docker.DaemonJSON); err != nil {
+		return "", nil //nolint:nilerr // nothing was ever registered
+	}
+	err := docker.Unregister(ctx, docker.Registration{
+		DaemonJSON: s.Docker.DaemonJSON, Host: "unix://" + s.Docker.Socket, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return "", err
+	}
+	return s.Docker.DaemonJSON + " does not name it", nil
+}
+
+func removeCNI() (string, error) {
+	done, err := (&cni.Setup{BinDir: cniBinDir, ConfDir: cniConfDir}).Uninstall()
+	if err != nil || len(done) == 1 && !strings.HasPrefix(done[0], "removed") {
+		return "", err
+	}
+	return strings.Join(done, ", "), nil
+}
+
+// clearNetwork removes what the agent made in switch and kernel.
+func clearNetwork(ctx context.Context, s Settings) (string, error) {
+	var said []string
+	removed, err := ovs.RemoveBridge(ctx, ovs.Config{Socket: "unix:" + s.OVS.Socket, Bridge: s.OVS.Bridge})
+	switch {
+	case errors.Is(err, ovs.ErrUnavailable):
+		said = append(said, "Open vSwitch does not run; a bridge in its database stays (ovs-vsctl del-br "+s.OVS.Bridge+")")
+	case err != nil:
+		return "", err
+	case removed:
+		said = append(said, "removed bridge "+s.OVS.Bridge)
+	}
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	links := link.New(quiet)
+	defer links.Close()
+	n, err := links.Clear(ctx)
+	if err != nil {
+		return "", err
+	}
+	if n > 0 {
+		said = append(said, fmt.Sprintf("removed %d interfaces", n))
+	}
+	rules, err := nat.New(quiet)
+	if errors.Is(err, nat.ErrNoIptables) {
+		return strings.Join(said, ", "), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := rules.Clear(ctx); err != nil {
+		return "", err
+	}
+	return strings.Join(append(said, "no iptables rule of ours is left"), ", "), nil
+}
