@@ -26,6 +26,7 @@ type Memory struct {
 	changed  map[string]uint64 // key -> index of its last change, deletions included
 	wake     chan struct{}     // closed and replaced at every change
 	sessions int
+	failed   []string
 }
 
 var _ state.Store = (*Memory)(nil)
@@ -209,6 +210,23 @@ func (m *Memory) OpenSession(ctx context.Context, _ string, _ time.Duration) (st
 	s := &session{store: m, id: strconv.Itoa(m.sessions), lost: make(chan struct{})}
 	s.stop = context.AfterFunc(ctx, s.end)
 	return s, nil
+}
+
+// Node implements state.Store.
+func (m *Memory) Node(ctx context.Context) (string, error) { return "memory", ctx.Err() }
+
+// FailedNodes implements state.Store.
+func (m *Memory) FailedNodes(ctx context.Context) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.failed), ctx.Err()
+}
+
+// Fail makes these the failed nodes.
+func (m *Memory) Fail(nodes ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failed = nodes
 }
 
 // String implements state.Store.
