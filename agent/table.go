@@ -22,6 +22,7 @@ type local struct {
 	HandedOver bool   // the caller of Attach has moved the interface, or is about to
 	Releasing  bool   // its owner is gone, and the address must go back
 	Dirty      bool   // not attached, but something of the interface may be left
+	Evicted    bool   // its address was given to another while this host was gone
 	Doubt      bool   // the store did not say whether it took the address: a write may still be under way
 
 	pool    ipam.Pool // where the address is from; zero: from the network as it is

@@ -82,7 +82,12 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, links, sw) }
+	boot, err := cluster.BootID()
+	if err != nil {
+		return err
+	}
+	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, boot, links, sw) }
+	member := cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger)
 
 	a, err := agent.New(agent.Config{
 		Self:  self,
@@ -96,6 +101,10 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		NAT:       filter,
 		HostPorts: nat.NewClaims(),
 		Logger:    logger,
+
+		Membership:   member,
+		Detector:     cluster.NewDetector(s.Cluster.DrainAfter.Duration, store.LiveNodes),
+		ReclaimAfter: s.Cluster.ReclaimAfter.Duration,
 	})
 	if err != nil {
 		return err
@@ -123,9 +132,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	// Everything that goes on side by side; the first that fails ends all.
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return sw.Run(ctx) })
-	g.Go(func() error {
-		return cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger).Run(ctx)
-	})
+	g.Go(func() error { return member.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
 	if s.API.Legacy {
@@ -166,7 +173,7 @@ func openStore(s Settings, logger *slog.Logger) (state.Store, error) {
 }
 
 // describeHost looks at this host as it is now.
-func describeHost(ctx context.Context, s Settings, id string, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
+func describeHost(ctx context.Context, s Settings, id, boot string, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
 	underlay, err := links.Underlay(s.Cluster.Iface)
 	if err != nil {
 		return cluster.Host{}, err
@@ -177,7 +184,7 @@ func describeHost(ctx context.Context, s Settings, id string, links *link.Links,
 	}
 	return cluster.Host{
 		ID: id, Name: s.Host.Name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes,
-		Version: Version(), Datapath: sw.Datapath(),
+		Version: Version(), Datapath: sw.Datapath(), Boot: boot,
 	}, nil
 }
 

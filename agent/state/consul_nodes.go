@@ -63,24 +63,32 @@ func ownAddress(text string) (bool, error) {
 	return false, nil
 }
 
-// FailedNodes gives the nodes whose gossip is not answered. What the token may
-// not read is missing, which is not failing.
-func (c *consulStore) FailedNodes(ctx context.Context) ([]string, error) {
+// LiveNodes gives the nodes whose gossip is answered. A node that the token may
+// not read would look like one that has failed: that is an error here.
+func (c *consulStore) LiveNodes(ctx context.Context) ([]string, error) {
 	ctx, done := c.begin(ctx)
 	defer done()
-	var checks api.HealthChecks
+	var (
+		checks api.HealthChecks
+		meta   *api.QueryMeta
+	)
 	err := c.read(ctx, func(ctx context.Context) (err error) {
-		checks, _, err = c.client.Health().State(api.HealthCritical, consistent().WithContext(ctx))
+		q := consistent()
+		q.Filter = fmt.Sprintf("CheckID == %q", gossipCheck)
+		checks, meta, err = c.client.Health().State(api.HealthPassing, q.WithContext(ctx))
 		return err
 	})
+	switch {
+	case err != nil:
+	case meta.ResultsFilteredByACLs || len(checks) == 0: // at least the one that answers lives
+		err = fmt.Errorf("%w: consul at %s: the health of its nodes may not be read; give the token node_prefix read", ErrInvalid, c.address)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask consul for the health of its nodes: %w", err)
 	}
-	var failed []string
+	live := make([]string, 0, len(checks))
 	for _, check := range checks {
-		if check.CheckID == gossipCheck {
-			failed = append(failed, check.Node)
-		}
+		live = append(live, check.Node)
 	}
-	return failed, nil
+	return live, nil
 }

@@ -39,33 +39,33 @@ func testFence(t *testing.T, s state.Store, prefix string) {
 	}
 }
 
-// testNodes: no store holds the machine that asks it for dead.
+// testNodes: every store that knows this machine knows that it lives.
 func testNodes(t *testing.T, s state.Store, _ string) {
 	ctx := testContext(t)
 	node, err := s.Node(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	failed, err := s.FailedNodes(ctx)
+	live, err := s.LiveNodes(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if node != "" && slices.Contains(failed, node) {
-		t.Errorf("this machine, %q, is among the failed: %q", node, failed)
+	if node != "" && !slices.Contains(live, node) {
+		t.Errorf("this machine, %q, is not among the living: %q", node, live)
 	}
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := s.Node(ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("Node after the end: %v", err)
 	}
-	if _, err := s.FailedNodes(ended); !errors.Is(err, context.Canceled) {
-		t.Errorf("FailedNodes after the end: %v", err)
+	if _, err := s.LiveNodes(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("LiveNodes after the end: %v", err)
 	}
 }
 
 // TestConsulNodes: the node that is asked is this machine's, since its address
-// is; and of the others those have failed whose gossip is not answered, whatever
-// else may be wrong with one.
+// is; and of the others those live whose gossip is answered, whatever else may be
+// said of one; who may not see them all is told so.
 func TestConsulNodes(t *testing.T) {
 	t.Parallel()
 	addr := consultest.Start(t)
@@ -77,7 +77,7 @@ func TestConsulNodes(t *testing.T) {
 	for _, body := range []string{
 		`{"Node":"dead","Address":"192.0.2.9","Check":{"CheckID":"serfHealth","Name":"Serf","Status":"critical"}}`,
 		`{"Node":"well","Address":"192.0.2.8","Check":{"CheckID":"serfHealth","Name":"Serf","Status":"passing"}}`,
-		`{"Node":"ill","Address":"192.0.2.7","Check":{"CheckID":"disk","Name":"disk","Status":"critical"}}`,
+		`{"Node":"ill","Address":"192.0.2.7","Check":{"CheckID":"disk","Name":"disk","Status":"passing"}}`,
 	} {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPut, addr+"/v1/catalog/register", bytes.NewBufferString(body))
 		if err != nil {
@@ -89,7 +89,16 @@ func TestConsulNodes(t *testing.T) {
 		}
 		resp.Body.Close()
 	}
-	if failed, err := s.FailedNodes(ctx); err != nil || !slices.Equal(failed, []string{"dead"}) {
-		t.Errorf("FailedNodes: %q, %v", failed, err)
+	live, err := s.LiveNodes(ctx)
+	slices.Sort(live)
+	if err != nil || !slices.Equal(live, []string{"consultest", "well"}) {
+		t.Errorf("LiveNodes: %q, %v", live, err)
+	}
+	secret := consultest.New(t, consultest.Options{ACL: true})
+	if live, err := openConsul(t, state.ConsulConfig{Address: secret.Addr}).LiveNodes(ctx); !errors.Is(err, state.ErrInvalid) {
+		t.Errorf("LiveNodes without a token: %q, %v", live, err)
+	}
+	if live, err := openConsul(t, state.ConsulConfig{Address: secret.Addr, Token: secret.Token}).LiveNodes(ctx); err != nil || len(live) != 1 {
+		t.Errorf("LiveNodes with a token: %q, %v", live, err)
 	}
 }

@@ -120,5 +120,5 @@ func (e *embeddedStore) endSession(id string) error {
 // Node is empty: this machine is the only one, and nobody watches it.
 func (e *embeddedStore) Node(ctx context.Context) (string, error) { return "", e.usable(ctx) }
 
-// FailedNodes is empty, as Node is.
-func (e *embeddedStore) FailedNodes(ctx context.Context) ([]string, error) { return nil, e.usable(ctx) }
+// LiveNodes is empty, as Node is.
+func (e *embeddedStore) LiveNodes(ctx context.Context) ([]string, error) { return nil, e.usable(ctx) }

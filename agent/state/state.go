@@ -90,9 +90,9 @@ type Store interface {
 	// Node names this machine as the store's own failure detector knows it; empty
 	// where there is none, or none that watches this machine.
 	Node(ctx context.Context) (string, error)
-	// FailedNodes names the machines that the failure detector holds for dead.
-	// One that it does not know is not among them.
-	FailedNodes(ctx context.Context) ([]string, error)
+	// LiveNodes names the machines that the failure detector hears of; whoever has
+	// failed or left is not among them. ErrInvalid when it may not tell of all.
+	LiveNodes(ctx context.Context) ([]string, error)
 	// String names the store for people, without secrets.
 	String() string
 	Close() error

@@ -26,7 +26,7 @@ type Memory struct {
 	changed  map[string]uint64 // key -> index of its last change, deletions included
 	wake     chan struct{}     // closed and replaced at every change
 	sessions int
-	failed   []string
+	live     []string
 }
 
 var _ state.Store = (*Memory)(nil)
@@ -215,18 +215,18 @@ func (m *Memory) OpenSession(ctx context.Context, _ string, _ time.Duration) (st
 // Node implements state.Store.
 func (m *Memory) Node(ctx context.Context) (string, error) { return "memory", ctx.Err() }
 
-// FailedNodes implements state.Store.
-func (m *Memory) FailedNodes(ctx context.Context) ([]string, error) {
+// LiveNodes implements state.Store.
+func (m *Memory) LiveNodes(ctx context.Context) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Clone(m.failed), ctx.Err()
+	return append([]string{"memory"}, m.live...), ctx.Err()
 }
 
-// Fail makes these the failed nodes.
-func (m *Memory) Fail(nodes ...string) {
+// SetLive says which nodes live beside this one.
+func (m *Memory) SetLive(nodes ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.failed = nodes
+	m.live = nodes
 }
 
 // String implements state.Store.
