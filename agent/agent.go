@@ -77,7 +77,6 @@ type Switch interface {
 	SetForwarding(ctx context.Context, f ovs.Forwarding) error
 	Resync(ctx context.Context, f ovs.Forwarding) error
 	PinWay(ctx context.Context, w ovs.Way) error
-	UnpinWay(ctx context.Context, peer netip.Addr) error
 }
 
 // Links is the kernel's network devices.

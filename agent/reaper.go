@@ -70,6 +70,9 @@ func (a *Agent) reap(ctx context.Context, dead cluster.Host) (done bool, err err
 	if lock.Session != session.ID() {
 		return false, nil
 	}
+	defer func() { // what holds the key's last version can let go of it
+		_ = a.Store.Delete(ctx, reaperKey, lock.Version)
+	}()
 	err = Forget(ctx, a.Store, dead.ID,
 		state.Op{Kind: state.OpCheck, Key: reaperKey, Version: lock.Version},
 		state.Op{Kind: state.OpCheck, Key: cluster.HostsPrefix + dead.ID, Version: dead.Revision},
