@@ -46,6 +46,18 @@ func peerState(t testing.TB, k int, name string) string {
 	return ""
 }
 
+// lostItsAddress waits until host k says that a container's address is another's.
+func lostItsAddress(t testing.TB, k int, c container) {
+	t.Helper()
+	eventuallyIn(t, 45*time.Second, "it is said which container lost its address", func() error {
+		st, err := agentOn(t, k).Status(within(t))
+		if err == nil && !strings.Contains(strings.Join(st.Problems, "\n"), c.ip+` of "`+c.name+`" was given to another`) {
+			err = fmt.Errorf("it says %q", st.Problems)
+		}
+		return err
+	})
+}
+
 // Promise: a host that loses its power is suspected first, then drained: no
 // tunnel leads to it. Later its addresses are anybody's. A dead agent alone is
 // suspected, and costs its containers nothing, however long it is away. A host
@@ -104,11 +116,12 @@ func TestDeadHost(t *testing.T) {
 
 	powerOn(t, 3, [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul", "dockerd"}, {"agent"}})
 	awaitAgent(t, 3)
-	eventuallyIn(t, 20*time.Second, "h3 is a host as any other", func() error { return invariants(t, network, subnet, 1, 2, 3) })
-	if r := try(t, 3, "socketplane", "start", there.name); r.code == 0 || !strings.Contains(r.stderr, "socketplane run") {
+	lostItsAddress(t, 3, there)
+	if r := try(t, 3, "socketplane", "start", there.name); r.code == 0 || !strings.Contains(r.stderr, "create it anew") {
 		t.Errorf("a container whose address was given up: exit status %d: %s", r.code, r.stderr)
 	}
 	remove(t, 3, there.name)
+	eventuallyIn(t, 20*time.Second, "h3 is a host as any other", func() error { return invariants(t, network, subnet, 1, 2, 3) })
 	fresh := runContainer(t, 3, network, there.name)
 	eventually(t, "a new one is reached", func() error { return near.pings(t, fresh.ip) })
 	if err := near.pings(t, heir.ip); err != nil {
@@ -133,13 +146,7 @@ func TestCutOffHostReturns(t *testing.T) {
 	heir := runContainer(t, 2, network, "cu-heir", "--ip", loses.ip)
 	must(t, 3, "ip", "link", "set", "ul0", "up")
 
-	eventuallyIn(t, 45*time.Second, "it says which container lost its address", func() error {
-		st, err := agentOn(t, 3).Status(within(t))
-		if err == nil && !strings.Contains(strings.Join(st.Problems, "\n"), loses.ip+" of \""+loses.name+"\" was given to another") {
-			err = fmt.Errorf("it says %q", st.Problems)
-		}
-		return err
-	})
+	lostItsAddress(t, 3, loses)
 	if r := loses.exec(t, "ip", "-o", "-4", "addr"); strings.Contains(r.stdout, loses.ip) {
 		t.Errorf("it has the address still:\n%s", r.stdout)
 	}
