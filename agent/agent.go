@@ -31,7 +31,19 @@ type Store interface {
 	Delete(ctx context.Context, key string, version uint64) error
 	Txn(ctx context.Context, ops []state.Op) error
 	Wait(ctx context.Context, prefix string, index uint64) (state.Snapshot, error)
+	OpenSession(ctx context.Context, name string, ttl time.Duration) (state.Session, error)
 	String() string
+}
+
+// Membership is this host's registration in the cluster.
+type Membership interface {
+	Admitted(ctx context.Context) error
+	Returned() <-chan struct{}
+}
+
+// Detector tells which hosts are dead, and since when.
+type Detector interface {
+	Look(ctx context.Context, hosts []cluster.Host) (gone map[string]time.Time, err error)
 }
 
 // Networks makes and finds networks.
@@ -65,7 +77,6 @@ type Switch interface {
 	SetForwarding(ctx context.Context, f ovs.Forwarding) error
 	Resync(ctx context.Context, f ovs.Forwarding) error
 	PinWay(ctx context.Context, w ovs.Way) error
-	UnpinWay(ctx context.Context, peer netip.Addr) error
 }
 
 // Links is the kernel's network devices.
@@ -107,6 +118,10 @@ type Config struct {
 	NAT       NAT
 	HostPorts HostPorts
 	Logger    *slog.Logger
+
+	Membership   Membership    // nil: this host is alone, or somebody else's business
+	Detector     Detector      // nil: no host is ever taken for dead
+	ReclaimAfter time.Duration // how long a dead host's addresses are kept for it
 }
 
 // Agent attaches endpoints on this host and keeps the host as the cluster's
@@ -130,6 +145,7 @@ type Agent struct {
 	forwarding *coalescer            // applies flows; many attaches share one run
 	compare    atomic.Bool           // the next run reads the switch's flows too
 	nat        *coalescer            // applies the packet filter's rules
+	reclaim    atomic.Bool           // the next pass looks whether our addresses are still ours
 	busy       atomic.Bool           // a pass of converge left out who was being changed
 	publishers map[string]*publisher // network -> writer of our list
 	pubMu      sync.Mutex

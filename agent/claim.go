@@ -56,16 +56,11 @@ func (a *Agent) claimOn(ctx context.Context, r network.Record) error {
 		dropped[id] = true
 	}
 	for _, l := range a.table.on(r.ID) {
-		if l.Releasing || held[l.ID] == l.IP && !dropped[l.ID] {
+		if held[l.ID] == l.IP && !dropped[l.ID] {
 			continue
 		}
-		err := a.Addresses.AllocateAddr(ctx, pool(r), l.IP, a.owner(l.ID))
-		if away(err) {
+		if err := a.retake(ctx, r, l.ID); err != nil {
 			return err
-		}
-		if err != nil {
-			a.note(noteAddress+l.ID, fmt.Sprintf("the address of %q is not its own; remove the container and create it anew (%v)",
-				l.ID, a.explainAddress(err, r)))
 		}
 	}
 	return nil

@@ -46,6 +46,9 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	} else if compare && a.anyBlocked() {
 		errs = append(errs, a.loadLists(ctx))
 	}
+	if a.reclaim.Swap(false) {
+		errs = append(errs, a.retakeAll(ctx))
+	}
 	a.convergeClaims()
 	errs = append(errs,
 		a.convergePorts(ctx, ports),
@@ -79,7 +82,7 @@ func (a *Agent) refreshSelf() error {
 func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	var tunnels []ovs.Tunnel
 	vtep := a.host().VTEP
-	for _, h := range onePerVTEP(a.view.peers()) {
+	for _, h := range onePerVTEP(a.view.reachable()) {
 		if h.VTEP != vtep { // a record that claims our own address would make a loop
 			t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
 			if !a.userspace() {

@@ -13,7 +13,7 @@ import (
 func (a *Agent) forwardingState() ovs.Forwarding {
 	tunnels := a.tunnelPorts()
 	f := ovs.Forwarding{Self: a.host().VTEP}
-	for _, h := range a.view.peers() {
+	for _, h := range a.view.reachable() {
 		if port := tunnels[h.ID]; port > 0 {
 			f.Peers = append(f.Peers, ovs.Peer{ID: h.ID, VTEP: h.VTEP, OFPort: port})
 		}

@@ -74,6 +74,9 @@ func recordOfGateway(p ovs.Port) (network.Record, bool) {
 // has, as soon as the store answers and before anything new is attached. Until
 // it has succeeded nothing is deleted, and no flow is touched.
 func (a *Agent) load(ctx context.Context, ports []ovs.Port) error {
+	if err := a.admitted(ctx); err != nil {
+		return err
+	}
 	if err := a.loadLists(ctx); err != nil {
 		return err
 	}

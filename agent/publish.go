@@ -10,6 +10,7 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/ipam"
 )
 
 // publisher writes this host's list of endpoints on one network. Only its
@@ -20,6 +21,7 @@ type publisher struct {
 	known   bool        // version and value are what the store has
 	version uint64      // 0: the key is absent
 	value   []byte
+	there   bool // the list was in the store, and we have not taken it out
 }
 
 // publishTries bounds how often a publish begins anew after the key, or the
@@ -76,11 +78,12 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 			}
 		}
 		p.known, p.version, p.value = true, e.Version, e.Value
+		p.there = p.there || e.Version != 0
 	}
 	var locals []local
 	var list []endpoint
 	for _, l := range a.table.on(networkID) {
-		if !l.Releasing {
+		if !l.Releasing && !l.Evicted {
 			locals, list = append(locals, l), append(list, l.endpoint)
 		}
 	}
@@ -124,12 +127,16 @@ func (a *Agent) publishFirst(ctx context.Context, networkID string, locals []loc
 			// address was taken.
 			return api.Errorf(api.CodeNotFound, "network %q was deleted meanwhile, and made anew with subnet %s; try again", networkID, r.Subnet)
 		}
-		if l.version == r.Version {
+		if l.version == r.Version && !p.there {
 			continue
 		}
-		// It may have gone and come again with the same subnet: then the
-		// address went with it, and another may have it.
+		// It may have gone and come again with the same subnet, or this host was
+		// taken for dead: then the address went with it, and another may have it.
 		if err := a.Addresses.AllocateAddr(ctx, pool(r), l.IP, a.owner(l.ID)); err != nil {
+			if errors.Is(err, ipam.ErrTaken) {
+				a.reclaim.Store(true)
+				signal(a.kick)
+			}
 			return a.explainAddress(err, r)
 		}
 	}
@@ -145,6 +152,6 @@ func (a *Agent) unpublish(ctx context.Context, key string, p *publisher) error {
 	if err := a.Store.Delete(ctx, key, p.version); err != nil {
 		return err
 	}
-	p.version, p.value = 0, nil
+	p.version, p.value, p.there = 0, nil, false
 	return nil
 }

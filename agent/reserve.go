@@ -97,6 +97,9 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 		if err := same(old, w); err != nil {
 			return local{}, r, nil, err
 		}
+		if old.Evicted {
+			return local{}, r, nil, evictedError(old)
+		}
 		r, err = a.recordOf(ctx, old.Network)
 		return old, r, nil, err
 	}

@@ -44,6 +44,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.ensureDefault(ctx) })
 	g.Go(func() error { return a.convergeLoop(ctx) })
 	g.Go(func() error { return a.Links.WatchGone(ctx, a.gone) })
+	if a.Detector != nil {
+		g.Go(func() error { return a.watchDead(ctx) })
+	}
+	if a.Membership != nil {
+		g.Go(func() error { return a.watchReturn(ctx) })
+	}
 	err := g.Wait()
 	a.errands.finish(errandGrace)
 	return err

@@ -21,6 +21,7 @@ import (
 const (
 	peerAlive   = "alive"
 	peerSuspect = "suspect"
+	peerGone    = "gone"
 )
 
 // Status implements api.Service.
@@ -42,8 +43,11 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 	}
 	for _, h := range a.view.peers() {
 		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: peerSuspect}
-		if h.Alive {
+		switch {
+		case h.Alive:
 			p.State = peerAlive
+		case a.view.isGone(h.ID):
+			p.State = peerGone
 		}
 		if tunnels[h.ID] > 0 {
 			p.Tunnel = ovs.TunnelName(h.ID)

@@ -21,6 +21,7 @@ type local struct {
 	NetNS     string // path of the namespace at the attach; it may mean another by now
 	Releasing bool   // its owner is gone, and the address must go back
 	Dirty     bool   // not attached, but something of the interface may be left
+	Evicted   bool   // its address was given to another while this host was gone
 	Doubt     bool   // the store did not say whether it took the address: a write may still be under way
 
 	pool    ipam.Pool // where the address is from; zero: from the network as it is

@@ -26,6 +26,11 @@ const (
 // that was taken out for good is in no hurry.
 const peerGrace = time.Minute
 
+// leftGrace is the same for a peer that has no endpoints any more, either: a host
+// that leaves takes those out first, and nothing is lost with its tunnel. It
+// outlasts the moment between the two watches that tell of it.
+const leftGrace = 2 * time.Second
+
 // freshFor bounds how long a reading of the view's own stands against the
 // snapshots of a watch that seem to be older.
 const freshFor = time.Minute
@@ -42,6 +47,7 @@ type view struct {
 	mu        sync.Mutex
 	hosts     []cluster.Host
 	vanished  map[string]time.Time // peers in hosts without a record, since when
+	gone      map[string]bool      // hosts that are dead, see cluster.Detector
 	networks  map[string]network.Record
 	endpoints map[string]map[string]list // network -> host, without ours
 	index     map[string]uint64          // of the last snapshot, by part
@@ -65,7 +71,7 @@ const (
 
 func newView(self string) *view {
 	return &view{
-		self: self, now: time.Now, vanished: map[string]time.Time{},
+		self: self, now: time.Now, vanished: map[string]time.Time{}, gone: map[string]bool{},
 		networks: map[string]network.Record{}, endpoints: map[string]map[string]list{},
 		index: map[string]uint64{}, fresh: map[string]time.Time{},
 		stale: map[string][]error{}, seen: map[string]bool{},
@@ -99,6 +105,9 @@ func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 	known, keys, vteps := map[string]bool{}, map[string]bool{}, map[netip.Addr]bool{}
 	for _, h := range hosts {
 		known[h.ID], vteps[h.VTEP] = true, true
+		if h.Alive {
+			delete(v.gone, h.ID)
+		}
 	}
 	for _, e := range entries {
 		keys[strings.TrimPrefix(e.Key, cluster.HostsPrefix)] = true
@@ -119,7 +128,7 @@ func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 		if !ok {
 			since = v.now()
 		}
-		if vteps[h.VTEP] || v.now().Sub(since) >= peerGrace { // another has taken its place
+		if vteps[h.VTEP] || v.now().Sub(since) >= v.grace(h.ID) { // another has taken its place
 			delete(v.vanished, h.ID)
 			continue
 		}
@@ -136,12 +145,60 @@ func (v *view) expire() {
 	defer v.mu.Unlock()
 	v.hosts = slices.DeleteFunc(slices.Clone(v.hosts), func(h cluster.Host) bool {
 		since, ok := v.vanished[h.ID]
-		if !ok || v.now().Sub(since) < peerGrace {
+		if !ok || v.now().Sub(since) < v.grace(h.ID) {
 			return false
 		}
 		delete(v.vanished, h.ID)
 		return true
 	})
+}
+
+// grace is how long a peer without a record is kept. The caller holds v.mu.
+func (v *view) grace(id string) time.Duration {
+	if v.gone[id] {
+		return 0
+	}
+	for _, hosts := range v.endpoints {
+		if _, ok := hosts[id]; ok {
+			return peerGrace
+		}
+	}
+	return leftGrace
+}
+
+// leaving says whether a peer has vanished that is to be forgotten.
+func (v *view) leaving() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.vanished) > 0
+}
+
+// setGone says which peers are dead, and gives those that were not before and
+// those that are not any more.
+func (v *view) setGone(gone map[string]time.Time) (died, back []cluster.Host) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := map[string]bool{}
+	for _, h := range v.hosts {
+		if _, ok := gone[h.ID]; ok && !h.Alive && h.ID != v.self {
+			now[h.ID] = true
+		}
+		switch was := v.gone[h.ID]; {
+		case now[h.ID] && !was:
+			died = append(died, h)
+		case was && !now[h.ID]:
+			back = append(back, h)
+		}
+	}
+	v.gone = now
+	return died, back
+}
+
+// isGone says whether a peer is dead.
+func (v *view) isGone(id string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.gone[id]
 }
 
 func (v *view) setNetworks(snap state.Snapshot) (gone []netip.Prefix, errs []error) {
@@ -229,6 +286,11 @@ func (v *view) peers() []cluster.Host {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
 	})
 	return peers
+}
+
+// reachable lists the peers that are not gone.
+func (v *view) reachable() []cluster.Host {
+	return slices.DeleteFunc(v.peers(), func(h cluster.Host) bool { return v.isGone(h.ID) })
 }
 
 // hostName gives a host's name for people; its id where no record tells.

@@ -36,7 +36,7 @@ func (a *Agent) convergeWays(ctx context.Context) {
 	found := ways{}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	for _, h := range a.view.peers() {
+	for _, h := range a.view.reachable() {
 		old := a.ways[h.VTEP]
 		wg.Go(func() {
 			way, err := a.pinWay(ctx, h.VTEP, old)
@@ -49,13 +49,6 @@ func (a *Agent) convergeWays(ctx context.Context) {
 		})
 	}
 	wg.Wait()
-	for vtep, way := range a.ways {
-		if _, ok := found[vtep]; !ok && way.Bridge != "" {
-			if err := a.Switch.UnpinWay(ctx, vtep); err != nil {
-				a.Logger.Debug("the way to a former peer stays", "peer", vtep, "err", err)
-			}
-		}
-	}
 	a.ways = found
 }
 

@@ -104,7 +104,12 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
-	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, keeper, links, sw) }
+	boot, err := cluster.BootID()
+	if err != nil {
+		return err
+	}
+	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, boot, keeper, links, sw) }
+	member := cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger)
 
 	claims := nat.NewClaims()
 	defer claims.Close()
@@ -120,6 +125,10 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		NAT:       filter,
 		HostPorts: claims,
 		Logger:    logger,
+
+		Membership:   member,
+		Detector:     cluster.NewDetector(s.Cluster.DrainAfter.Duration, store.LiveNodes),
+		ReclaimAfter: s.Cluster.ReclaimAfter.Duration,
 	})
 	if err != nil {
 		return err
@@ -148,9 +157,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	// Everything that goes on side by side; the first that fails ends all.
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return sw.Run(ctx) })
-	g.Go(func() error {
-		return cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger).Run(ctx)
-	})
+	g.Go(func() error { return member.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return keeper.Watch(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
@@ -185,7 +192,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 }
 
 // describeHost looks at this host as it is now.
-func describeHost(ctx context.Context, s Settings, id string, keeper *cluster.Keeper, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
+func describeHost(ctx context.Context, s Settings, id, boot string, keeper *cluster.Keeper, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
 	underlay, err := links.Underlay(keeper.WantIface())
 	if err != nil {
 		return cluster.Host{}, err
@@ -196,7 +203,7 @@ func describeHost(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 	}
 	return cluster.Host{
 		ID: id, Name: s.Host.Name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes,
-		Version: Version(), Datapath: sw.Datapath(),
+		Version: Version(), Datapath: sw.Datapath(), Boot: boot,
 	}, nil
 }
 

@@ -24,6 +24,9 @@ type Settings struct {
 	Cluster struct {
 		Iface      string   `toml:"iface"`       // interface whose address is the tunnel's end; empty: found by the agent
 		SessionTTL Duration `toml:"session_ttl"` // 10 s to 24 h, Consul's limits
+
+		DrainAfter   Duration `toml:"drain_after"`   // from the end of a dead host's session until nothing is sent to it
+		ReclaimAfter Duration `toml:"reclaim_after"` // from then until its addresses are anybody's
 	} `toml:"cluster"`
 	Consul struct {
 		Address   string `toml:"address"` // URL; empty: the embedded store of a single host
@@ -132,6 +135,8 @@ func settingTable() []setting {
 		{"host.state_dir", "state-dir", "directory of the host's identity and the embedded store", false, func(s *Settings) any { return &s.Host.StateDir }, checkAbs},
 		{"cluster.iface", "iface", "interface that carries the tunnels (default: the one with the default route)", false, func(s *Settings) any { return &s.Cluster.Iface }, orEmpty(checkInterface)},
 		{"cluster.session_ttl", "", "how long a silent host counts as alive", false, func(s *Settings) any { return &s.Cluster.SessionTTL }, checkTTL},
+		{"cluster.drain_after", "", "how long after that a host whose machine is dead keeps its tunnel", false, func(s *Settings) any { return &s.Cluster.DrainAfter }, checkWait(time.Second)},
+		{"cluster.reclaim_after", "", "how long after that its addresses are kept for it", false, func(s *Settings) any { return &s.Cluster.ReclaimAfter }, checkWait(time.Second)},
 		{"consul.address", "consul", "URL of Consul, such as http://127.0.0.1:8500 (default: an embedded store for this host alone)", false, func(s *Settings) any { return &s.Consul.Address }, orEmpty(checkConsul)},
 		{"consul.token", "", "Consul ACL token", true, func(s *Settings) any { return &s.Consul.Token }, checkToken},
 		{"consul.token_file", "", "file that holds the Consul ACL token", false, func(s *Settings) any { return &s.Consul.TokenFile }, orEmpty(checkAbs)},
@@ -162,6 +167,8 @@ func defaultSettings(hostname string) Settings {
 	s.Host.Name = hostname
 	s.Host.StateDir = "/var/lib/socketplane"
 	s.Cluster.SessionTTL = Duration{10 * time.Second} // Consul's shortest
+	s.Cluster.DrainAfter = Duration{20 * time.Second} // some 30 to 45 s after its death
+	s.Cluster.ReclaimAfter = Duration{time.Hour}      // a host that is repaired or moved finds everything as it was
 	s.OVS.Bridge = "docker0-ovs"
 	s.OVS.Socket = "/run/openvswitch/db.sock"
 	s.Docker.Enabled = true

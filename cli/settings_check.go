@@ -94,6 +94,20 @@ func checkTTL(s string) error {
 	return nil
 }
 
+// maxWait bounds how long a dead host is waited for: a year and more.
+const maxWait = 10000 * time.Hour
+
+// checkWait bounds a time to wait.
+func checkWait(least time.Duration) func(string) error {
+	return func(s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < least || d > maxWait {
+			return fmt.Errorf("%q is out of range; give %v to %v", s, least, maxWait)
+		}
+		return nil
+	}
+}
+
 // checkTogether looks at settings that only make sense with one another.
 func checkTogether(s *Settings) error {
 	switch {

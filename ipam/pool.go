@@ -11,8 +11,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-
-	"github.com/socketplane/socketplane/agent/state"
 )
 
 // BlockSize is how many addresses a block holds. With 64, a host of usual size
@@ -30,7 +28,7 @@ type Pool struct {
 // Prefix is under which the blocks of a subnet lie in the store; deleting that
 // tree forgets every address of the subnet.
 func Prefix(subnet netip.Prefix) string {
-	return fmt.Sprintf("%sipam/%s-%d/", state.Prefix, subnet.Addr(), subnet.Bits())
+	return fmt.Sprintf("%s%s-%d/", BlocksPrefix, subnet.Addr(), subnet.Bits())
 }
 
 func blockKey(subnet netip.Prefix, index int) string {

@@ -51,7 +51,8 @@ func RemoveBridge(ctx context.Context, cfg Config) (bool, error) {
 		return false, fmt.Errorf("remove bridge %q: %w", cfg.Bridge, err)
 	}
 	for _, peer := range peers {
-		_ = s.UnpinWay(ctx, peer) // with a kernel datapath there is none
+		// Nothing of ours is left that needs the other ways; with a kernel datapath there are none.
+		_ = s.appctl(ctx, "ovs/route/del", hostRoute(peer))
 	}
 	return true, nil
 }

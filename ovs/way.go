@@ -26,6 +26,11 @@ type Way struct {
 // and drops tunnel packets until it has read them again (lib/ovs-router.c keeps
 // only routes that were added by hand); and it drops the packet that makes it
 // look for a MAC address. The MAC is kept for 15 minutes beyond its last use.
+//
+// There is no way back: with a route (ovs/route/del) the switch also forgets that
+// the tunnels' packets come to the bridge it led to, and drops those of all peers
+// until a route is added again (lib/ovs-router.c, rt_entry_delete). A route to an
+// address that no tunnel has is used by nobody.
 func (s *Switch) PinWay(ctx context.Context, w Way) error {
 	if parseMAC(w.MAC) == "" {
 		return fmt.Errorf("way to %s: MAC %q is none", w.Peer, w.MAC)
@@ -40,14 +45,6 @@ func (s *Switch) PinWay(ctx context.Context, w Way) error {
 	)
 	if err != nil {
 		return fmt.Errorf("way to %s by %q: %w", w.Peer, w.Bridge, err)
-	}
-	return nil
-}
-
-// UnpinWay leaves the way to a peer to the switch again.
-func (s *Switch) UnpinWay(ctx context.Context, peer netip.Addr) error {
-	if err := s.appctl(ctx, "ovs/route/del", hostRoute(peer)); err != nil {
-		return fmt.Errorf("way to %s: %w", peer, err)
 	}
 	return nil
 }

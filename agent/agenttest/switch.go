@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -181,6 +180,3 @@ func (s *Switch) State() []string {
 
 // PinWay does nothing.
 func (s *Switch) PinWay(context.Context, ovs.Way) error { return nil }
-
-// UnpinWay does nothing.
-func (s *Switch) UnpinWay(context.Context, netip.Addr) error { return nil }

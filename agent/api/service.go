@@ -64,6 +64,6 @@ type Peer struct {
 	ID     string `json:"id"`
 	Name   string `json:"name"`
 	VTEP   string `json:"vtep"`
-	State  string `json:"state"`  // alive, or suspect: its session has ended
+	State  string `json:"state"`  // alive; suspect: its session has ended; gone: its machine is dead, and nothing is sent to it
 	Tunnel string `json:"tunnel"` // port on the integration bridge; empty: not yet
 }

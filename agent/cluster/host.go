@@ -44,7 +44,10 @@ type Host struct {
 	Routes   []netip.Prefix // what this host can reach by a route of its own, for overlap checks
 	Version  string         // of the agent
 	Datapath string         // system or netdev
+	Node     string         // the machine's name in the store's failure detector; empty: not watched by one
+	Boot     string         // id of the machine's present boot, see BootID
 	Alive    bool           // its session holds the record; not stored, read from the store
+	Revision uint64         // version of the record's key; not stored, read from the store
 }
 
 // record is the stored form of a Host.
@@ -57,12 +60,14 @@ type record struct {
 	Routes   []netip.Prefix `json:"routes"`
 	Agent    string         `json:"agent"`
 	Datapath string         `json:"datapath"`
+	Node     string         `json:"node,omitempty"`
+	Boot     string         `json:"boot,omitempty"`
 }
 
 func (h Host) encode() ([]byte, error) {
 	return json.Marshal(record{
 		Version: recordVersion, ID: h.ID, Name: h.Name, VTEP: h.VTEP, MTU: h.MTU,
-		Routes: h.Routes, Agent: h.Version, Datapath: h.Datapath,
+		Routes: h.Routes, Agent: h.Version, Datapath: h.Datapath, Node: h.Node, Boot: h.Boot,
 	})
 }
 
@@ -84,6 +89,8 @@ func Decode(e state.Entry) (Host, error) {
 		return Host{}, fmt.Errorf("record %q of a host is of another, %q", e.Key, r.ID)
 	case r.ID == "" || len(r.Name) > maxName || !printable(r.Name):
 		return Host{}, fmt.Errorf("record %q of a host: its name is no host's name", e.Key)
+	case len(r.Node) > maxName || !printable(r.Node) || len(r.Boot) > maxName || !printable(r.Boot):
+		return Host{}, fmt.Errorf("record %q of a host: its node or boot is no name", e.Key)
 	case r.MTU < minMTU || r.MTU > maxMTU:
 		return Host{}, fmt.Errorf("record %q of a host: its MTU %d is not %d to %d", e.Key, r.MTU, minMTU, maxMTU)
 	case !r.VTEP.IsValid() || r.VTEP.IsUnspecified() || r.VTEP.IsLoopback() || r.VTEP.IsMulticast() || r.VTEP.Zone() != "":
@@ -91,7 +98,8 @@ func Decode(e state.Entry) (Host, error) {
 	}
 	return Host{
 		ID: r.ID, Name: r.Name, VTEP: r.VTEP, MTU: r.MTU, Routes: r.Routes,
-		Version: r.Agent, Datapath: r.Datapath, Alive: e.Session != "",
+		Version: r.Agent, Datapath: r.Datapath, Node: r.Node, Boot: r.Boot,
+		Alive: e.Session != "", Revision: e.Version,
 	}, nil
 }
 

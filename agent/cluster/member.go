@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/state"
@@ -17,6 +18,7 @@ type Store interface {
 	List(ctx context.Context, prefix string) ([]state.Entry, error)
 	Txn(ctx context.Context, ops []state.Op) error
 	OpenSession(ctx context.Context, name string, ttl time.Duration) (state.Session, error)
+	Node(ctx context.Context) (string, error)
 }
 
 const (
@@ -26,10 +28,16 @@ const (
 	// retryEvery paces attempts to register while the store is away, or while
 	// the session of an earlier life still holds the record.
 	retryEvery = time.Second
+	// rivalTTLs is after how many TTLs a session that still holds our record
+	// is another machine's. One that nobody renews ends after two at most.
+	rivalTTLs = 3
 )
 
 // errHeld means that the record is right, and not held by our session yet.
 var errHeld = errors.New("the session of an earlier life holds the record of this host")
+
+// ErrTwin means that another machine lives under this host's identity.
+var ErrTwin = errors.New("another machine has this host's identity")
 
 // Member keeps this host in the cluster.
 type Member struct {
@@ -37,28 +45,65 @@ type Member struct {
 	self   func() (Host, error)
 	ttl    time.Duration
 	logger *slog.Logger
+	now    func() time.Time
 
 	session state.Session
+	node    string // what the store calls this machine
+	rival   string // session of what may be another machine with our identity
+	since   time.Time
+
+	mu       sync.Mutex
+	waiting  error         // what keeps this host from being admitted; nil: nothing
+	admitted chan struct{} // closed when it is
+	returned chan struct{} // see Returned
 }
 
 // NewMember makes the member that self describes; self is asked again and
 // again, since addresses, MTU and routes change. A host is suspected by the
 // others ttl to twice ttl after its death.
 func NewMember(store Store, self func() (Host, error), ttl time.Duration, logger *slog.Logger) *Member {
-	return &Member{store: store, self: self, ttl: ttl, logger: logger}
+	return &Member{
+		store: store, self: self, ttl: ttl, logger: logger, now: time.Now,
+		waiting: errors.New("the store has not answered"), admitted: make(chan struct{}), returned: make(chan struct{}, 1),
+	}
 }
+
+// Admitted waits until the record in the store is known to be this host's own:
+// from then on nobody takes its endpoints for a dead host's, and it touches no
+// other machine's. When ctx ends before that, the error says what is missing.
+func (m *Member) Admitted(ctx context.Context) error {
+	select {
+	case <-m.admitted:
+		return nil
+	case <-ctx.Done():
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.waiting == nil {
+		return nil
+	}
+	return fmt.Errorf("this host is not registered: %w", m.waiting)
+}
+
+// Returned receives when this host's record was not held by it for a while:
+// what it had in the store may have been given to others meanwhile. One
+// listener can have it.
+func (m *Member) Returned() <-chan struct{} { return m.returned }
 
 // Run registers this host and keeps its record true and its session alive
 // until ctx ends. The record stays when Run ends: an agent that stops is no
-// host that leaves, and its containers go on.
+// host that leaves, and its containers go on. It fails with ErrTwin only.
 func (m *Member) Run(ctx context.Context) error {
 	failing := false
 	for ctx.Err() == nil {
 		wait := refreshEvery
 		err := m.register(ctx)
+		m.admit(err)
 		switch {
 		case ctx.Err() != nil:
-		case errors.Is(err, errHeld):
+		case errors.Is(err, ErrTwin):
+			return err
+		case errors.Is(err, errHeld), errors.Is(err, errDoubt):
 			wait = retryEvery
 		case err != nil:
 			if !failing {
@@ -72,6 +117,21 @@ func (m *Member) Run(ctx context.Context) error {
 		m.pause(ctx, wait)
 	}
 	return nil
+}
+
+// admit keeps what the last attempt to register says for Admitted. Who has been
+// admitted stays so while the store is away.
+func (m *Member) admit(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.waiting == nil:
+	case err == nil, errors.Is(err, errHeld):
+		m.waiting = nil
+		close(m.admitted)
+	default:
+		m.waiting = err
+	}
 }
 
 // pause waits for d, the loss of the session, or the end.
@@ -97,19 +157,20 @@ func (m *Member) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	value, err := self.encode()
-	if err != nil {
-		return fmt.Errorf("encode the record of this host: %w", err)
-	}
 	if m.session == nil {
 		s, err := m.store.OpenSession(ctx, "socketplane "+self.Name, m.ttl)
 		if err != nil {
 			return fmt.Errorf("open a session: %w", err)
 		}
 		m.session = s
+		if m.node, err = m.store.Node(ctx); err != nil {
+			// The others then judge this host by its session, and take longer.
+			m.logger.Warn("it is not known how the store's failure detector calls this machine", "err", err)
+		}
 	}
-	err = m.write(ctx, HostsPrefix+self.ID, value)
-	if err != nil && !errors.Is(err, errHeld) {
+	self.Node = m.node
+	err = m.write(ctx, self)
+	if err != nil && !errors.Is(err, errHeld) && !errors.Is(err, errDoubt) && !errors.Is(err, ErrTwin) {
 		return fmt.Errorf("write the record of this host: %w", err)
 	}
 	return err
@@ -119,19 +180,35 @@ func (m *Member) register(ctx context.Context) error {
 // this agent may hold it still, with a session that has not run out: then only
 // the value is written, and the hold is taken when it is free. The record is
 // never deleted, since peers would take the tunnel down.
-func (m *Member) write(ctx context.Context, key string, value []byte) error {
+func (m *Member) write(ctx context.Context, self Host) error {
+	key := HostsPrefix + self.ID
+	value, err := self.encode()
+	if err != nil {
+		return fmt.Errorf("encode the record of this host: %w", err)
+	}
 	old, err := m.store.Get(ctx, key)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
 	op := state.Op{Kind: state.OpCAS, Key: key, Value: value, Version: old.Version}
 	held := old.Session != "" && old.Session != m.session.ID()
-	if !held {
+	if held {
+		if err := m.compare(self, old); err != nil {
+			return err
+		}
+	} else {
+		m.rival = ""
 		op.Session = m.session.ID()
 	}
 	if !bytes.Equal(old.Value, value) || old.Session == "" {
 		if err := m.store.Txn(ctx, []state.Op{op}); err != nil {
 			return err
+		}
+	}
+	if old.Session == "" {
+		select {
+		case m.returned <- struct{}{}:
+		default:
 		}
 	}
 	if held {
@@ -141,7 +218,10 @@ func (m *Member) write(ctx context.Context, key string, value []byte) error {
 }
 
 // List reads all hosts consistently.
-func List(ctx context.Context, store Store) ([]Host, error) {
+func List(ctx context.Context, store interface {
+	List(ctx context.Context, prefix string) ([]state.Entry, error)
+},
+) ([]Host, error) {
 	entries, err := store.List(ctx, HostsPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list the hosts: %w", err)

@@ -19,8 +19,8 @@ import (
 	"github.com/hashicorp/serf/serf"
 )
 
-// probeTimeout bounds one attempt to speak to a host.
-const probeTimeout = 5 * time.Second
+// speakTimeout bounds one attempt to speak to a host.
+const speakTimeout = 5 * time.Second
 
 // probeDatacenter is that of one who only asks.
 const probeDatacenter = "socketplane-probe"
@@ -61,7 +61,7 @@ func probe(ctx context.Context, from, to netip.Addr, port int, token Token) (Fou
 	conf.MemberlistConfig.BindAddr, conf.MemberlistConfig.BindPort = from.String(), 0
 	conf.MemberlistConfig.AdvertisePort = 0
 	conf.MemberlistConfig.SecretKey = key
-	conf.MemberlistConfig.TCPTimeout = probeTimeout
+	conf.MemberlistConfig.TCPTimeout = speakTimeout
 	conf.MemberlistConfig.Logger = quiet
 	conf.MemberlistConfig.LogOutput = nil
 	s, err := serf.Create(conf)

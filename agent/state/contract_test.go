@@ -42,6 +42,8 @@ var contract = []struct {
 	{"holder ends", testHolderEnds},
 	{"session of another", testHeldByAnother},
 	{"session stops being renewed", testSessionUnrenewed},
+	{"a held key fences", testFence},
+	{"nodes", testNodes},
 	{"wait resumes", testWaitResumes},
 	{"wait sees deletion", testWaitDeletion},
 	{"wait coalesces", testWaitCoalesces},

@@ -116,3 +116,9 @@ func (e *embeddedStore) endSession(id string) error {
 	}
 	return fault(err)
 }
+
+// Node is empty: this machine is the only one, and nobody watches it.
+func (e *embeddedStore) Node(ctx context.Context) (string, error) { return "", e.usable(ctx) }
+
+// LiveNodes is empty, as Node is.
+func (e *embeddedStore) LiveNodes(ctx context.Context) ([]string, error) { return nil, e.usable(ctx) }

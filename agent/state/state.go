@@ -87,6 +87,12 @@ type Store interface {
 	// OpenSession starts a session that ends ttl (at least 10 s, Consul's floor)
 	// to twice ttl after its last renewal. It is renewed until ctx ends or Close.
 	OpenSession(ctx context.Context, name string, ttl time.Duration) (Session, error)
+	// Node names this machine as the store's own failure detector knows it; empty
+	// where there is none, or none that watches this machine.
+	Node(ctx context.Context) (string, error)
+	// LiveNodes names the machines that the failure detector hears of; whoever has
+	// failed or left is not among them. ErrInvalid when it may not tell of all.
+	LiveNodes(ctx context.Context) ([]string, error)
 	// String names the store for people, without secrets.
 	String() string
 	Close() error

@@ -26,6 +26,7 @@ type Memory struct {
 	changed  map[string]uint64 // key -> index of its last change, deletions included
 	wake     chan struct{}     // closed and replaced at every change
 	sessions int
+	live     []string
 }
 
 var _ state.Store = (*Memory)(nil)
@@ -209,6 +210,23 @@ func (m *Memory) OpenSession(ctx context.Context, _ string, _ time.Duration) (st
 	s := &session{store: m, id: strconv.Itoa(m.sessions), lost: make(chan struct{})}
 	s.stop = context.AfterFunc(ctx, s.end)
 	return s, nil
+}
+
+// Node implements state.Store.
+func (m *Memory) Node(ctx context.Context) (string, error) { return "memory", ctx.Err() }
+
+// LiveNodes implements state.Store.
+func (m *Memory) LiveNodes(ctx context.Context) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]string{"memory"}, m.live...), ctx.Err()
+}
+
+// SetLive says which nodes live beside this one.
+func (m *Memory) SetLive(nodes ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.live = nodes
 }
 
 // String implements state.Store.

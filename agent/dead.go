@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/cluster"
+)
+
+// lookEvery is how often hosts that do not hold their record are looked at.
+const lookEvery = 3 * time.Second
+
+// watchDead takes hosts that are dead out of this host's network, brings them
+// back when they live, and gives up what they had when they do not come back.
+func (a *Agent) watchDead(ctx context.Context) error {
+	failing := false
+	for {
+		sleep(ctx, lookEvery/2+rand.N(lookEvery/2))
+		if ctx.Err() != nil {
+			return nil
+		}
+		err := a.lookForDead(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !failing {
+			a.Logger.Warn("it is not known which hosts are dead; what was known stands", "err", err)
+		}
+		failing = err != nil
+	}
+}
+
+// lookForDead looks once.
+func (a *Agent) lookForDead(ctx context.Context) error {
+	if !a.view.complete() || !a.isLoaded() {
+		return nil
+	}
+	if a.view.leaving() {
+		signal(a.kick)
+	}
+	gone, err := a.Detector.Look(ctx, a.view.peers())
+	died, back := a.view.setGone(gone)
+	for _, h := range died {
+		a.Logger.Warn("a host is gone; nothing is sent to it any more", "peer", h.Name, "id", h.ID, "vtep", h.VTEP)
+	}
+	for _, h := range back {
+		a.Logger.Info("a host is not gone after all", "peer", h.Name, "id", h.ID, "vtep", h.VTEP)
+	}
+	if len(died)+len(back) > 0 {
+		signal(a.kick)
+	}
+	if err != nil {
+		return err
+	}
+	for _, h := range a.view.peers() {
+		if since, ok := gone[h.ID]; ok && a.ReclaimAfter > 0 && time.Since(since) >= a.ReclaimAfter {
+			a.reapOne(ctx, h)
+		}
+	}
+	return nil
+}
+
+// reapOne has a dead host's things taken out of the store, here or by another.
+func (a *Agent) reapOne(ctx context.Context, h cluster.Host) {
+	switch done, err := a.reap(ctx, h); {
+	case err != nil && ctx.Err() == nil:
+		a.Logger.Warn("what a dead host had cannot be given up; trying on", "peer", h.Name, "id", h.ID, "err", err)
+	case done:
+		a.Logger.Warn("a host did not come back: its endpoints, addresses and record are given up", "peer", h.Name, "id", h.ID)
+	}
+}

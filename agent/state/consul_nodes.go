@@ -1,0 +1,94 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// gossipCheck is the check that Consul itself keeps of each of its nodes: it is
+// critical when the other nodes get no answer from its gossip any more.
+const gossipCheck = "serfHealth"
+
+// Node asks the Consul agent at our address for its name, and whether it runs
+// on this machine: one elsewhere lives and dies apart from this machine.
+func (c *consulStore) Node(ctx context.Context) (string, error) {
+	ctx, done := c.begin(ctx)
+	defer done()
+	var self map[string]map[string]any
+	err := c.read(ctx, func(ctx context.Context) (err error) {
+		self, err = c.agentSelf(ctx)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("ask consul for its node: %w", err)
+	}
+	name, _ := self["Config"]["NodeName"].(string)
+	addr, _ := self["Member"]["Addr"].(string)
+	here, err := ownAddress(addr)
+	if err != nil {
+		return "", fmt.Errorf("ask consul for its node: %w", err)
+	}
+	if !here {
+		return "", nil
+	}
+	return name, nil
+}
+
+// agentSelf is api.Agent.Self, which takes no context.
+func (c *consulStore) agentSelf(ctx context.Context) (map[string]map[string]any, error) {
+	var self map[string]map[string]any
+	_, err := c.client.Raw().Query("/v1/agent/self", &self, (&api.QueryOptions{}).WithContext(ctx))
+	return self, err
+}
+
+// ownAddress says whether an interface of this machine has the address.
+func ownAddress(text string) (bool, error) {
+	want, err := netip.ParseAddr(text)
+	if err != nil {
+		return false, nil //nolint:nilerr // a name, or nothing: it cannot be told
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false, fmt.Errorf("read the addresses of this machine: %w", err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == want.Unmap() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// LiveNodes gives the nodes whose gossip is answered. A node that the token may
+// not read would look like one that has failed: that is an error here.
+func (c *consulStore) LiveNodes(ctx context.Context) ([]string, error) {
+	ctx, done := c.begin(ctx)
+	defer done()
+	var (
+		checks api.HealthChecks
+		meta   *api.QueryMeta
+	)
+	err := c.read(ctx, func(ctx context.Context) (err error) {
+		q := consistent()
+		q.Filter = fmt.Sprintf("CheckID == %q", gossipCheck)
+		checks, meta, err = c.client.Health().State(api.HealthPassing, q.WithContext(ctx))
+		return err
+	})
+	switch {
+	case err != nil:
+	case meta.ResultsFilteredByACLs || len(checks) == 0: // at least the one that answers lives
+		err = fmt.Errorf("%w: consul at %s: the health of its nodes may not be read; give the token node_prefix read", ErrInvalid, c.address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask consul for the health of its nodes: %w", err)
+	}
+	live := make([]string, 0, len(checks))
+	for _, check := range checks {
+		live = append(live, check.Node)
+	}
+	return live, nil
+}
