@@ -91,6 +91,11 @@ func (a *app) checkInstall(f *installFlags) error {
 		}
 		*file = abs
 	}
+	for _, argv := range clusterCommands(*f) {
+		if err := a.hasCommand(argv); err != nil {
+			return err
+		}
+	}
 	if os.Geteuid() != 0 {
 		return setup.ErrNotRoot
 	}
@@ -133,8 +138,8 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	return nil
 }
 
-// clusterSteps are the commands that a user would give next.
-func (a *app) clusterSteps(f installFlags) []setup.Step {
+// clusterCommands are what a user would say next.
+func clusterCommands(f installFlags) [][]string {
 	var commands [][]string
 	if f.iface != "" {
 		commands = append(commands, []string{"cluster", "bind", f.iface})
@@ -149,8 +154,12 @@ func (a *app) clusterSteps(f installFlags) []setup.Step {
 	if len(f.join) > 0 {
 		commands = append(commands, slices.Concat([]string{"cluster", "join"}, token, []string{"--"}, f.join))
 	}
+	return commands
+}
+
+func (a *app) clusterSteps(f installFlags) []setup.Step {
 	var steps []setup.Step
-	for _, argv := range commands {
+	for _, argv := range clusterCommands(f) {
 		steps = append(steps, setup.Step{
 			Name: argv[0] + " " + argv[1], Remedy: "mend that",
 			Do: func(ctx context.Context) (string, error) { return "", a.command(ctx, argv) },
@@ -161,10 +170,8 @@ func (a *app) clusterSteps(f installFlags) []setup.Step {
 
 // command runs another command of ours, with the global flags of this one.
 func (a *app) command(ctx context.Context, argv []string) error {
-	root := a.rootCommand()
-	found, _, err := root.Find(argv)
-	if err != nil || found.Name() != argv[1] {
-		return fmt.Errorf("this version of socketplane has no command %q", argv[0]+" "+argv[1])
+	if err := a.hasCommand(argv); err != nil {
+		return err
 	}
 	var global []string
 	if a.configFile != "" {
@@ -173,8 +180,18 @@ func (a *app) command(ctx context.Context, argv []string) error {
 	if a.socket != "" {
 		global = append(global, "--socket", a.socket)
 	}
+	root := a.rootCommand()
 	root.SetArgs(append(global, argv...))
 	return root.ExecuteContext(ctx)
+}
+
+// hasCommand refuses a command line whose command we do not have.
+func (a *app) hasCommand(argv []string) error {
+	found, _, err := a.rootCommand().Find(argv)
+	if err != nil || found.Name() != argv[1] {
+		return fmt.Errorf("this version of socketplane has no command %q", argv[0]+" "+argv[1])
+	}
+	return nil
 }
 
 // setupHost is this machine.

@@ -121,7 +121,7 @@ func uninstalling(self string) Uninstall {
 	return Uninstall{
 		Self: self, StateDir: "/var/lib/socketplane", DaemonJSON: "/etc/docker/daemon.json", LogFile: "/var/log/socketplane.log",
 		Socket: "/run/socketplane/socketplane.sock", Plugin: "/run/docker/plugins/socketplane.sock",
-		StopAgent: nothing, DockerNetworks: nothing, DockerRuntime: nothing, Network: nothing,
+		Attached: func() (int, error) { return 0, nil }, StopAgent: nothing, DockerNetworks: nothing, DockerRuntime: nothing, Network: nothing,
 		CNI: func() (string, error) { return "", nil },
 	}
 }
@@ -234,9 +234,9 @@ func TestRunGoesOnAfterAFailure(t *testing.T) {
 func TestUninstallRefusesWhileAttached(t *testing.T) {
 	s := &scripted{}
 	h, _ := newHost(t, s)
-	write(t, h, "/sys/class/net/spv0123456789a/ifindex", "7\n")
 	before := tree(t, h)
 	un := uninstalling("/usr/local/bin/socketplane")
+	un.Attached = func() (int, error) { return 2, nil }
 	un.StopAgent = func(context.Context) (string, error) { t.Error("the agent was stopped"); return "", nil }
 	err := h.Run(t.Context(), "uninstall", h.Uninstall(un))
 	if err == nil || !strings.Contains(err.Error(), "--force") {

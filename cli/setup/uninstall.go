@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/socketplane/socketplane/agent/link"
 )
 
 // Uninstall is what is to be taken away.
@@ -23,6 +21,7 @@ type Uninstall struct {
 	Purge      bool   // the settings and the state, too
 
 	// What only the agent's parts can do. Each says what it did.
+	Attached       func() (int, error)                       // endpoints that have their interface
 	StopAgent      func(ctx context.Context) (string, error) // one that systemd does not run
 	DockerNetworks func(ctx context.Context) (string, error)
 	DockerRuntime  func(ctx context.Context) (string, error)
@@ -36,7 +35,7 @@ func (h *Host) Uninstall(un Uninstall) []Step {
 	packaged := h.Packaged(un.Self)
 	call := func(f func(context.Context) (string, error)) func(context.Context) (string, error) { return f }
 	steps := []Step{
-		{Name: "containers", Do: func(context.Context) (string, error) { return "", h.refuseAttached(un.Force) }},
+		{Name: "containers", Do: func(context.Context) (string, error) { return "", refuseAttached(un) }},
 		h.removeUnits(packaged),
 		{Name: "agent", Do: call(un.StopAgent)},
 		{Name: "docker networks", Do: call(un.DockerNetworks)},
@@ -53,12 +52,15 @@ func (h *Host) Uninstall(un Uninstall) []Step {
 }
 
 // refuseAttached refuses while endpoints of the host have their interface.
-func (h *Host) refuseAttached(force bool) error {
-	ends, err := filepath.Glob(h.path("/sys/class/net/" + link.HostPrefix + "*"))
-	if err != nil || len(ends) == 0 || force {
+func refuseAttached(un Uninstall) error {
+	if un.Force {
+		return nil
+	}
+	n, err := un.Attached()
+	if err != nil || n == 0 {
 		return err
 	}
-	return fmt.Errorf("%d containers are attached (socketplane info shows them); stop them first, or say --force, and they lose their network", len(ends))
+	return fmt.Errorf("containers are attached (%d, see: socketplane info); stop them first, or say --force, and they lose their network", n)
 }
 
 // dockerRuntime takes the runtime out of daemon.json, and the file away when
@@ -130,10 +132,13 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 		return "", err
 	}
 	names := []string{
-		un.Plugin, // its directory is dockerd's
+		un.Plugin,
 		un.Socket, filepath.Join(filepath.Dir(un.Socket), "agent.pid"), filepath.Dir(un.Socket),
 		filepath.Join(un.StateDir, "bin", "socketplane-runc"), filepath.Join(un.StateDir, "bin"),
 		modulesFile,
+	}
+	if !h.dockerRuns() { // else its directory is dockerd's
+		names = append(names, filepath.Dir(un.Plugin), filepath.Dir(filepath.Dir(un.Plugin)))
 	}
 	if r.Consul == ConsulProgram { // nothing else may ever be removed on a file's word
 		names = append(names, ConsulProgram)

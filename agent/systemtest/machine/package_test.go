@@ -121,8 +121,6 @@ type tested struct {
 	ctx context.Context
 }
 
-const moduleRoot = "../../.."
-
 // boot starts a machine with an image that containers can be made of.
 func boot(t *testing.T, name string) *tested {
 	t.Helper()
