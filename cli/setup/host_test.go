@@ -168,7 +168,7 @@ func TestInstallAndUninstall(t *testing.T) {
 	if diff := cmp.Diff(once, tree(t, h)); diff != "" {
 		t.Errorf("the second install changed something:\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"/usr/bin/consul version", "systemctl is-enabled socketplane.service"}, s.ran[ran:]); diff != "" {
+	if diff := cmp.Diff([]string{"ovs-vsctl --timeout=10 show", "/usr/bin/consul version", "systemctl is-enabled socketplane.service"}, s.ran[ran:]); diff != "" {
 		t.Errorf("the second install ran (-want +got):\n%s", diff)
 	}
 	un := uninstalling(self)
@@ -184,6 +184,31 @@ func TestInstallAndUninstall(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("uninstall left (-before +after):\n%s\n%s", diff, out)
+	}
+}
+
+// A switch that does not run is started, by whatever starts services here.
+func TestSwitchIsStarted(t *testing.T) {
+	const ask = "ovs-vsctl --timeout=10 show"
+	for _, systemd := range []bool{true, false} {
+		s := &scripted{fail: map[string]error{ask: errors.New("no answer")}}
+		h, out := newHost(t, s)
+		start := "service openvswitch-switch start"
+		if systemd {
+			write(t, h, "/run/systemd/system/x", "")
+			start = "systemctl enable --now openvswitch-switch"
+		}
+		s.effect = func(line string) {
+			if line == start {
+				delete(s.fail, ask)
+			}
+		}
+		if err := h.Run(t.Context(), "install", []Step{h.openvswitch()}); err != nil {
+			t.Errorf("systemd %v: %v", systemd, err)
+		}
+		if !strings.Contains(out.String(), "started") {
+			t.Errorf("systemd %v: it said %q", systemd, out)
+		}
 	}
 }
 

@@ -50,6 +50,10 @@ func TestPackage(t *testing.T) {
 	m.exec("socketplane", "connect", "-n", "web", "--netns", "/run/netns/bound-later", "--id", "bound")
 	m.exec("systemctl", "restart", "socketplane")
 	m.ping()
+	m.exec("dpkg", "--install", "/root/socketplane.deb") // as an upgrade does
+	m.active()
+	m.ping()
+	m.proxy()
 	m.refused("containers are attached", "apt-get", "remove", "--yes", "socketplane")
 	m.active()
 	m.exec("socketplane", "disconnect", "bound")
@@ -193,6 +197,23 @@ func (m *tested) noMountNamespace() {
 	if a, b := m.exec("readlink", "/proc/1/ns/mnt"), m.exec("readlink", "/proc/"+pid+"/ns/mnt"); a != b {
 		m.t.Errorf("the agent is in mount namespace %s, systemd in %s", b, a)
 	}
+}
+
+// proxy starts the proxy's unit, asks it, and stops it.
+func (m *tested) proxy() {
+	m.t.Helper()
+	if state, _ := m.Exec(m.ctx, "systemctl", "is-enabled", "socketplane-proxy"); strings.TrimSpace(state) != "disabled" {
+		m.t.Errorf("the proxy's unit is %s", state)
+	}
+	m.exec("systemctl", "start", "socketplane-proxy")
+	err := until(m.ctx, 10*time.Second, func() error {
+		_, err := m.Exec(m.ctx, "curl", "--silent", "--fail", "http://127.0.0.1:2375/containers/json")
+		return err
+	})
+	if err != nil {
+		m.t.Errorf("%v\n%s", err, m.exec("journalctl", "--no-pager", "--lines", "20", "--unit", "socketplane-proxy"))
+	}
+	m.exec("systemctl", "stop", "socketplane-proxy")
 }
 
 // containers starts two that come back after a boot, one of each kind.
