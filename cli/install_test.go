@@ -43,3 +43,22 @@ func TestInstallUsedWrongly(t *testing.T) {
 		})
 	}
 }
+
+// Running another command of ours, and making the completion, leaves the flags of
+// this one alone.
+func TestGlobalFlagsSurviveAnotherRoot(t *testing.T) {
+	a := &app{stdin: os.Stdin, stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}, getenv: func(string) (string, bool) { return "", false }}
+	a.configFile, a.socket = "/tmp/a.toml", "/tmp/a.sock"
+	if err := a.hasCommand([]string{"agent", "status"}); err != nil {
+		t.Error(err)
+	}
+	if err := a.hasCommand([]string{"agent", "dance"}); err == nil {
+		t.Error("a command that is not there was found")
+	}
+	if text, err := a.completion("bash"); err != nil || len(text) == 0 {
+		t.Errorf("completion: %d bytes, %v", len(text), err)
+	}
+	if got := strings.Join(a.globalFlags(), " "); got != "--config /tmp/a.toml --socket /tmp/a.sock" {
+		t.Errorf("the flags became %q", got)
+	}
+}

@@ -272,6 +272,20 @@ func TestUninstallRefusesWhileAttached(t *testing.T) {
 	}
 }
 
+// A state directory that may hold more than the state is never removed.
+func TestPurgeSparesOthersDirectories(t *testing.T) {
+	h, out := newHost(t, &scripted{})
+	write(t, h, "/srv/database", "others'")
+	un := uninstalling("/usr/local/bin/socketplane")
+	un.StateDir, un.Purge = "/srv", true
+	if err := h.Run(t.Context(), "uninstall", h.Uninstall(un)); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, h, "/srv/database"); got != "others'" || !strings.Contains(out.String(), "by hand") {
+		t.Errorf("%q; it said %s", got, out)
+	}
+}
+
 // What was there before we came stays when we go.
 func TestUninstallLeavesWhatWasThere(t *testing.T) {
 	s := &scripted{have: []string{"consul"}, answer: map[string]string{"/usr/bin/consul version": "Consul v1.20.0\n"}}

@@ -2,7 +2,6 @@ package setup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,8 +37,8 @@ func (h *Host) Uninstall(un Uninstall) []Step {
 		{Name: "containers", Do: func(context.Context) (string, error) { return "", refuseAttached(un) }},
 		h.removeUnits(packaged),
 		{Name: "agent", Do: call(un.StopAgent)},
-		{Name: "docker networks", Do: call(un.DockerNetworks)},
-		{Name: "docker runtime", Do: func(ctx context.Context) (string, error) { return h.dockerRuntime(ctx, un) }},
+		{Name: "docker networks", Remedy: "see: systemctl status docker", Do: call(un.DockerNetworks)},
+		{Name: "docker runtime", Remedy: "see: systemctl status docker", Do: func(ctx context.Context) (string, error) { return h.dockerRuntime(ctx, un) }},
 		{Name: "CNI", Do: func(context.Context) (string, error) { return un.CNI() }},
 		{Name: "network", Do: call(un.Network)},
 		{Name: "kernel", Do: func(context.Context) (string, error) { return h.restoreKernel(un.StateDir) }},
@@ -181,17 +180,11 @@ func (h *Host) rest(un Uninstall) (string, error) {
 	}
 	var said []string
 	if un.Purge {
-		err := errors.Join(
-			os.RemoveAll(h.path(un.StateDir)),
-			os.RemoveAll(h.path(filepath.Dir(ConfigFile))),
-		)
-		if _, logErr := h.remove(un.LogFile); logErr != nil {
-			err = errors.Join(err, logErr)
-		}
+		gone, err := h.purge(un)
 		if err != nil {
 			return "", err
 		}
-		said = append(said, "settings, state and log are gone")
+		said = append(said, gone)
 	} else {
 		// So that the next install notes anew how the host is.
 		if _, err := h.remove(filepath.Join(un.StateDir, recordFile)); err != nil {
@@ -203,4 +196,19 @@ func (h *Host) rest(un Uninstall) (string, error) {
 		said = append(said, "packages that install brought stay, others may use them by now: apt-get purge "+strings.Join(r.Packages, " "))
 	}
 	return strings.Join(said, "; "), nil
+}
+
+// purge removes the settings, the log and the state. A state directory of another
+// name may hold more than the state.
+func (h *Host) purge(un Uninstall) (string, error) {
+	if err := os.RemoveAll(h.path(filepath.Dir(ConfigFile))); err != nil {
+		return "", err
+	}
+	if _, err := h.remove(un.LogFile); err != nil {
+		return "", err
+	}
+	if filepath.Base(un.StateDir) != "socketplane" {
+		return "settings and log are gone; state (" + un.StateDir + ") stays, since it is not called socketplane: remove it by hand", nil
+	}
+	return "settings, state and log are gone", os.RemoveAll(h.path(un.StateDir))
 }

@@ -24,7 +24,7 @@ ip link set wire0 up
 ip addr add 198.18.200.1/24 dev eth0
 ip link set eth0 up
 ip route add default via 198.18.200.254
-sysctl -q -w net.ipv4.ip_forward=0
+echo 0 >/proc/sys/net/ipv4/ip_forward
 mkdir -p /run/openvswitch /etc/openvswitch
 rm -f /etc/openvswitch/conf.db
 ovsdb-tool create /etc/openvswitch/conf.db
@@ -45,7 +45,7 @@ listing() {
 	ip -o link | cut -d : -f 2
 	ip route
 	ovs-vsctl --no-headings --columns=name list bridge
-	sysctl net.ipv4.ip_forward
+	cat /proc/sys/net/ipv4/ip_forward
 }
 
 touch /run/before /run/after
