@@ -78,6 +78,32 @@ func TestPackage(t *testing.T) {
 	m.same(before)
 }
 
+// A host whose switch does not start has its Docker all the same, a little later; and
+// the agent is there when the switch is.
+func TestDockerStartsWithoutTheSwitch(t *testing.T) {
+	m := boot(t, "noswitch")
+	m.copy(buildPackage(t), "/root/socketplane.deb")
+	m.exec("dpkg", "--install", "/root/socketplane.deb")
+	m.active()
+	units := []string{"openvswitch-switch", "ovsdb-server", "ovs-vswitchd"}
+	m.exec(append([]string{"systemctl", "mask"}, units...)...)
+	if _, err := yard.docker(m.ctx, "restart", "--time", "60", m.Name); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	err := until(m.ctx, time.Minute, func() error {
+		_, err := m.Exec(m.ctx, "docker", "info")
+		return err
+	})
+	if err != nil {
+		t.Fatalf("Docker does not start: %v\n%s", err, m.exec("journalctl", "--no-pager", "--lines", "40"))
+	}
+	t.Logf("Docker answers %.0f s after the boot", time.Since(start).Seconds())
+	m.exec(append([]string{"systemctl", "unmask"}, units...)...)
+	m.exec("systemctl", "start", "openvswitch-switch")
+	m.active()
+}
+
 // install.sh from a directory, as it is used without a network: run twice it is
 // run once, and uninstall gives the machine back.
 func TestInstallScript(t *testing.T) {
