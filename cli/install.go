@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/cli/setup"
 )
 
@@ -91,6 +93,14 @@ func (a *app) checkInstall(f *installFlags) error {
 		}
 		*file = abs
 	}
+	if (a.configFile != "" || a.socket != "") && a.setupHost().Systemd() {
+		return usagef("the unit reads %s and nothing else: write there what --config and --socket would say", DefaultConfigFile)
+	}
+	for _, argv := range clusterCommands(*f) {
+		if err := a.hasCommand(argv); err != nil {
+			return err
+		}
+	}
 	if os.Geteuid() != 0 {
 		return setup.ErrNotRoot
 	}
@@ -121,7 +131,7 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	}
 	steps = append(steps, setup.Step{
 		Name: "agent", Remedy: "see: socketplane agent logs",
-		Do: func(ctx context.Context) (string, error) { return "", a.startAgent(ctx, s, []string{"agent", "run"}) },
+		Do: func(ctx context.Context) (string, error) { return "", a.startThis(ctx, s) },
 	})
 	steps = append(steps, a.clusterSteps(f)...)
 	if err := host.Run(ctx, "install", steps); err != nil {
@@ -133,8 +143,30 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	return nil
 }
 
-// clusterSteps are the commands that a user would give next.
-func (a *app) clusterSteps(f installFlags) []setup.Step {
+// startThis sees to it that an agent of this version runs.
+func (a *app) startThis(ctx context.Context, s Settings) error {
+	if st, err := api.NewClient(s.API.Socket).Status(ctx); err == nil && st.Version != Version() {
+		if _, err := a.stopAgent(ctx, s); err != nil {
+			return err
+		}
+	}
+	return a.startAgent(ctx, s, append([]string{"agent", "run"}, a.globalFlags()...))
+}
+
+// globalFlags are those that this command was given.
+func (a *app) globalFlags() []string {
+	var flags []string
+	if a.configFile != "" {
+		flags = append(flags, "--config", a.configFile)
+	}
+	if a.socket != "" {
+		flags = append(flags, "--socket", a.socket)
+	}
+	return flags
+}
+
+// clusterCommands are what a user would say next.
+func clusterCommands(f installFlags) [][]string {
 	var commands [][]string
 	if f.iface != "" {
 		commands = append(commands, []string{"cluster", "bind", f.iface})
@@ -149,8 +181,12 @@ func (a *app) clusterSteps(f installFlags) []setup.Step {
 	if len(f.join) > 0 {
 		commands = append(commands, slices.Concat([]string{"cluster", "join"}, token, []string{"--"}, f.join))
 	}
+	return commands
+}
+
+func (a *app) clusterSteps(f installFlags) []setup.Step {
 	var steps []setup.Step
-	for _, argv := range commands {
+	for _, argv := range clusterCommands(f) {
 		steps = append(steps, setup.Step{
 			Name: argv[0] + " " + argv[1], Remedy: "mend that",
 			Do: func(ctx context.Context) (string, error) { return "", a.command(ctx, argv) },
@@ -161,20 +197,28 @@ func (a *app) clusterSteps(f installFlags) []setup.Step {
 
 // command runs another command of ours, with the global flags of this one.
 func (a *app) command(ctx context.Context, argv []string) error {
-	root := a.rootCommand()
-	found, _, err := root.Find(argv)
+	if err := a.hasCommand(argv); err != nil {
+		return err
+	}
+	root := a.anotherRoot()
+	root.SetArgs(append(a.globalFlags(), argv...))
+	return root.ExecuteContext(ctx)
+}
+
+// anotherRoot is the command line once more, with flags of its own: to define
+// them sets their variables.
+func (a *app) anotherRoot() *cobra.Command {
+	another := *a
+	return another.rootCommand()
+}
+
+// hasCommand refuses a command line whose command we do not have.
+func (a *app) hasCommand(argv []string) error {
+	found, _, err := a.anotherRoot().Find(argv)
 	if err != nil || found.Name() != argv[1] {
 		return fmt.Errorf("this version of socketplane has no command %q", argv[0]+" "+argv[1])
 	}
-	var global []string
-	if a.configFile != "" {
-		global = append(global, "--config", a.configFile)
-	}
-	if a.socket != "" {
-		global = append(global, "--socket", a.socket)
-	}
-	root.SetArgs(append(global, argv...))
-	return root.ExecuteContext(ctx)
+	return nil
 }
 
 // setupHost is this machine.
@@ -188,11 +232,10 @@ func (a *app) setupHost() *setup.Host {
 // confirmPackages asks before a package manager is let loose, where there is
 // somebody to ask.
 func (a *app) confirmPackages(f installFlags, missing []string) error {
-	info, err := a.stdin.Stat()
-	if f.unattended || len(missing) == 0 || err != nil || !isTerminal(a.stdin) || info.Mode()&os.ModeCharDevice == 0 {
+	if f.unattended || len(missing) == 0 || !isTerminal(a.stdin) {
 		return nil
 	}
-	fmt.Fprintf(a.stdout, "missing: %v. Install them with apt-get? [Y/n] ", missing)
+	fmt.Fprintf(a.stdout, "missing: %s; install them with apt-get? [Y/n] ", strings.Join(missing, " "))
 	var answer string
 	_, _ = fmt.Fscanln(a.stdin, &answer) // nothing but Enter is yes
 	switch answer {
@@ -204,7 +247,7 @@ func (a *app) confirmPackages(f installFlags, missing []string) error {
 
 // completion gives the completion script of a shell.
 func (a *app) completion(shell string) ([]byte, error) {
-	root := a.rootCommand()
+	root := a.anotherRoot()
 	var b bytes.Buffer
 	var err error
 	switch shell {

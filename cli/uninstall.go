@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -60,6 +59,7 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 	steps := host.Uninstall(setup.Uninstall{
 		Self: self, StateDir: s.Host.StateDir, DaemonJSON: s.Docker.DaemonJSON, LogFile: s.Log.File,
 		Socket: s.API.Socket, Plugin: driver.PluginSocket, Force: force, Purge: purge,
+		Attached:       attached,
 		StopAgent:      func(ctx context.Context) (string, error) { return a.stopQuietly(ctx, s) },
 		DockerNetworks: func(ctx context.Context) (string, error) { return retireNetworks(ctx, s) },
 		DockerRuntime:  func(ctx context.Context) (string, error) { return unregisterRuntime(ctx, s) },
@@ -70,6 +70,15 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 		return fmt.Errorf("uninstall: %w", err)
 	}
 	return nil
+}
+
+// attached counts the endpoints of this host that have their interface, also where
+// no agent runs.
+func attached() (int, error) {
+	links := link.New(slog.New(slog.DiscardHandler))
+	defer links.Close()
+	ends, err := links.HostVeths()
+	return len(ends), err
 }
 
 // stopQuietly stops an agent that systemd does not run.
@@ -144,7 +153,7 @@ func clearNetwork(ctx context.Context, s Settings) (string, error) {
 	case removed:
 		said = append(said, "removed bridge "+s.OVS.Bridge)
 	}
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	links := link.New(quiet)
 	defer links.Close()
 	n, err := links.Clear(ctx)

@@ -121,7 +121,7 @@ func uninstalling(self string) Uninstall {
 	return Uninstall{
 		Self: self, StateDir: "/var/lib/socketplane", DaemonJSON: "/etc/docker/daemon.json", LogFile: "/var/log/socketplane.log",
 		Socket: "/run/socketplane/socketplane.sock", Plugin: "/run/docker/plugins/socketplane.sock",
-		StopAgent: nothing, DockerNetworks: nothing, DockerRuntime: nothing, Network: nothing,
+		Attached: func() (int, error) { return 0, nil }, StopAgent: nothing, DockerNetworks: nothing, DockerRuntime: nothing, Network: nothing,
 		CNI: func() (string, error) { return "", nil },
 	}
 }
@@ -168,7 +168,7 @@ func TestInstallAndUninstall(t *testing.T) {
 	if diff := cmp.Diff(once, tree(t, h)); diff != "" {
 		t.Errorf("the second install changed something:\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"/usr/bin/consul version", "systemctl is-enabled socketplane.service"}, s.ran[ran:]); diff != "" {
+	if diff := cmp.Diff([]string{"ovs-vsctl --timeout=10 show", "/usr/bin/consul version", "systemctl is-enabled socketplane.service"}, s.ran[ran:]); diff != "" {
 		t.Errorf("the second install ran (-want +got):\n%s", diff)
 	}
 	un := uninstalling(self)
@@ -184,6 +184,31 @@ func TestInstallAndUninstall(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("uninstall left (-before +after):\n%s\n%s", diff, out)
+	}
+}
+
+// A switch that does not run is started, by whatever starts services here.
+func TestSwitchIsStarted(t *testing.T) {
+	const ask = "ovs-vsctl --timeout=10 show"
+	for _, systemd := range []bool{true, false} {
+		s := &scripted{fail: map[string]error{ask: errors.New("no answer")}}
+		h, out := newHost(t, s)
+		start := "service openvswitch-switch start"
+		if systemd {
+			write(t, h, "/run/systemd/system/x", "")
+			start = "systemctl enable --now openvswitch-switch"
+		}
+		s.effect = func(line string) {
+			if line == start {
+				delete(s.fail, ask)
+			}
+		}
+		if err := h.Run(t.Context(), "install", []Step{h.openvswitch()}); err != nil {
+			t.Errorf("systemd %v: %v", systemd, err)
+		}
+		if !strings.Contains(out.String(), "started") {
+			t.Errorf("systemd %v: it said %q", systemd, out)
+		}
 	}
 }
 
@@ -234,9 +259,9 @@ func TestRunGoesOnAfterAFailure(t *testing.T) {
 func TestUninstallRefusesWhileAttached(t *testing.T) {
 	s := &scripted{}
 	h, _ := newHost(t, s)
-	write(t, h, "/sys/class/net/spv0123456789a/ifindex", "7\n")
 	before := tree(t, h)
 	un := uninstalling("/usr/local/bin/socketplane")
+	un.Attached = func() (int, error) { return 2, nil }
 	un.StopAgent = func(context.Context) (string, error) { t.Error("the agent was stopped"); return "", nil }
 	err := h.Run(t.Context(), "uninstall", h.Uninstall(un))
 	if err == nil || !strings.Contains(err.Error(), "--force") {
@@ -244,6 +269,20 @@ func TestUninstallRefusesWhileAttached(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, tree(t, h)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A state directory that may hold more than the state is never removed.
+func TestPurgeSparesOthersDirectories(t *testing.T) {
+	h, out := newHost(t, &scripted{})
+	write(t, h, "/srv/database", "others'")
+	un := uninstalling("/usr/local/bin/socketplane")
+	un.StateDir, un.Purge = "/srv", true
+	if err := h.Run(t.Context(), "uninstall", h.Uninstall(un)); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, h, "/srv/database"); got != "others'" || !strings.Contains(out.String(), "by hand") {
+		t.Errorf("%q; it said %s", got, out)
 	}
 }
 

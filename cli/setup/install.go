@@ -18,6 +18,7 @@ func (h *Host) Install(in Install) []Step {
 	steps := []Step{
 		{Name: "before", Do: func(context.Context) (string, error) { return "", h.Remember(in.StateDir, in.DaemonJSON) }},
 		h.packages(in.Missing, in.StateDir),
+		h.openvswitch(),
 		h.consul(in.Consul, in.StateDir),
 	}
 	if packaged {

@@ -28,7 +28,7 @@ func (h *Host) packages(missing func() []string, stateDir string) Step {
 					break
 				}
 				if slices.Equal(want, got) {
-					return "", fmt.Errorf("%s were installed, and their programs are still missing", strings.Join(want, ", "))
+					return "", fmt.Errorf("%s were installed, and their programs are still missing or too old", strings.Join(want, ", "))
 				}
 				if err := h.apt(ctx, want); err != nil {
 					return "", err

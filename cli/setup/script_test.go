@@ -1,6 +1,11 @@
 package setup
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,6 +74,49 @@ func TestInstallScriptRunsNothingUnverified(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			out, err := script(t, tc.env)
 			if err == nil || strings.Contains(out, "called") || !strings.Contains(out, tc.want) {
+				t.Errorf("said %q (%v), want %q", out, err, tc.want)
+			}
+		})
+	}
+}
+
+// A release's install.sh runs what it has downloaded when the checksum is right, and
+// only over https.
+func TestInstallScriptOfARelease(t *testing.T) {
+	program := []byte("#!/bin/sh\necho called: \"$*\"\n")
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/socketplane_linux_") {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(program)
+	}))
+	defer server.Close()
+	authority := filepath.Join(t.TempDir(), "ca.pem")
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(authority, cert, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(program)
+	right := hex.EncodeToString(digest[:])
+	for _, tc := range []struct{ name, url, sum, want string }{
+		{"right", server.URL, right, "called: install --unattended --iface eth1\n"},
+		{"another checksum", server.URL, strings.Repeat("0", 64), "it is not used"},
+		{"not there", server.URL + "/elsewhere", right, "could not be fetched"},
+		{"http", "http://" + server.Listener.Addr().String(), right, "is not https"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			data, err := os.ReadFile(installScript)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := strings.NewReplacer("version=''\n", "version=v9\n",
+				"sum_amd64=''\n", "sum_amd64="+tc.sum+"\n", "sum_arm64=''\n", "sum_arm64="+tc.sum+"\n").Replace(string(data))
+			cmd := exec.Command("sh", "-s", "--", "--iface", "eth1")
+			cmd.Stdin = strings.NewReader(text)
+			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SOCKETPLANE_URL=" + tc.url, "CURL_CA_BUNDLE=" + authority}
+			out, err := cmd.CombinedOutput()
+			if !strings.Contains(string(out), tc.want) || (err == nil) != (tc.name == "right") {
 				t.Errorf("said %q (%v), want %q", out, err, tc.want)
 			}
 		})

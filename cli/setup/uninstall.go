@@ -2,13 +2,10 @@ package setup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/socketplane/socketplane/agent/link"
 )
 
 // Uninstall is what is to be taken away.
@@ -23,6 +20,7 @@ type Uninstall struct {
 	Purge      bool   // the settings and the state, too
 
 	// What only the agent's parts can do. Each says what it did.
+	Attached       func() (int, error)                       // endpoints that have their interface
 	StopAgent      func(ctx context.Context) (string, error) // one that systemd does not run
 	DockerNetworks func(ctx context.Context) (string, error)
 	DockerRuntime  func(ctx context.Context) (string, error)
@@ -36,11 +34,11 @@ func (h *Host) Uninstall(un Uninstall) []Step {
 	packaged := h.Packaged(un.Self)
 	call := func(f func(context.Context) (string, error)) func(context.Context) (string, error) { return f }
 	steps := []Step{
-		{Name: "containers", Do: func(context.Context) (string, error) { return "", h.refuseAttached(un.Force) }},
+		{Name: "containers", Do: func(context.Context) (string, error) { return "", refuseAttached(un) }},
 		h.removeUnits(packaged),
 		{Name: "agent", Do: call(un.StopAgent)},
-		{Name: "docker networks", Do: call(un.DockerNetworks)},
-		{Name: "docker runtime", Do: func(ctx context.Context) (string, error) { return h.dockerRuntime(ctx, un) }},
+		{Name: "docker networks", Remedy: "see: systemctl status docker", Do: call(un.DockerNetworks)},
+		{Name: "docker runtime", Remedy: "see: systemctl status docker", Do: func(ctx context.Context) (string, error) { return h.dockerRuntime(ctx, un) }},
 		{Name: "CNI", Do: func(context.Context) (string, error) { return un.CNI() }},
 		{Name: "network", Do: call(un.Network)},
 		{Name: "kernel", Do: func(context.Context) (string, error) { return h.restoreKernel(un.StateDir) }},
@@ -53,12 +51,15 @@ func (h *Host) Uninstall(un Uninstall) []Step {
 }
 
 // refuseAttached refuses while endpoints of the host have their interface.
-func (h *Host) refuseAttached(force bool) error {
-	ends, err := filepath.Glob(h.path("/sys/class/net/" + link.HostPrefix + "*"))
-	if err != nil || len(ends) == 0 || force {
+func refuseAttached(un Uninstall) error {
+	if un.Force {
+		return nil
+	}
+	n, err := un.Attached()
+	if err != nil || n == 0 {
 		return err
 	}
-	return fmt.Errorf("%d containers are attached (socketplane info shows them); stop them first, or say --force, and they lose their network", len(ends))
+	return fmt.Errorf("containers are attached (%d, see: socketplane info); stop them first, or say --force, and they lose their network", n)
 }
 
 // dockerRuntime takes the runtime out of daemon.json, and the file away when
@@ -130,10 +131,13 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 		return "", err
 	}
 	names := []string{
-		un.Plugin, // its directory is dockerd's
+		un.Plugin,
 		un.Socket, filepath.Join(filepath.Dir(un.Socket), "agent.pid"), filepath.Dir(un.Socket),
 		filepath.Join(un.StateDir, "bin", "socketplane-runc"), filepath.Join(un.StateDir, "bin"),
 		modulesFile,
+	}
+	if !h.dockerRuns() { // else its directory is dockerd's
+		names = append(names, filepath.Dir(un.Plugin), filepath.Dir(filepath.Dir(un.Plugin)))
 	}
 	if r.Consul == ConsulProgram { // nothing else may ever be removed on a file's word
 		names = append(names, ConsulProgram)
@@ -176,17 +180,11 @@ func (h *Host) rest(un Uninstall) (string, error) {
 	}
 	var said []string
 	if un.Purge {
-		err := errors.Join(
-			os.RemoveAll(h.path(un.StateDir)),
-			os.RemoveAll(h.path(filepath.Dir(ConfigFile))),
-		)
-		if _, logErr := h.remove(un.LogFile); logErr != nil {
-			err = errors.Join(err, logErr)
-		}
+		gone, err := h.purge(un)
 		if err != nil {
 			return "", err
 		}
-		said = append(said, "settings, state and log are gone")
+		said = append(said, gone)
 	} else {
 		// So that the next install notes anew how the host is.
 		if _, err := h.remove(filepath.Join(un.StateDir, recordFile)); err != nil {
@@ -198,4 +196,19 @@ func (h *Host) rest(un Uninstall) (string, error) {
 		said = append(said, "packages that install brought stay, others may use them by now: apt-get purge "+strings.Join(r.Packages, " "))
 	}
 	return strings.Join(said, "; "), nil
+}
+
+// purge removes the settings, the log and the state. A state directory of another
+// name may hold more than the state.
+func (h *Host) purge(un Uninstall) (string, error) {
+	if err := os.RemoveAll(h.path(filepath.Dir(ConfigFile))); err != nil {
+		return "", err
+	}
+	if _, err := h.remove(un.LogFile); err != nil {
+		return "", err
+	}
+	if filepath.Base(un.StateDir) != "socketplane" {
+		return "settings and log are gone; state (" + un.StateDir + ") stays, since it is not called socketplane: remove it by hand", nil
+	}
+	return "settings, state and log are gone", os.RemoveAll(h.path(un.StateDir))
 }

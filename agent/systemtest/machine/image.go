@@ -15,8 +15,6 @@ import (
 // installer would leave it.
 const packages = "systemd,systemd-sysv,dbus,openvswitch-switch,docker.io,iptables,iproute2,nftables,procps,ca-certificates,curl"
 
-func fields(s string) []string { return strings.Fields(s) }
-
 // buildImage makes the machines' root file system, of the release that this
 // machine runs, or finds it as it was made before.
 func buildImage(ctx context.Context, root string) (string, error) {

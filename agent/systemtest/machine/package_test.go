@@ -50,6 +50,10 @@ func TestPackage(t *testing.T) {
 	m.exec("socketplane", "connect", "-n", "web", "--netns", "/run/netns/bound-later", "--id", "bound")
 	m.exec("systemctl", "restart", "socketplane")
 	m.ping()
+	m.exec("dpkg", "--install", "/root/socketplane.deb") // as an upgrade does
+	m.active()
+	m.ping()
+	m.proxy()
 	m.refused("containers are attached", "apt-get", "remove", "--yes", "socketplane")
 	m.active()
 	m.exec("socketplane", "disconnect", "bound")
@@ -72,6 +76,32 @@ func TestPackage(t *testing.T) {
 	m.exec("dpkg", "--purge", "socketplane")
 	m.reboot()
 	m.same(before)
+}
+
+// A host whose switch does not start has its Docker all the same, a little later; and
+// the agent is there when the switch is.
+func TestDockerStartsWithoutTheSwitch(t *testing.T) {
+	m := boot(t, "noswitch")
+	m.copy(buildPackage(t), "/root/socketplane.deb")
+	m.exec("dpkg", "--install", "/root/socketplane.deb")
+	m.active()
+	units := []string{"openvswitch-switch", "ovsdb-server", "ovs-vswitchd"}
+	m.exec(append([]string{"systemctl", "mask"}, units...)...)
+	if _, err := yard.docker(m.ctx, "restart", "--time", "60", m.Name); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	err := until(m.ctx, time.Minute, func() error {
+		_, err := m.Exec(m.ctx, "docker", "info")
+		return err
+	})
+	if err != nil {
+		t.Fatalf("Docker does not start: %v\n%s", err, m.exec("journalctl", "--no-pager", "--lines", "40"))
+	}
+	t.Logf("Docker answers %.0f s after the boot", time.Since(start).Seconds())
+	m.exec(append([]string{"systemctl", "unmask"}, units...)...)
+	m.exec("systemctl", "start", "openvswitch-switch")
+	m.active()
 }
 
 // install.sh from a directory, as it is used without a network: run twice it is
@@ -120,8 +150,6 @@ type tested struct {
 	t   *testing.T
 	ctx context.Context
 }
-
-const moduleRoot = "../../.."
 
 // boot starts a machine with an image that containers can be made of.
 func boot(t *testing.T, name string) *tested {
@@ -195,6 +223,23 @@ func (m *tested) noMountNamespace() {
 	if a, b := m.exec("readlink", "/proc/1/ns/mnt"), m.exec("readlink", "/proc/"+pid+"/ns/mnt"); a != b {
 		m.t.Errorf("the agent is in mount namespace %s, systemd in %s", b, a)
 	}
+}
+
+// proxy starts the proxy's unit, asks it, and stops it.
+func (m *tested) proxy() {
+	m.t.Helper()
+	if state, _ := m.Exec(m.ctx, "systemctl", "is-enabled", "socketplane-proxy"); strings.TrimSpace(state) != "disabled" {
+		m.t.Errorf("the proxy's unit is %s", state)
+	}
+	m.exec("systemctl", "start", "socketplane-proxy")
+	err := until(m.ctx, 10*time.Second, func() error {
+		_, err := m.Exec(m.ctx, "curl", "--silent", "--fail", "http://127.0.0.1:2375/containers/json")
+		return err
+	})
+	if err != nil {
+		m.t.Errorf("%v\n%s", err, m.exec("journalctl", "--no-pager", "--lines", "20", "--unit", "socketplane-proxy"))
+	}
+	m.exec("systemctl", "stop", "socketplane-proxy")
 }
 
 // containers starts two that come back after a boot, one of each kind.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -104,7 +105,7 @@ func (y *Yard) removeAll(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // it never answered: there are none
 	}
-	for _, id := range fields(out) {
+	for _, id := range strings.Fields(out) {
 		if _, rmErr := y.docker(ctx, "rm", "--force", "--volumes", id); rmErr != nil {
 			err = errors.Join(err, rmErr)
 		}

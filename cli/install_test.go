@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What cannot be is refused before anything is done.
+func TestInstallUsedWrongly(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none")
+	for _, tc := range []struct {
+		name      string
+		bootstrap string // in the environment
+		args      []string
+		want      string
+	}{
+		{"begin and join", "", []string{"--bootstrap", "--join", "192.0.2.1"}, "a host does one of them"},
+		{"begin by the environment, and join", "true", []string{"--join", "192.0.2.1"}, "a host does one of them"},
+		{"neither true nor false", "maybe", nil, `BOOTSTRAP="maybe"`},
+		{"no interface's name", "", []string{"--iface", "eth0;reboot"}, "--iface"},
+		{"no token file", "", []string{"--token-file", missing}, missing},
+		{"no directory", "", []string{"--from", missing}, missing},
+		{"an argument", "", []string{"all"}, "too many arguments"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			a := &app{
+				stdin: os.Stdin, stdout: &stdout, stderr: &stderr, hostname: os.Hostname,
+				getenv: func(name string) (string, bool) { return tc.bootstrap, name == "BOOTSTRAP" && tc.bootstrap != "" },
+			}
+			if code := a.run(t.Context(), append([]string{"install"}, tc.args...)); code != exitUsage {
+				t.Errorf("exit %d, want %d", code, exitUsage)
+			}
+			if !strings.Contains(stderr.String(), tc.want) || strings.Count(stderr.String(), "\n") != 1 {
+				t.Errorf("said %q, want one line with %q", stderr.String(), tc.want)
+			}
+			if stdout.Len() > 0 {
+				t.Errorf("did something: %s", &stdout)
+			}
+		})
+	}
+}
+
+// Running another command of ours, and making the completion, leaves the flags of
+// this one alone.
+func TestGlobalFlagsSurviveAnotherRoot(t *testing.T) {
+	a := &app{stdin: os.Stdin, stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}, getenv: func(string) (string, bool) { return "", false }}
+	a.configFile, a.socket = "/tmp/a.toml", "/tmp/a.sock"
+	if err := a.hasCommand([]string{"agent", "status"}); err != nil {
+		t.Error(err)
+	}
+	if err := a.hasCommand([]string{"agent", "dance"}); err == nil {
+		t.Error("a command that is not there was found")
+	}
+	if text, err := a.completion("bash"); err != nil || len(text) == 0 {
+		t.Errorf("completion: %d bytes, %v", len(text), err)
+	}
+	if got := strings.Join(a.globalFlags(), " "); got != "--config /tmp/a.toml --socket /tmp/a.sock" {
+		t.Errorf("the flags became %q", got)
+	}
+}
