@@ -83,7 +83,7 @@ type raftServer struct {
 
 func (c consulClient) quorum(ctx context.Context) ([]raftServer, error) {
 	var answer struct{ Servers []raftServer }
-	return answer.Servers, c.call(ctx, http.MethodGet, "/v1/operator/raft/configuration", &answer)
+	return answer.Servers, c.call(ctx, http.MethodGet, "/v1/operator/raft/configuration?stale", &answer)
 }
 
 func (c consulClient) call(ctx context.Context, method, path string, into any) error {

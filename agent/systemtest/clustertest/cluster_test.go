@@ -145,7 +145,9 @@ func TestCluster(t *testing.T) {
 		if err := hosts.Host(leader).PowerOff(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, eventualWait, "the others go on", func() error { return makes(t, other, "after") })
+		off := time.Now()
+		eventually(t, time.Minute, "the others go on", func() error { return makes(t, other, "after") })
+		t.Logf("h%d made a network %s after h%d, the leader's, was off", other, time.Since(off).Round(time.Millisecond), leader)
 		if err := hosts.Host(leader).Boot(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -163,16 +165,29 @@ func TestCluster(t *testing.T) {
 	})
 
 	step("a host moves to another interface", func(t *testing.T) {
-		must(t, 4, "ovs-vsctl", "add-port", "br-phy", "ul1", "--", "set", "interface", "ul1", "type=internal")
+		// The userspace datapath takes tunnels from the bridge that has the address.
+		must(t, 4, "ovs-vsctl", "-t", "10", "add-br", "ul1", "--", "set", "bridge", "ul1", "datapath_type=netdev",
+			"--", "add-port", "ul1", "to-phy", "--", "set", "interface", "to-phy", "type=patch", "options:peer=to-ul1",
+			"--", "add-port", "br-phy", "to-ul1", "--", "set", "interface", "to-ul1", "type=patch", "options:peer=to-phy")
 		must(t, 4, "ip", "address", "add", "198.18.0.104/24", "dev", "ul1")
 		must(t, 4, "ip", "link", "set", "ul1", "up")
+		// One segment, two interfaces: each answers for its own address, and what
+		// goes out goes by the new one.
+		must(t, 4, "sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
+		route := func(dev, src string) {
+			must(t, 4, "ip", "route", "flush", "198.18.0.0/24", "table", "main")
+			must(t, 4, "ip", "route", "add", "198.18.0.0/24", "dev", dev, "src", src)
+		}
 		sp(t, 2, "network", "create", "moves", "10.154.0.0/24")
 		there, here := connect(t, 4, "moves", "m4"), connect(t, 2, "moves", "m2")
 		eventually(t, eventualWait, "reach it before", func() error { return here.pings(t, there.ip) })
 		refused(t, try(t, 4, "", "socketplane", "cluster", "bind", "nothere"), "nothere")
+		route("ul1", "198.18.0.104")
 		sp(t, 4, "cluster", "bind", "ul1")
 		awaitPeers(t, 2, addr1, addr3, "198.18.0.104")
 		eventually(t, eventualWait, "reach it after", func() error { return here.pings(t, there.ip) })
+		route("br-phy", addr4)
+		must(t, 4, "ip", "route", "replace", "default", "via", "198.18.0.254", "dev", "br-phy")
 		sp(t, 4, "cluster", "bind", "--default")
 		awaitPeers(t, 2, addr1, addr3, addr4)
 		eventually(t, eventualWait, "reach it again", func() error { return here.pings(t, there.ip) })
