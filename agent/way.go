@@ -54,9 +54,25 @@ func (a *Agent) convergeWays(ctx context.Context) {
 			if err := a.Switch.UnpinWay(ctx, vtep); err != nil {
 				a.Logger.Debug("the way to a former peer stays", "peer", vtep, "err", err)
 			}
+			a.listenAgain(ctx, way.Bridge, found)
 		}
 	}
 	a.ways = found
+}
+
+// listenAgain makes the switch take tunnel packets from a bridge again: with a
+// way that is deleted it stops taking them there, whatever other ways go by it,
+// and begins with the next that is added (Open vSwitch 3.1, measured).
+func (a *Agent) listenAgain(ctx context.Context, bridge string, left ways) {
+	for vtep, way := range left {
+		if way.Bridge != bridge {
+			continue
+		}
+		if err := a.Switch.PinWay(ctx, way.Way); err != nil {
+			a.Logger.Warn("tunnel packets may not be taken for some minutes", "peer", vtep, "err", err)
+		}
+		return
+	}
 }
 
 // pinWay pins the way to a peer unless it is as it was told not long ago.
