@@ -54,6 +54,26 @@ func TestCluster(t *testing.T) {
 		}
 	})
 
+	step("an agent that cannot tell its interface waits to be told", func(t *testing.T) {
+		must(t, 5, "ovs-vsctl", "-t", "10", "add-br", "ul1", "--", "set", "bridge", "ul1", "datapath_type=netdev")
+		must(t, 5, "ip", "address", "add", "192.0.2.5/24", "dev", "ul1")
+		must(t, 5, "ip", "link", "set", "ul1", "up")
+		must(t, 5, "ip", "route", "del", "default")
+		start(t, 5, "")
+		s, err := statusOf(t, 5)
+		if err != nil || s.Ready || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "br-phy (198.18.0.5)") ||
+			!strings.Contains(s.Problems[0], "ul1 (192.0.2.5)") || !strings.Contains(s.Problems[0], "cluster bind") {
+			t.Errorf("%+v, %v", s, err)
+		}
+		refused(t, try(t, 5, "", "socketplane", "network", "list"), "waits", "cluster bind")
+		refused(t, try(t, 5, "", "socketplane", "cluster", "bootstrap"), "cluster bind")
+		sp(t, 5, "cluster", "bind", "br-phy")
+		awaitReady(t, 5)
+		if n := strings.Count(must(t, 5, "cat", "/var/log/socketplane.log"), "carries the tunnels; waiting"); n != 1 {
+			t.Errorf("the log says it %d times", n)
+		}
+	})
+
 	step("a wrong token is refused and leaves nothing", func(t *testing.T) {
 		begin(t, 2, "")
 		before := must(t, 2, "ls", "-A", "/var/lib/socketplane")
@@ -197,7 +217,6 @@ func TestCluster(t *testing.T) {
 	})
 
 	step("two clusters with one token stay two", func(t *testing.T) {
-		begin(t, 5, "")
 		if r := try(t, 5, token, "socketplane", "cluster", "bootstrap", "--token-file", "-"); r.code != 0 {
 			t.Fatal(r.stderr)
 		}
@@ -209,6 +228,9 @@ func TestCluster(t *testing.T) {
 		awaitServers(t, 5, 1, 1)
 		awaitServers(t, 1, 4, 3)
 		sp(t, 5, "cluster", "leave")
+		if left := must(t, 5, "ls", "/var/lib/socketplane"); strings.Contains(left, "token") || strings.Contains(left, "consul") {
+			t.Errorf("left behind: %s", left)
+		}
 		if r := join(t, 5, token, addr3); r.code != 0 {
 			t.Fatal(r.stderr)
 		}
@@ -226,8 +248,7 @@ func TestCluster(t *testing.T) {
 		sp(t, 5, "cluster", "leave")
 		sp(t, 4, "cluster", "leave")
 		awaitServers(t, 2, 2, 1)
-		a.disconnect(t)
-		sp(t, 1, "cluster", "leave")
+		sp(t, 1, "cluster", "leave", "--force")
 		awaitServers(t, 2, 1, 1)
 		if err := makes(t, 2, "last"); err != nil {
 			t.Error(err)
