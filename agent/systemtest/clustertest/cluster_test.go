@@ -253,7 +253,6 @@ func TestCluster(t *testing.T) {
 		if err := makes(t, 2, "last"); err != nil {
 			t.Error(err)
 		}
-		awaitPeers(t, 2)
 		sp(t, 2, "network", "delete", "web")
 	})
 
