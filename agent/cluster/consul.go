@@ -11,7 +11,7 @@ import (
 
 const (
 	// stopGrace is how long Consul may take to end: it writes down what it has.
-	stopGrace = 10 * time.Second
+	stopGrace = 5 * time.Second
 	// backOff and maxBackOff bound the pause before Consul is started again;
 	// one that lived for steady is started at once.
 	backOff    = 500 * time.Millisecond

@@ -83,7 +83,7 @@ type raftServer struct {
 
 func (c consulClient) quorum(ctx context.Context) ([]raftServer, error) {
 	var answer struct{ Servers []raftServer }
-	return answer.Servers, c.call(ctx, http.MethodGet, "/v1/operator/raft/configuration", &answer)
+	return answer.Servers, c.call(ctx, http.MethodGet, "/v1/operator/raft/configuration?stale", &answer)
 }
 
 func (c consulClient) call(ctx context.Context, method, path string, into any) error {
@@ -101,7 +101,7 @@ func (c consulClient) call(ctx context.Context, method, path string, into any) e
 	case err != nil:
 		return fmt.Errorf("ask Consul: %w", err)
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("Consul answers %s %s with %d: %.200s", method, path, resp.StatusCode, strings.TrimSpace(string(data)))
+		return fmt.Errorf("ask Consul: it answers %s %s with %d: %.200s", method, path, resp.StatusCode, strings.TrimSpace(string(data)))
 	case into == nil:
 		return nil
 	}
@@ -112,7 +112,7 @@ func (c consulClient) call(ctx context.Context, method, path string, into any) e
 }
 
 // errNoLeader says that the servers have not agreed on one yet.
-var errNoLeader = errors.New("Consul's servers have no leader yet")
+var errNoLeader = errors.New("the servers of Consul have no leader yet")
 
 // awaitLeader waits until the servers have a leader.
 func (c consulClient) awaitLeader(ctx context.Context) error {

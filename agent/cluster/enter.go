@@ -155,7 +155,7 @@ func (k *Keeper) prepare() error {
 			return api.Errorf(api.CodeConflict, "another program listens on %s, which the agent's Consul needs; stop it, or, if it is a Consul to be used, set consul.address", address)
 		}
 		if err != nil {
-			return fmt.Errorf("Consul's port: %w", err)
+			return fmt.Errorf("port %d of Consul: %w", l.port, err)
 		}
 		_ = conn.Close() // only tried
 	}

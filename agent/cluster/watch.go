@@ -110,8 +110,15 @@ func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
 		}
 		for _, m := range members {
 			roles[m.hostID()] = "client"
-			if m.server() {
-				roles[m.hostID()] = "server"
+		}
+		// A server counts once it votes.
+		quorum, err := k.consul.quorum(ctx)
+		if err != nil {
+			return nil, &api.Error{Code: api.CodeUnavailable, Message: "Consul's servers do not answer; try again", Cause: err}
+		}
+		for _, s := range quorum {
+			if s.Voter {
+				roles[s.ID] = "server"
 			}
 		}
 	}

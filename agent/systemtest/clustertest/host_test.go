@@ -95,15 +95,20 @@ func eventually(t testing.TB, wait time.Duration, what string, f func() error) {
 	}
 }
 
-// begin starts host k's agent, without Docker.
+// begin starts host k's agent, without Docker, and waits until it is ready.
 func begin(t testing.TB, k int, settings string) {
+	t.Helper()
+	start(t, k, settings)
+	awaitReady(t, k)
+}
+
+func start(t testing.TB, k int, settings string) {
 	t.Helper()
 	text := fmt.Sprintf("[host]\nname = \"h%d\"\n[docker]\nenabled = false\n%s", k, settings)
 	if r := try(t, k, text, "tee", "/etc/socketplane/socketplane.toml"); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
 	sp(t, k, "agent", "start")
-	awaitReady(t, k)
 }
 
 // status is what `agent status -o json` shows.
