@@ -139,6 +139,34 @@ func (h *testHost) hold(key string) state.Session {
 	return session
 }
 
+// TestLeftHost: a host that took its endpoints out before its record has left,
+// and its tunnel goes soon; one whose record alone is gone keeps it a while.
+func TestLeftHost(t *testing.T) {
+	for name, left := range map[string]bool{"left": true, "lost its record": false} {
+		t.Run(name, func(t *testing.T) {
+			h, c := withDeadPeer(t)
+			if left {
+				if err := Forget(t.Context(), h.store, peerID); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				h.remove(peerHost)
+			}
+			h.converge()
+			if h.peerState() != "suspect" || !h.view.leaving() {
+				t.Errorf("at once it is %q", h.peerState())
+			}
+			c.gone = nil
+			start := time.Now()
+			h.view.now = func() time.Time { return start.Add(leftGrace + time.Second) }
+			h.look()
+			if gone := !strings.Contains(strings.Join(h.sw.State(), "\n"), "vxlan"); gone != left {
+				t.Errorf("its tunnel is gone: %t", gone)
+			}
+		})
+	}
+}
+
 // TestReap: what a dead host had goes when its time is over, not before, and
 // not while another reaper is at work; the address can then be had, and the host
 // is no peer any more.

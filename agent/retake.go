@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -45,18 +46,15 @@ func (a *Agent) watchReturn(ctx context.Context) error {
 // retakeAll takes back, or gives up, the addresses of the endpoints that are
 // here, and has the lists of them read before they are written.
 func (a *Agent) retakeAll(ctx context.Context) error {
-	var errs []error
+	onNetwork := map[string][]local{}
 	for _, l := range a.table.all() {
-		r, err := a.recordOf(ctx, l.Network)
-		if errors.Is(err, network.ErrNotFound) {
-			continue // convergeGateways reports it
-		}
-		if err == nil {
-			err = a.retake(ctx, r, l.ID)
-		}
-		if err != nil {
+		onNetwork[l.Network] = append(onNetwork[l.Network], l)
+	}
+	var errs []error
+	for id, locals := range onNetwork {
+		if err := a.retakeOn(ctx, id, locals); err != nil {
 			a.reclaim.Store(true)
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf("addresses of network %q: %w", id, err))
 		}
 	}
 	a.pubMu.Lock()
@@ -65,6 +63,33 @@ func (a *Agent) retakeAll(ctx context.Context) error {
 		p.recheck.Store(true)
 	}
 	return errors.Join(errs...)
+}
+
+func (a *Agent) retakeOn(ctx context.Context, networkID string, locals []local) error {
+	r, err := a.recordOf(ctx, networkID)
+	if errors.Is(err, network.ErrNotFound) {
+		return nil // convergeGateways reports it
+	}
+	if err != nil {
+		return err
+	}
+	list, err := a.Addresses.List(ctx, r.Subnet)
+	if err != nil && !errors.Is(err, ipam.ErrBadBlock) { // the others' addresses come with it
+		return err
+	}
+	owners := map[netip.Addr]string{}
+	for _, al := range list {
+		owners[al.Addr] = al.Owner
+	}
+	for _, l := range locals {
+		if owners[l.IP] == a.owner(l.ID) {
+			continue
+		}
+		if err := a.retake(ctx, r, l.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // retake makes the address of an endpoint its own in the store, if it can. One

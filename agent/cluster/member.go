@@ -49,6 +49,8 @@ type Member struct {
 
 	session state.Session
 	node    string // what the store calls this machine
+	asked   bool   // node is what it said since the session began
+	mute    bool   // it could not say, and that was logged
 	rival   string // session of what may be another machine with our identity
 	since   time.Time
 
@@ -162,18 +164,33 @@ func (m *Member) register(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("open a session: %w", err)
 		}
-		m.session = s
-		if m.node, err = m.store.Node(ctx); err != nil {
-			// The others then judge this host by its session, and take longer.
-			m.logger.Warn("it is not known how the store's failure detector calls this machine", "err", err)
-		}
+		m.session, m.asked = s, false
 	}
+	m.askNode(ctx)
 	self.Node = m.node
 	err = m.write(ctx, self)
 	if err != nil && !errors.Is(err, errHeld) && !errors.Is(err, errDoubt) && !errors.Is(err, ErrTwin) {
 		return fmt.Errorf("write the record of this host: %w", err)
 	}
 	return err
+}
+
+// askNode asks the store how its failure detector calls this machine. Until it
+// says so what it said last stands; where that is nothing, the others judge this
+// host by its session alone, and take longer.
+func (m *Member) askNode(ctx context.Context) {
+	if m.asked {
+		return
+	}
+	node, err := m.store.Node(ctx)
+	if err == nil {
+		m.node, m.asked, m.mute = node, true, false
+		return
+	}
+	if !m.mute && ctx.Err() == nil {
+		m.logger.Warn("it is not known how the store's failure detector calls this machine; trying on", "err", err)
+	}
+	m.mute = true
 }
 
 // write makes the record what it should be and holds it. An earlier life of
@@ -218,10 +235,7 @@ func (m *Member) write(ctx context.Context, self Host) error {
 }
 
 // List reads all hosts consistently.
-func List(ctx context.Context, store interface {
-	List(ctx context.Context, prefix string) ([]state.Entry, error)
-},
-) ([]Host, error) {
+func List(ctx context.Context, store Store) ([]Host, error) {
 	entries, err := store.List(ctx, HostsPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list the hosts: %w", err)

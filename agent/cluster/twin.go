@@ -3,7 +3,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/socketplane/socketplane/agent/state"
 )
@@ -29,8 +28,8 @@ func (m *Member) compare(self Host, old state.Entry) error {
 			"host", theirs.Name, "address", theirs.VTEP)
 	}
 	if m.now().Sub(m.since) < rivalTTLs*m.ttl {
-		return fmt.Errorf("%w: %q at %s holds its record; it is known in %v at most",
-			errDoubt, theirs.Name, theirs.VTEP, (rivalTTLs*m.ttl - m.now().Sub(m.since)).Round(time.Second))
+		return fmt.Errorf("%w: %q at %s holds its record; it is known within %v",
+			errDoubt, theirs.Name, theirs.VTEP, rivalTTLs*m.ttl)
 	}
 	return fmt.Errorf("%w, %s: host %q at %s lives under it, and this disk seems to be a copy of that one's; "+
 		"remove the file host-id from this machine's state directory (/var/lib/socketplane unless set), and start the agent again",

@@ -69,7 +69,6 @@ func TestDeadHost(t *testing.T) {
 	makeNetwork(t, 1, network, subnet)
 	near, there := runContainer(t, 1, network, "de-near"), runContainer(t, 3, network, "de-there")
 	beside := runContainer(t, 2, network, "de-beside")
-	hurry(t, drain, reclaim, 1, 2)
 	eventually(t, "all is well", func() error { return invariants(t, network, subnet, 1, 2, 3) })
 	for _, c := range []container{there, beside} {
 		eventually(t, "reach "+c.name, func() error { return near.pings(t, c.ip) })
@@ -77,6 +76,7 @@ func TestDeadHost(t *testing.T) {
 
 	// An agent that dies. Its machine lives, and so does its data path.
 	killAgent(t, 3)
+	hurry(t, drain, reclaim, 1, 2)
 	eventuallyIn(t, 25*time.Second, "h3 is suspect", func() error {
 		if s := peerState(t, 1, "h3"); s != "suspect" {
 			return fmt.Errorf("it is %q", s)
@@ -84,7 +84,7 @@ func TestDeadHost(t *testing.T) {
 		return nil
 	})
 	// Two looks later it would be drained, were it taken for dead.
-	past := time.Now().Add(drain + 7*time.Second)
+	past := time.Now().Add(drain + 6*time.Second)
 	for time.Now().Before(past) {
 		if err := near.pings(t, there.ip); err != nil {
 			t.Fatalf("the agent is away, and its container is cut off: %v", err)
@@ -114,7 +114,7 @@ func TestDeadHost(t *testing.T) {
 	heir := runContainer(t, 2, network, "de-heir", "--ip", there.ip)
 	eventually(t, "the new owner is reached", func() error { return near.pings(t, heir.ip) })
 
-	powerOn(t, 3, [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul", "dockerd"}, {"agent"}})
+	powerOn(t, 3, [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul", "agent"}, {"dockerd"}})
 	awaitAgent(t, 3)
 	lostItsAddress(t, 3, there)
 	if r := try(t, 3, "socketplane", "start", there.name); r.code == 0 || !strings.Contains(r.stderr, "create it anew") {

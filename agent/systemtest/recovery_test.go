@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/systemtest/lab"
@@ -75,7 +76,7 @@ func agreement(t testing.TB, k int, network, subnet string) error {
 	} {
 		slices.Sort(other.got)
 		slices.Sort(other.want)
-		if diff := cmp.Diff(other.want, other.got); diff != "" {
+		if diff := cmp.Diff(other.want, other.got, cmpopts.EquateEmpty()); diff != "" {
 			return fmt.Errorf("%s are not as info (-info +there):\n%s", other.name, diff)
 		}
 	}

@@ -1,0 +1,51 @@
+package systemtest
+
+import (
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Promise: a machine whose disk is a copy of another's, which lives, is refused
+// with a sentence that says what to do, and takes nothing from that one.
+func TestClonedDisk(t *testing.T) {
+	const path = "/var/lib/socketplane/host-id"
+	makeNetwork(t, 1, "clone", "10.156.0.0/24")
+	original, far := runContainer(t, 1, "clone", "cl-original"), runContainer(t, 2, "clone", "cl-far")
+	eventually(t, "reach "+original.name, func() error { return far.pings(t, original.ip) })
+	write := func(id string) {
+		if r := tryInput(t, 3, id, "tee", path); r.code != 0 {
+			t.Fatalf("h3: %s", r.stderr)
+		}
+	}
+	theirs, own := must(t, 1, "cat", path), must(t, 3, "cat", path)
+	store := func() map[string]string {
+		all := kv(t, "")
+		// The host that is off for this test tells its routes when it is back.
+		maps.DeleteFunc(all, func(key, _ string) bool { return key == "hosts/"+strings.TrimSpace(own) })
+		return all
+	}
+	sp(t, 3, "agent", "stop")
+	t.Cleanup(func() {
+		write(own)
+		sp(t, 3, "agent", "start")
+		awaitAgent(t, 3)
+	})
+	before := store()
+	write(theirs)
+	r := try(t, 3, "socketplane", "agent", "run")
+	for _, part := range []string{"another machine has this host's identity", `host "h1" at 198.18.0.1`, "remove the file host-id"} {
+		if last := r.stderr[strings.LastIndex(strings.TrimSpace(r.stderr), "\n")+1:]; r.code != 1 || !strings.Contains(last, part) {
+			t.Errorf("exit status %d, no %q in: %s", r.code, part, last)
+		}
+	}
+	if diff := cmp.Diff(before, store()); diff != "" {
+		t.Errorf("the store has changed (-before +after):\n%s", diff)
+	}
+	if err := far.pings(t, original.ip); err != nil {
+		t.Error(err)
+	}
+	healthy(t, 1)
+}
