@@ -14,7 +14,7 @@ case $kind in
 plain) set -- ;;
 guest)
 	packages=$packages,openssh-server,sudo,busybox-static,iputils-ping,tcpdump,cloud-init
-	set -- --customize-hook='scripts/guest-image.sh "$1"'
+	set -- --customize-hook='scripts/guest/image.sh "$1"'
 	;;
 *)
 	echo "machine-image: there is no kind $kind; it is plain or guest" >&2
@@ -30,7 +30,7 @@ release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 for dir in doc man locale; do
 	set -- "$@" --dpkgopt="path-exclude=/usr/share/$dir/*"
 done
-sum=$( (echo "$release $packages" && cat scripts/guest-image.sh) | sha256sum | cut -c 1-12)
+sum=$( (echo "$release $packages" && cat scripts/guest/*) | sha256sum | cut -c 1-12)
 path=bin/machine-$kind-$sum.tar
 mkdir -p bin
 exec 9>"bin/.machine-$kind.lock"

@@ -12,8 +12,16 @@ die() {
 
 # A machine has another interface, by which Vagrant reaches it: the cluster's is
 # the one with the address.
-iface=$(ip -o -4 address show | awk -v a="$address" '{ split($4, part, "/") } part[1] == a { print $2; exit }')
+interface() {
+	ip -o -4 address show | awk -v a="$address" '{ split($4, part, "/") } part[1] == a { print $2; exit }'
+}
+iface=$(interface)
 [ -n "$iface" ] || die "no interface has the address $address"
+# A guest that is a container may have a kernel without openvswitch.
+if [ -e /etc/systemd/system/userspace-uplink@.service ] && [ "$iface" != br-phy ]; then
+	systemctl --quiet enable --now "userspace-uplink@$iface"
+	iface=$(interface)
+fi
 
 /vagrant/bin/socketplane install --unattended --from /vagrant/bin --iface "$iface"
 

@@ -15,6 +15,8 @@ echo 'UseDNS no' >"$root/etc/ssh/sshd_config.d/vagrant.conf"
 
 # Docker mounts the control groups read-only; the Docker inside wants to write.
 install -D -m 644 agent/systemtest/machine/files/cgroups.conf "$root/etc/systemd/system/docker.service.d/cgroups.conf"
+install -m 755 scripts/guest/userspace-uplink "$root/usr/local/sbin/"
+install -m 644 scripts/guest/userspace-uplink@.service "$root/etc/systemd/system/"
 
 # Containers have their addresses from Docker; cloud-init would want to set them.
 echo 'network: {config: disabled}' >"$root/etc/cloud/cloud.cfg.d/99-container.cfg"
