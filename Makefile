@@ -10,7 +10,7 @@ UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build package consul tools demo demo-down test test-long test-package unit lint shellcheck bench clean
+.PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init unit lint shellcheck bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,9 +44,17 @@ test: deps build consul tools shellcheck ## unit, contract and system tests, as 
 	@scripts/fuzz.sh 3s
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 14m $(SYSTEM)
 
-test-long: deps build consul tools ## all tests, with hundreds of repeats
+test-long: deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init
+	@scripts/deps.sh vagrant
 	@scripts/fuzz.sh 90s
-	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM)
+	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
+
+test-vagrant: build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
+	@scripts/deps.sh vagrant
+	@bin/testrun -tags long -count=1 -timeout 40m ./vagrant
+
+test-cloud-init: deps build consul tools ## the examples of cloud-init, executed by cloud-init
+	@bin/testrun -tags long -count=1 -timeout 30m -run 'TestCloudInit' ./agent/systemtest/machine
 
 test-package: deps build consul tools ## the package and install.sh on machines with systemd, over boots
 	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/machine
@@ -55,7 +63,7 @@ unit: deps consul tools ## the tests of single packages
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT)
 
 shellcheck: deps
-	@shellcheck -S warning scripts/*.sh scripts/lab scripts/package/postinst scripts/package/prerm scripts/package/postrm
+	@shellcheck -S warning scripts/*.sh scripts/lab scripts/package/postinst scripts/package/prerm scripts/package/postrm scripts/guest/image.sh scripts/guest/userspace-uplink vagrant/*.sh
 
 lint: deps shellcheck $(GOLANGCI) ## formatting, static checks, who may import whom
 	@$(GOLANGCI) run ./...

@@ -37,6 +37,7 @@ const (
 	idSubnet    = "subnet"
 	idGateway   = "gateway"
 	idVNI       = "vni"
+	idMetadata  = "allow_metadata" // "true"; only where it is so
 )
 
 // maxKeptPath bounds the path of a namespace that is kept with its port, in

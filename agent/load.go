@@ -67,7 +67,10 @@ func recordOfGateway(p ovs.Port) (network.Record, bool) {
 	if errors.Join(err, gwErr, vniErr) != nil || !subnet.Contains(gateway) || vni == 0 || p.Name != link.GatewayName(p.IDs[idNetwork]) {
 		return network.Record{}, false
 	}
-	return network.Record{ID: p.IDs[idNetwork], Subnet: subnet, Gateway: gateway, VLAN: p.VLAN, VNI: uint32(vni)}, true
+	return network.Record{
+		ID: p.IDs[idNetwork], Subnet: subnet, Gateway: gateway, VLAN: p.VLAN, VNI: uint32(vni),
+		AllowMetadata: p.IDs[idMetadata] == "true",
+	}, true
 }
 
 // load joins what the store knows of this host's endpoints to what the bridge

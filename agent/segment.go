@@ -234,12 +234,13 @@ func (a *Agent) loadEndpoints(ctx context.Context, networkID string) error {
 func (a *Agent) ensureGateway(ctx context.Context, r network.Record) (int, error) {
 	self := a.host()
 	name, mac, mtu := link.GatewayName(r.ID), macOf(r.Gateway), a.view.mtu(self)
-	ofport, err := a.Switch.AddPort(ctx, ovs.Port{
-		Name: name, Kind: ovs.KindGateway, VLAN: r.VLAN, MAC: mac, MTU: mtu,
-		IDs: map[string]string{
-			idNetwork: r.ID, idSubnet: r.Subnet.String(), idGateway: r.Gateway.String(), idVNI: strconv.FormatUint(uint64(r.VNI), 10),
-		},
-	})
+	ids := map[string]string{
+		idNetwork: r.ID, idSubnet: r.Subnet.String(), idGateway: r.Gateway.String(), idVNI: strconv.FormatUint(uint64(r.VNI), 10),
+	}
+	if r.AllowMetadata {
+		ids[idMetadata] = "true"
+	}
+	ofport, err := a.Switch.AddPort(ctx, ovs.Port{Name: name, Kind: ovs.KindGateway, VLAN: r.VLAN, MAC: mac, MTU: mtu, IDs: ids})
 	if err == nil {
 		err = a.Links.EnsureGateway(ctx, link.Gateway{
 			Name: name, MAC: mac, MTU: mtu, Source: self.VTEP, Userspace: a.userspace(),
@@ -302,7 +303,7 @@ func (a *Agent) applyNAT(ctx context.Context) error {
 	var rules nat.Rules
 	for _, seg := range a.segments.list() {
 		rules.Networks = append(rules.Networks, nat.Network{
-			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID),
+			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID), Metadata: seg.record.AllowMetadata,
 		})
 	}
 	rules.Published = a.publishedHere()

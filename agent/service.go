@@ -83,7 +83,9 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 			return api.Network{}, err
 		}
 	}
-	r, _, err := a.Catalog.Create(ctx, network.Spec{Name: req.ID, Subnet: subnet, Gateway: gateway, DryRun: req.DryRun})
+	r, _, err := a.Catalog.Create(ctx, network.Spec{
+		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, DryRun: req.DryRun,
+	})
 	if err != nil {
 		return api.Network{}, translate(err)
 	}
@@ -219,6 +221,7 @@ func (a *Agent) checkLoaded() error {
 func (a *Agent) shownNetwork(r network.Record) api.Network {
 	return api.Network{
 		ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI, MTU: a.view.mtu(a.host()),
+		AllowMetadata: r.AllowMetadata,
 	}
 }
 

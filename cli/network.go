@@ -31,10 +31,15 @@ type networkView struct {
 	VLAN    int    `json:"vlan"`
 	VNI     uint32 `json:"vni"`
 	MTU     int    `json:"mtu"`
+
+	AllowMetadata bool `json:"allow_metadata,omitempty"`
 }
 
 func viewNetwork(n api.Network) networkView {
-	return networkView{ID: n.ID, Subnet: n.Subnet.String(), Gateway: n.Gateway.String(), VLAN: n.VLAN, VNI: n.VNI, MTU: n.MTU}
+	return networkView{
+		ID: n.ID, Subnet: n.Subnet.String(), Gateway: n.Gateway.String(), VLAN: n.VLAN, VNI: n.VNI, MTU: n.MTU,
+		AllowMetadata: n.AllowMetadata,
+	}
 }
 
 func writeNetworks(w io.Writer, networks []networkView) error {

@@ -7,11 +7,15 @@ import (
 
 func (a *app) networkCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create NAME [CIDR] [--gateway ADDR]",
+		Use:   "create NAME [CIDR] [--gateway ADDR] [--allow-metadata]",
 		Short: "Create a network on all hosts",
 		Long: `Creates a network. Without a CIDR a free subnet is picked that overlaps no other
 network and no route of any host. The same name with the same subnet again gives
-the existing network; with another subnet it is an error.`,
+the existing network; with another subnet it is an error.
+
+Containers do not reach link-local addresses (169.254.0.0/16): there clouds tell
+whoever asks what the host was made with, its secrets too. --allow-metadata opens
+them to the containers of this network.`,
 		Example: `  socketplane network create web 10.6.0.0/16
   socketplane network create shop 10.7.0.0/24 --gateway 10.7.0.254
   socketplane network create db -o json`,
@@ -20,11 +24,12 @@ the existing network; with another subnet it is an error.`,
 	}
 	format := outputFlag(cmd)
 	gateway := cmd.Flags().String("gateway", "", "the gateway's address (default: the subnet's first)")
+	metadata := cmd.Flags().Bool("allow-metadata", false, "let its containers reach the cloud's metadata (169.254.169.254)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := api.CheckNetworkName(args[0]); err != nil {
 			return err
 		}
-		req := api.CreateNetworkRequest{ID: args[0]}
+		req := api.CreateNetworkRequest{ID: args[0], AllowMetadata: *metadata}
 		if len(args) == 2 {
 			if _, err := api.ParseSubnet(args[1]); err != nil {
 				return err

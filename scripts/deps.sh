@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the build, the lab and the tests need and this machine lacks
-# (Debian, Ubuntu). Says nothing and is quick when everything is there.
+# (Debian, Ubuntu); with the argument vagrant, what `vagrant up` needs too. Says nothing and is quick when everything is there.
 set -eu
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 
@@ -40,6 +40,7 @@ need nsenter util-linux
 need awk mawk
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # for the race detector
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+[ "${1:-}" != vagrant ] || need vagrant vagrant
 # They are not on the PATH; elsewhere than Debian they are in /opt/cni/bin.
 [ -x /usr/lib/cni/portmap ] || [ -x /opt/cni/bin/portmap ] || missing="$missing containernetworking-plugins"
 # An image cannot be made of a busybox that wants libraries.

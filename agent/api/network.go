@@ -16,6 +16,10 @@ type Network struct {
 	VLAN    int          `json:"vlan"`    // 1 to 4094 (IEEE 802.1Q), unique in the cluster
 	VNI     uint32       `json:"vni"`     // 24 bits (RFC 7348), on the wire
 	MTU     int          `json:"mtu"`     // bytes of an IP packet inside the network
+
+	// AllowMetadata: its endpoints reach link-local addresses (169.254.0.0/16), where
+	// clouds have their metadata service.
+	AllowMetadata bool `json:"allow_metadata,omitempty"`
 }
 
 // CreateNetworkRequest asks for a network. A zero Subnet means: pick a free one.
@@ -23,5 +27,8 @@ type CreateNetworkRequest struct {
 	ID      string `json:"id"`
 	Subnet  string `json:"subnet,omitempty"`  // CIDR; host bits must be zero
 	Gateway string `json:"gateway,omitempty"` // needs a Subnet; empty: its first host address
-	DryRun  bool   `json:"dry_run,omitempty"` // only say what would be made, or why it cannot be
+	// AllowMetadata lets its endpoints reach link-local addresses, where clouds have
+	// their metadata service. A network that exists keeps what it was made with.
+	AllowMetadata bool `json:"allow_metadata,omitempty"`
+	DryRun        bool `json:"dry_run,omitempty"` // only say what would be made, or why it cannot be
 }

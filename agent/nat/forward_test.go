@@ -50,6 +50,9 @@ func reaches(t *testing.T, ns, addr string) bool {
 	return err == nil
 }
 
+// metadata is where clouds answer with what they know of a machine.
+const metadata = "169.254.169.254"
+
 func TestForwarding(t *testing.T) {
 	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) {
@@ -73,6 +76,8 @@ func TestForwarding(t *testing.T) {
 					{web, "10.7.0.2", false}, // another network's container
 					{db, "10.6.0.2", false},
 					{outside, "10.6.0.2", false},
+					{web, metadata, false},
+					{db, metadata, true}, // its network allows it
 				} {
 					wg.Go(func() {
 						if got := reaches(t, p.from, p.to); got != p.want {
@@ -83,7 +88,10 @@ func TestForwarding(t *testing.T) {
 				wg.Wait()
 			}
 			do(t, "ip", "-n", outside, "route", "add", "10.6.0.0/16", "via", "203.0.113.2")
-			if !reaches(t, web, "10.7.0.2") || !reaches(t, outside, "10.6.0.2") {
+			do(t, "ip", "-n", outside, "addr", "add", metadata+"/32", "dev", "eth0")
+			do(t, "ip", "route", "add", metadata, "via", "203.0.113.1")
+			do(t, "ip", "-n", outside, "route", "add", "10.7.0.0/16", "via", "203.0.113.2")
+			if !reaches(t, web, "10.7.0.2") || !reaches(t, outside, "10.6.0.2") || !reaches(t, web, metadata) {
 				t.Fatal("without rules everything is forwarded: the test shows nothing")
 			}
 			check("policy ACCEPT")

@@ -15,7 +15,7 @@ import (
 
 func rules() Rules {
 	return Rules{Networks: []Network{
-		{Subnet: netip.MustParsePrefix("10.7.0.0/16"), GatewayPort: "spgtest1"},
+		{Subnet: netip.MustParsePrefix("10.7.0.0/16"), GatewayPort: "spgtest1", Metadata: true},
 		{Subnet: netip.MustParsePrefix("10.6.0.0/16"), GatewayPort: "spgtest0"},
 	}, Published: []Published{
 		{Port: Port{Proto: "udp", HostIP: netip.IPv4Unspecified(), HostPort: 53}, To: netip.MustParseAddrPort("10.6.0.2:5353")},
@@ -34,6 +34,8 @@ const want = `*raw
 -A SOCKETPLANE-OUTPUT -o spg+ -p icmp -m icmp --icmp-type 5 -j DROP
 -A SOCKETPLANE-RAW -d 127.0.0.0/8 -i spg+ -j DROP
 -A SOCKETPLANE-RAW -s 127.0.0.0/8 -i spg+ -j DROP
+-A SOCKETPLANE-RAW -d 169.254.0.0/16 -i spgtest1 -j RETURN
+-A SOCKETPLANE-RAW -d 169.254.0.0/16 -i spg+ -j DROP
 COMMIT
 *nat
 :PREROUTING ACCEPT 
@@ -136,7 +138,7 @@ func TestSet(t *testing.T) {
 			one.Networks = one.Networks[1:]
 			var less []string
 			for line := range strings.Lines(want) {
-				if !strings.Contains(line, "10.7.0.0") {
+				if !strings.Contains(line, "10.7.0.0") && !strings.Contains(line, "-i spgtest1 ") {
 					less = append(less, line)
 				}
 			}

@@ -30,6 +30,7 @@ const DefaultGatewayPrefix = "spg"
 type Network struct {
 	Subnet      netip.Prefix // IPv4
 	GatewayPort string       // interface of its gateway on this host
+	Metadata    bool         // its containers reach link-local addresses, where clouds have their metadata
 }
 
 // Published is a port of the host that leads to an endpoint.
@@ -113,7 +114,7 @@ func (r Rules) chains() ([]chain, error) {
 	all[1].rules = inputRules(any, networks)
 	all[2].rules = masquerade(any, networks)
 	all[3].rules = portRules(published)
-	all[4].rules = loopbackRules(any)
+	all[4].rules = rawRules(any, networks)
 	// A container that reaches a neighbour's published port would be told to
 	// send what is for the host to that neighbour instead (RFC 1122, 3.2.2.2).
 	// The sysctl send_redirects of one interface cannot stop that alone.
@@ -153,14 +154,26 @@ func portRules(published []Published) []string {
 	return rules
 }
 
-// loopbackRules close what route_localnet on the gateway ports opens (see
-// package link): a container could speak to what listens on the host's loopback
-// only, or pretend to come from there (CVE-2020-8558).
-func loopbackRules(any string) []string {
-	return []string{
+// rawRules drop what containers send before anything else sees it.
+//
+// They close what route_localnet on the gateway ports opens (see package link): a
+// container could speak to what listens on the host's loopback only, or pretend to
+// come from there (CVE-2020-8558).
+//
+// And they keep containers from link-local addresses (RFC 3927, which no router
+// forwards to). There clouds answer, without a password, with what was said to the
+// host when it was made: user-data with the cluster's token, credentials.
+func rawRules(any string, networks []Network) []string {
+	rules := []string{
 		"-d 127.0.0.0/8 -i " + any + " -j DROP",
 		"-s 127.0.0.0/8 -i " + any + " -j DROP",
 	}
+	for _, n := range networks {
+		if n.Metadata {
+			rules = append(rules, "-d 169.254.0.0/16 -i "+n.GatewayPort+" -j RETURN")
+		}
+	}
+	return append(rules, "-d 169.254.0.0/16 -i "+any+" -j DROP")
 }
 
 func forwardRules(any string) []string {

@@ -25,7 +25,9 @@ type Spec struct {
 	Name    string
 	Subnet  netip.Prefix // the zero Prefix: any that is free
 	Gateway netip.Addr   // the zero Addr: the subnet's first host address
-	DryRun  bool         // only say what would be made; the record has no VLAN then
+	// AllowMetadata: see Record. Without it, too, an existing network that allows it is given.
+	AllowMetadata bool
+	DryRun        bool // only say what would be made; the record has no VLAN then
 }
 
 func (s Spec) check() error {
@@ -48,8 +50,8 @@ func (s Spec) check() error {
 	return nil
 }
 
-// Create makes a network. The same name with the same subnet and gateway, or
-// with none, gives the existing network and false.
+// Create makes a network. The same name with the same subnet, gateway and
+// AllowMetadata, or with none, gives the existing network and false.
 // Errors: ErrExists, ErrOverlap, ErrNoSubnet, ErrNoVLAN, ErrBadRecord, an
 // *api.Error for a wrong name or subnet, and those of the store.
 func (m *Manager) Create(ctx context.Context, spec Spec) (Record, bool, error) {
@@ -101,6 +103,8 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 			return Record{}, false, refuse(ErrExists, "network %q exists with subnet %s; choose another name, or omit the subnet to use it as it is", name, rec.Subnet)
 		case rec.ID == name && spec.Gateway.IsValid() && spec.Gateway != rec.Gateway:
 			return Record{}, false, refuse(ErrExists, "network %q exists with gateway %s; choose another name, or omit the gateway to use it as it is", name, rec.Gateway)
+		case rec.ID == name && spec.AllowMetadata && !rec.AllowMetadata:
+			return Record{}, false, refuse(ErrExists, "network %q exists and keeps its containers from the cloud's metadata; choose another name, or leave allow-metadata out to use it as it is", name)
 		case rec.ID == name:
 			return rec, false, nil
 		default:
@@ -111,7 +115,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 	if subnet, err = m.place(ctx, name, subnet, taken); err != nil {
 		return Record{}, false, err
 	}
-	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway}
+	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway, AllowMetadata: spec.AllowMetadata}
 	if !rec.Gateway.IsValid() {
 		rec.Gateway = subnet.Addr().Next()
 	}

@@ -198,6 +198,26 @@ func vlansFrom(first int) []int {
 	return ids
 }
 
+func TestAllowMetadata(t *testing.T) {
+	m := network.New(network.Config{Store: statetest.New()})
+	allowing := network.Spec{Name: "cloud", Subnet: prefix("10.6.0.0/24"), AllowMetadata: true}
+	for _, want := range []bool{true, false} {
+		rec, created, err := m.Create(t.Context(), allowing)
+		if err != nil || created != want || !rec.AllowMetadata {
+			t.Fatalf("%+v, %v, %v", rec, created, err)
+		}
+	}
+	if rec, _, err := m.Create(t.Context(), network.Spec{Name: "cloud"}); err != nil || !rec.AllowMetadata {
+		t.Errorf("as it is: %+v, %v", rec, err)
+	}
+	if rec, _, err := m.Create(t.Context(), network.Spec{Name: "web"}); err != nil || rec.AllowMetadata {
+		t.Errorf("unless said: %+v, %v", rec, err)
+	}
+	if _, _, err := m.Create(t.Context(), network.Spec{Name: "web", AllowMetadata: true}); !errors.Is(err, network.ErrExists) {
+		t.Errorf("an existing network was opened: %v", err)
+	}
+}
+
 func TestGatewayOfOnesOwn(t *testing.T) {
 	m := network.New(network.Config{Store: statetest.New()})
 	spec := network.Spec{Name: "web", Subnet: prefix("10.6.0.0/24"), Gateway: netip.MustParseAddr("10.6.0.254")}

@@ -10,7 +10,7 @@ import (
 // and says what to do, and wraps one of these; or it is an *api.Error for a wrong
 // name or subnet, or an error of the store or the context.
 var (
-	ErrExists    = errors.New("network exists with another subnet")
+	ErrExists    = errors.New("network exists and is another")
 	ErrOverlap   = errors.New("subnet overlaps")
 	ErrInUse     = errors.New("network is in use")
 	ErrNotFound  = errors.New("network does not exist")

@@ -48,6 +48,9 @@ type Record struct {
 	Gateway netip.Addr
 	VLAN    int
 	VNI     uint32
+	// AllowMetadata lets its endpoints reach link-local addresses, where clouds
+	// have their metadata service.
+	AllowMetadata bool
 	// Deleting is set while somebody deletes the network. Whoever puts an
 	// endpoint on a network refuses then, and checks Version in the transaction
 	// that publishes the endpoint: that is what keeps a network from going away
@@ -65,6 +68,8 @@ type recordValue struct {
 	VLAN     int          `json:"vlan"`
 	VNI      uint32       `json:"vni"`
 	Deleting bool         `json:"deleting,omitempty"`
+
+	AllowMetadata bool `json:"allow_metadata,omitempty"`
 }
 
 // vlanValue is the value of a VLAN's key.
@@ -118,7 +123,7 @@ func Decode(entry state.Entry) (Record, error) {
 	}
 	return Record{
 		ID: v.ID, Subnet: v.Subnet, Gateway: v.Gateway, VLAN: v.VLAN, VNI: v.VNI,
-		Deleting: v.Deleting, Version: entry.Version,
+		AllowMetadata: v.AllowMetadata, Deleting: v.Deleting, Version: entry.Version,
 	}, nil
 }
 
@@ -130,7 +135,8 @@ func isHostAddress(subnet netip.Prefix, addr netip.Addr) bool {
 
 func (r Record) encode() ([]byte, error) {
 	return encode(r.ID, recordValue{
-		Version: layout, ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI, Deleting: r.Deleting,
+		Version: layout, ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI,
+		AllowMetadata: r.AllowMetadata, Deleting: r.Deleting,
 	})
 }
 

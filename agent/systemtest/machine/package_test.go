@@ -22,7 +22,7 @@ func runMain(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	var err error
-	if yard, err = Open(ctx, moduleRoot); err != nil {
+	if yard, err = Open(ctx, moduleRoot, "plain"); err != nil {
 		fmt.Fprintln(os.Stderr, "machine:", err)
 		return 1
 	}

@@ -29,13 +29,26 @@ type Yard struct {
 	cmd *exec.Cmd
 }
 
-// Open starts the yard's dockerd and gives it the machines' image. root is the
-// module's directory, in whose bin/ the image is kept.
-func Open(ctx context.Context, root string) (*Yard, error) {
-	image, err := buildImage(ctx, root)
+// Open starts the yard's dockerd and gives it the machines' image, of a kind that
+// scripts/machine-image.sh knows. root is the module's directory, in whose bin/ the
+// image is kept.
+func Open(ctx context.Context, root, kind string) (*Yard, error) {
+	image, err := buildImage(ctx, root, kind)
 	if err != nil {
 		return nil, err
 	}
+	y, err := OpenEmpty(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := y.docker(ctx, "import", image, imageName); err != nil {
+		return nil, errors.Join(err, y.Close(ctx))
+	}
+	return y, nil
+}
+
+// OpenEmpty starts the yard's dockerd, with no image.
+func OpenEmpty(ctx context.Context) (*Yard, error) {
 	dir, err := os.MkdirTemp("/var/tmp", "socketplane-machine-")
 	if err != nil {
 		return nil, err
@@ -44,10 +57,16 @@ func Open(ctx context.Context, root string) (*Yard, error) {
 	if err := y.start(ctx); err != nil {
 		return nil, errors.Join(err, y.Close(ctx))
 	}
-	if _, err := y.docker(ctx, "import", image, imageName); err != nil {
-		return nil, errors.Join(err, y.Close(ctx))
-	}
 	return y, nil
+}
+
+// Command is a program of this machine that finds the yard's Docker, and what its
+// containers publish.
+func (y *Yard) Command(ctx context.Context, args ...string) *exec.Cmd {
+	net := fmt.Sprintf("--net=/proc/%d/ns/net", y.cmd.Process.Pid)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{net, "--"}, args...)...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+y.socket())
+	return cmd
 }
 
 func (y *Yard) start(ctx context.Context) error {

@@ -1,0 +1,91 @@
+package systemtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// metadataAddr is where a cloud answers with the user-data of the host that asks.
+const metadataAddr = "169.254.169.254"
+
+// Promise: a container does not reach the cloud's metadata, which hold the token,
+// unless its network was made with --allow-metadata; the host itself does. It stays
+// so while the agent restarts and when the rules were lost.
+func TestMetadata(t *testing.T) {
+	serveMetadata(t)
+	makeNetwork(t, 1, "shut", "10.91.0.0/24")
+	sp(t, 1, "network", "create", "open", "10.92.0.0/24", "--allow-metadata")
+	t.Cleanup(func() { sp(t, 1, "network", "delete", "open") })
+	if shown := sp(t, 2, "network", "info", "open", "-o", "json"); !strings.Contains(shown, `"allow_metadata": true`) {
+		t.Errorf("another host shows: %s", shown)
+	}
+	if r := try(t, 2, "socketplane", "network", "create", "shut", "--allow-metadata"); r.code != 1 || !strings.Contains(r.stderr, "exists") {
+		t.Errorf("a network was opened that exists: %d %s", r.code, r.stderr)
+	}
+	shut1, open1 := runContainer(t, 1, "shut", "shut1"), runContainer(t, 1, "open", "open1")
+	shut2, open2 := runContainer(t, 2, "shut", "shut2"), runContainer(t, 2, "open", "open2")
+
+	ask := []string{"timeout", "2", "wget", "-q", "-O", "-", "http://" + metadataAddr + "/user_data"}
+	check := func(when string) {
+		t.Helper()
+		for _, c := range []container{open1, open2} {
+			eventually(t, when+": "+c.name+" reads the metadata", func() error {
+				if r := c.exec(t, ask...); r.code != 0 || !strings.Contains(r.stdout, "token") {
+					return fmt.Errorf("%d %s %s", r.code, r.stdout, r.stderr)
+				}
+				return nil
+			})
+		}
+		for _, c := range []container{shut1, shut2} {
+			eventually(t, when+": "+c.name+" reaches the outside", func() error { return c.pings(t, "203.0.113.1") })
+			if r := c.exec(t, ask...); r.code == 0 || strings.Contains(r.stdout, "token") {
+				t.Errorf("%s: %s reads the metadata: %s", when, c.name, r.stdout)
+			}
+			if c.pings(t, metadataAddr) == nil {
+				t.Errorf("%s: %s pings the metadata server", when, c.name)
+			}
+		}
+		if out := must(t, 1, append([]string{"busybox"}, ask...)...); !strings.Contains(out, "token") {
+			t.Errorf("%s: the host reads %q", when, out)
+		}
+	}
+	check("at first")
+	must(t, 1, "iptables", "-t", "raw", "-F", "SOCKETPLANE-RAW")
+	sp(t, 1, "agent", "restart")
+	check("after the agent's restart without its rules")
+}
+
+// serveMetadata has the outside answer as a cloud does. The hosts' default route
+// leads there.
+func serveMetadata(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "user_data"), []byte("#cloud-config\n# token: secret\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	outside := func(argv ...string) *exec.Cmd {
+		return exec.Command("nsenter", append([]string{"--net=" + outsideNamespace, "--"}, argv...)...)
+	}
+	if out, err := outside("ip", "addr", "add", metadataAddr+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := outside("ip", "addr", "del", metadataAddr+"/32", "dev", "lo").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	server := outside("busybox", "httpd", "-f", "-p", metadataAddr+":80", "-h", dir)
+	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill() // it serves for ever
+		_ = server.Wait()
+	})
+}
