@@ -10,6 +10,10 @@ import (
 	"github.com/moby/moby/client"
 )
 
+// LostCall is what the network driver says to a call of dockerd's that has lost
+// what it asked for.
+const LostCall = "the agent went away while Docker spoke to it"
+
 // Reviver starts the containers that Docker was to bring back, with its own start
 // or after a crash, and could not, because the agent was not there yet.
 type Reviver struct{ logger *slog.Logger }
@@ -66,6 +70,7 @@ func forsaken(c container.InspectResponse) bool {
 		"plugins/socketplane.sock",       // Docker's, of a socket that nobody answers
 		`Plugin "socketplane" not found`, // Docker's, of one that is not there
 		"are not known yet, since",       // the agent's, until the store has answered
+		LostCall,                         // the driver's, of a call during which the agent went away
 	} {
 		if strings.Contains(c.State.Error, words) {
 			return true
