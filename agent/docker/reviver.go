@@ -15,7 +15,8 @@ import (
 const LostCall = "the agent went away while Docker spoke to it"
 
 // Reviver starts the containers that Docker was to bring back, with its own start
-// or after a crash, and could not, because the agent was not there yet.
+// or after a crash, and could not, because the agent, the store or the switch was
+// not there yet.
 type Reviver struct{ logger *slog.Logger }
 
 var _ Follower = (*Reviver)(nil)
@@ -45,6 +46,9 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 		}
 		if err := engine.Start(ctx, c.ID); err != nil {
 			r.logger.Warn("a container that Docker could not bring back does not start", "container", c.ID, "err", err)
+			if passing(err.Error()) {
+				return nil // nor would the others; the next sweep tries again
+			}
 			continue
 		}
 		r.logger.Info("started a container that Docker could not bring back without the agent", "container", c.ID, "name", got.Container.Name)
@@ -53,26 +57,33 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 }
 
 // forsaken says whether a container is one that should run, whose last start
-// failed for want of the agent: the words of our hook, or of a plugin that cannot
-// be reached. Who was stopped by hand has no such error.
+// failed for want of the agent or of what the agent needs. Who was stopped by hand
+// has no such error.
 func forsaken(c container.InspectResponse) bool {
-	if c.HostConfig == nil || c.State == nil || c.State.Running || c.State.Error == "" {
+	if c.HostConfig == nil || c.State == nil || c.State.Running {
 		return false
 	}
 	switch c.HostConfig.RestartPolicy.Name {
 	case container.RestartPolicyAlways, container.RestartPolicyUnlessStopped:
-	default:
-		return false
+		return passing(c.State.Error)
 	}
+	return false
+}
+
+// passing says whether a failure to start is one that passes by itself: the words
+// of our hook, of the agent, or of a plugin that cannot be reached.
+func passing(said string) bool {
 	for _, words := range []string{
 		"the agent cannot be reached",    // our hook's (api.ErrUnreachable)
 		"no answer from the agent",       // the same, by deadline
 		"plugins/socketplane.sock",       // Docker's, of a socket that nobody answers
 		`Plugin "socketplane" not found`, // Docker's, of one that is not there
 		"are not known yet, since",       // the agent's, until the store has answered
+		"the store cannot be reached",    // the agent's, when it is away later (state.ErrUnavailable)
+		"Open vSwitch cannot be reached", // (ovs.ErrUnavailable)
 		LostCall,                         // the driver's, of a call during which the agent went away
 	} {
-		if strings.Contains(c.State.Error, words) {
+		if strings.Contains(said, words) {
 			return true
 		}
 	}
