@@ -203,8 +203,10 @@ func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping)
 		return before, err
 	}
 	a.table.put(l)
-	signal(a.kick) // the store hears of it, and the port on the bridge
-	if err := a.nat.Do(ctx); err != nil {
+	signal(a.kick) // the store hears of it
+	// The port on the bridge is what the next life of this agent knows them by, and
+	// that may begin at once.
+	if err := errors.Join(a.mendPort(ctx, l.ID), a.nat.Do(ctx)); err != nil {
 		return l, err
 	}
 	// Over TCP what has begun goes on; over UDP there is no such thing.

@@ -209,6 +209,23 @@ func TestPublish(t *testing.T) {
 	h.wantWhole("released", empty)
 }
 
+// TestPublishedAndKilled: what Publish has said is published outlives an agent
+// that is killed in the next instant, and what it took back does not come again.
+func TestPublishedAndKilled(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	for _, ports := range [][]api.PortMapping{{port80, port53}, nil} {
+		if _, err := h.Publish(t.Context(), "c1", ports); err != nil {
+			t.Fatal(err)
+		}
+		h.start()
+		h.converge()
+		if got := h.rulesOf("10.6.0.2"); len(got) != len(ports) {
+			t.Errorf("published %v, after a restart: %v", ports, got)
+		}
+	}
+}
+
 // TestPublishedPortsFailing lets every call of an attach with ports fail once:
 // nothing is left of it.
 func TestPublishedPortsFailing(t *testing.T) {
