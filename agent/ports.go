@@ -168,7 +168,13 @@ func (a *Agent) Publish(ctx context.Context, id string, ports []api.PortMapping)
 	if err := api.CheckPorts(ports); err != nil {
 		return api.Endpoint{}, err
 	}
-	if err := a.awaitLoaded(ctx); err != nil {
+	// Who takes ports back takes the endpoint away next, and does not wait: dockerd
+	// does so for all of its containers, one after the other, before it answers.
+	known := a.awaitLoaded
+	if len(ports) == 0 {
+		known = func(context.Context) error { return a.checkLoaded() }
+	}
+	if err := known(ctx); err != nil {
 		return api.Endpoint{}, err
 	}
 	unlock, err := a.lockID(ctx, id)
