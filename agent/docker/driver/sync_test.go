@@ -121,3 +121,14 @@ func TestSync(t *testing.T) {
 		})
 	}
 }
+
+// TestRenamed: who was renamed is described to the agent anew.
+func TestRenamed(t *testing.T) {
+	d := newTestDriver(&agent{})
+	if err := d.Event(t.Context(), nil, docker.Event{Kind: docker.ContainerRenamed, ID: "c1", Name: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.joined.take(); !slices.Equal(got, []string{"c1"}) {
+		t.Errorf("to be described: %q", got)
+	}
+}
