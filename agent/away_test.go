@@ -209,3 +209,34 @@ func TestLateWrite(t *testing.T) {
 	h.converge()
 	h.wantWhole("after the late write", empty)
 }
+
+// TestDetachBeforeLoaded: a container that ends while the agent has just started,
+// and knows only what is on the bridge, costs no other container its address.
+func TestDetachBeforeLoaded(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("runs", "foo", "/ns/1")
+	stopped := h.mustAttach("stopped", "foo", "/ns/2")
+	if err := h.Detach(t.Context(), "stopped"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	h.start()
+	if err := h.Detach(t.Context(), "runs"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	h.converge()
+	for _, id := range []string{"runs", "stopped"} {
+		if e, err := h.Endpoint(t.Context(), id); err != nil || e.Attached {
+			t.Errorf("%s: %+v, %v", id, e, err)
+		}
+	}
+	if e := h.mustAttach("stopped", "", "/ns/3"); e.IP != stopped.IP {
+		t.Errorf("it came back with %s, had %s", e.IP, stopped.IP)
+	}
+	// The cluster has heard of both.
+	again := h.whole()
+	h.start()
+	h.converge()
+	h.wantWhole("restarted", again)
+}

@@ -168,7 +168,13 @@ func (a *Agent) Publish(ctx context.Context, id string, ports []api.PortMapping)
 	if err := api.CheckPorts(ports); err != nil {
 		return api.Endpoint{}, err
 	}
-	if err := a.awaitLoaded(ctx); err != nil {
+	// Who takes ports back takes the endpoint away next, and does not wait: dockerd
+	// does so for all of its containers, one after the other, before it answers.
+	known := a.awaitLoaded
+	if len(ports) == 0 {
+		known = func(context.Context) error { return a.checkLoaded() }
+	}
+	if err := known(ctx); err != nil {
 		return api.Endpoint{}, err
 	}
 	unlock, err := a.lockID(ctx, id)
@@ -203,8 +209,10 @@ func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping)
 		return before, err
 	}
 	a.table.put(l)
-	signal(a.kick) // the store hears of it, and the port on the bridge
-	if err := a.nat.Do(ctx); err != nil {
+	signal(a.kick) // the store hears of it
+	// The port on the bridge is what the next life of this agent knows them by, and
+	// that may begin at once.
+	if err := errors.Join(a.mendPort(ctx, l.ID), a.nat.Do(ctx)); err != nil {
 		return l, err
 	}
 	// Over TCP what has begun goes on; over UDP there is no such thing.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -207,6 +208,38 @@ func TestPublish(t *testing.T) {
 	}
 	h.settle() // the gateway lingers
 	h.wantWhole("released", empty)
+}
+
+// TestPublishedAndKilled: what Publish has said is published outlives an agent
+// that is killed in the next instant, and what it took back does not come again.
+func TestPublishedAndKilled(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	for _, ports := range [][]api.PortMapping{{port80, port53}, nil} {
+		if _, err := h.Publish(t.Context(), "c1", ports); err != nil {
+			t.Fatal(err)
+		}
+		h.start()
+		h.converge()
+		if got := h.rulesOf("10.6.0.2"); len(got) != len(ports) {
+			t.Errorf("published %v, after a restart: %v", ports, got)
+		}
+	}
+}
+
+// TestTakeBackBeforeLoaded: while the store has not told of this host, ports are
+// taken back or not, but at once.
+func TestTakeBackBeforeLoaded(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.start()
+	h.store.SetAway(true)
+	start := time.Now()
+	_, err := h.Publish(t.Context(), "c1", nil)
+	wantCode(t, err, api.CodeUnavailable, "not known yet")
+	if took := time.Since(start); took > loadTimeout/4 {
+		t.Errorf("it took %s", took)
+	}
 }
 
 // TestPublishedPortsFailing lets every call of an attach with ports fail once:

@@ -42,8 +42,13 @@ func (a *Agent) publish(ctx context.Context, networkID string) error {
 }
 
 // write tries until nobody was in between. Whatever fails makes the next try
-// read first.
+// read first. Before the store has told what this host had there is nothing to
+// write: the table has the attached endpoints only, and those that hold an address
+// would be gone for good.
 func (a *Agent) write(ctx context.Context, networkID string, p *publisher) error {
+	if !a.isLoaded() {
+		return fmt.Errorf("publish the endpoints on network %q before those of before are known: %w", networkID, state.ErrUnavailable)
+	}
 	if p.recheck.Swap(false) {
 		p.known = false
 	}

@@ -68,8 +68,12 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 	if err := w.check(); err != nil {
 		return api.Endpoint{}, err
 	}
-	if err := a.checkLoaded(); err != nil {
-		return api.Endpoint{}, err
+	known := a.checkLoaded()
+	if w.source == api.SourceDriver { // Docker has an address already, and does not come twice
+		known = a.awaitLoaded(ctx)
+	}
+	if known != nil {
+		return api.Endpoint{}, known
 	}
 	unlock, err := a.lockID(ctx, w.id)
 	if err != nil {

@@ -171,7 +171,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		plugin := driver.New(driver.Config{
 			Service: a, Docker: "unix://" + s.Docker.Socket, Changed: a.NetworksChanged(), Logger: logger,
 		})
-		g.Go(func() error { return serve(ctx, apiServer(plugin.Handler()), pluginListener) })
+		g.Go(func() error { return serve(ctx, pluginServer(plugin.Handler()), pluginListener) })
 		g.Go(func() error { return plugin.Run(ctx) })
 		g.Go(func() error {
 			return docker.NewWatcher(docker.WatcherConfig{
@@ -233,6 +233,15 @@ func apiServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 	}
+}
+
+// pluginServer serves dockerd, with a connection for each call. One that stays open
+// is closed some time, after a while or at the agent's end, and dockerd may be
+// sending just then: it makes the call again without its content (see docker.LostCall).
+func pluginServer(h http.Handler) *http.Server {
+	server := apiServer(h)
+	server.SetKeepAlivesEnabled(false)
+	return server
 }
 
 // serve answers on l until ctx ends, then lets requests under way finish.

@@ -27,6 +27,14 @@ type recorder struct {
 	attached    []api.AttachRequest
 	detached    []string
 	released    []string
+	renamed     []api.ReserveRequest
+}
+
+func (r *recorder) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.renamed = append(r.renamed, req)
+	return api.Endpoint{}, nil
 }
 
 func (r *recorder) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {

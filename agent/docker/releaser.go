@@ -11,7 +11,8 @@ import (
 )
 
 // Releaser releases what belonged to containers of `socketplane run` that were
-// removed, also those that were removed while nobody watched.
+// removed, also those that were removed while nobody watched. It passes on the new
+// names of those that are renamed.
 type Releaser struct {
 	svc    api.Service
 	logger *slog.Logger
@@ -25,9 +26,9 @@ func NewReleaser(svc api.Service, logger *slog.Logger) *Releaser {
 }
 
 // Event implements Follower: it releases the endpoint of a removed container, if
-// it has one.
+// it has one, and renames that of a renamed one.
 func (r *Releaser) Event(ctx context.Context, _ *Engine, ev Event) error {
-	if ev.Kind != ContainerRemoved {
+	if ev.Kind != ContainerRemoved && ev.Kind != ContainerRenamed {
 		return nil
 	}
 	e, err := r.svc.Endpoint(ctx, ev.ID)
@@ -35,12 +36,20 @@ func (r *Releaser) Event(ctx context.Context, _ *Engine, ev Event) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("endpoint of removed container %s: %w", ev.ID, err)
+		return fmt.Errorf("endpoint of container %s: %w", ev.ID, err)
 	}
 	if e.ID != ev.ID || e.Source != api.SourceDocker {
 		return nil
 	}
-	return r.release(ctx, e)
+	if ev.Kind == ContainerRemoved {
+		return r.release(ctx, e)
+	}
+	_, err = r.svc.Reserve(ctx, api.ReserveRequest{ID: e.ID, ContainerName: ev.Name, Network: e.Network, Source: e.Source})
+	if err != nil {
+		// It works under its old name.
+		r.logger.Warn("a container's new name is not known to the agent", "container", e.ID, "name", ev.Name, "err", err)
+	}
+	return nil
 }
 
 // Sweep implements Follower: it releases the endpoints whose container is gone.

@@ -9,18 +9,18 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
-	"golang.org/x/sync/errgroup"
 )
 
-const (
-	// reviveTimeout bounds the starts of one sweep.
-	reviveTimeout = 30 * time.Second
-	// revivedAtOnce is how many containers are started at a time.
-	revivedAtOnce = 4
-)
+// reviveTimeout bounds the starts of one sweep.
+const reviveTimeout = 30 * time.Second
+
+// LostCall is what the network driver says to a call of dockerd's that has lost
+// what it asked for.
+const LostCall = "the agent went away while Docker spoke to it"
 
 // Reviver starts the containers that Docker was to bring back, with its own start
-// or after a crash, and could not, because the agent was not there yet.
+// or after a crash, and could not, because the agent, the store or the switch was
+// not there yet.
 type Reviver struct{ logger *slog.Logger }
 
 var _ Follower = (*Reviver)(nil)
@@ -43,9 +43,6 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 	// One that hangs must not keep us from what else goes on.
 	ctx, cancel := context.WithTimeout(ctx, reviveTimeout)
 	defer cancel()
-	var g errgroup.Group
-	g.SetLimit(revivedAtOnce)
-	defer g.Wait() //nolint:errcheck // each start says what went wrong
 	for _, c := range list.Items {
 		got, err := engine.cli.ContainerInspect(ctx, c.ID, client.ContainerInspectOptions{})
 		if err != nil {
@@ -54,38 +51,46 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 		if !forsaken(got.Container) {
 			continue
 		}
-		g.Go(func() error {
-			if err := engine.Start(ctx, c.ID); err != nil {
-				r.logger.Warn("a container that Docker could not bring back does not start", "container", c.ID, "err", err)
-				return nil
+		if err := engine.Start(ctx, c.ID); err != nil {
+			r.logger.Warn("a container that Docker could not bring back does not start", "container", c.ID, "err", err)
+			if passing(err.Error()) {
+				return nil // nor would the others; the next sweep tries again
 			}
-			r.logger.Info("started a container that Docker could not bring back without the agent", "container", c.ID, "name", got.Container.Name)
-			return nil
-		})
+			continue
+		}
+		r.logger.Info("started a container that Docker could not bring back without the agent", "container", c.ID, "name", got.Container.Name)
 	}
 	return nil
 }
 
 // forsaken says whether a container is one that should run, whose last start
-// failed for want of the agent: the words of our hook, or of a plugin that cannot
-// be reached. Who was stopped by hand has no such error.
+// failed for want of the agent or of what the agent needs. Who was stopped by hand
+// has no such error.
 func forsaken(c container.InspectResponse) bool {
-	if c.HostConfig == nil || c.State == nil || c.State.Running || c.State.Error == "" {
+	if c.HostConfig == nil || c.State == nil || c.State.Running {
 		return false
 	}
 	switch c.HostConfig.RestartPolicy.Name {
 	case container.RestartPolicyAlways, container.RestartPolicyUnlessStopped:
-	default:
-		return false
+		return passing(c.State.Error)
 	}
+	return false
+}
+
+// passing says whether a failure to start is one that passes by itself: the words
+// of our hook, of the agent, or of a plugin that cannot be reached.
+func passing(said string) bool {
 	for _, words := range []string{
 		"the agent cannot be reached",    // our hook's (api.ErrUnreachable)
 		"no answer from the agent",       // the same, by deadline
 		"plugins/socketplane.sock",       // Docker's, of a socket that nobody answers
 		`plugin "socketplane" not found`, // Docker's, of one that is not there
 		"are not known yet, since",       // the agent's, until the store has answered
+		"the store cannot be reached",    // the agent's, when it is away later (state.ErrUnavailable)
+		"Open vSwitch cannot be reached", // (ovs.ErrUnavailable)
+		LostCall,                         // the driver's, of a call during which the agent went away
 	} {
-		if strings.Contains(strings.ToLower(c.State.Error), words) {
+		if strings.Contains(said, words) {
 			return true
 		}
 	}

@@ -33,7 +33,7 @@ type Follower interface {
 type Event struct {
 	Kind      EventKind
 	ID        string // of the container or network
-	Name      string // of the network
+	Name      string // of the network, or the new one of the container
 	Container string // that joined the network
 }
 
@@ -43,6 +43,7 @@ type EventKind string
 // The kinds.
 const (
 	ContainerRemoved EventKind = "container removed"
+	ContainerRenamed EventKind = "container renamed"
 	NetworkMade      EventKind = "network made"
 	NetworkRemoved   EventKind = "network removed"
 	NetworkJoined    EventKind = "network joined"
@@ -112,7 +113,7 @@ func (w *Watcher) session(ctx context.Context) error {
 	// seconds too. What is told twice does no harm.
 	filters := make(client.Filters).
 		Add("type", string(events.ContainerEventType), string(events.NetworkEventType)).
-		Add("event", string(events.ActionDestroy), string(events.ActionCreate), string(events.ActionConnect))
+		Add("event", string(events.ActionDestroy), string(events.ActionCreate), string(events.ActionConnect), string(events.ActionRename))
 	stream := engine.cli.Events(ctx, client.EventsListOptions{
 		Since:   strconv.FormatInt(time.Now().Add(-2*time.Second).Unix(), 10),
 		Filters: filters,
@@ -158,6 +159,8 @@ func (w *Watcher) tell(ctx context.Context, engine *Engine, m events.Message) er
 	switch {
 	case m.Type == events.ContainerEventType && m.Action == events.ActionDestroy:
 		e.Kind = ContainerRemoved
+	case m.Type == events.ContainerEventType && m.Action == events.ActionRename:
+		e.Kind, e.Name = ContainerRenamed, m.Actor.Attributes["name"]
 	case m.Type == events.NetworkEventType && m.Action == events.ActionCreate:
 		e.Kind, e.Name = NetworkMade, m.Actor.Attributes["name"]
 	case m.Type == events.NetworkEventType && m.Action == events.ActionDestroy:

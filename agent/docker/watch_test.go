@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/events"
+
 	"github.com/socketplane/socketplane/agent/api"
 )
 
@@ -123,6 +125,28 @@ func TestWatcher(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRenamed: the agent hears of the new name of a container of ours, not of
+// others'.
+func TestRenamed(t *testing.T) {
+	ours, others := strings.Repeat("a", 64), strings.Repeat("b", 64)
+	r := &recorder{endpoints: []api.Endpoint{
+		{ID: ours, Network: "web", Source: api.SourceDocker}, {ID: others, Network: "web", Source: api.SourceDriver},
+	}}
+	w := NewWatcher(WatcherConfig{Followers: []Follower{NewReleaser(r, slog.New(slog.DiscardHandler))}})
+	for _, id := range []string{ours, others, strings.Repeat("c", 64)} {
+		err := w.tell(t.Context(), nil, events.Message{
+			Type: events.ContainerEventType, Action: events.ActionRename,
+			Actor: events.Actor{ID: id, Attributes: map[string]string{"name": "shop", "oldName": "/old"}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []api.ReserveRequest{{ID: ours, ContainerName: "shop", Network: "web", Source: api.SourceDocker}}; fmt.Sprint(r.renamed) != fmt.Sprint(want) {
+		t.Errorf("renamed %+v, want %+v", r.renamed, want)
 	}
 }
 

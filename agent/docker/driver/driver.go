@@ -56,7 +56,7 @@ func (d *Driver) Handler() http.Handler {
 		"EndpointOperInfo":            serve(d, operInfo),
 		"DeleteEndpoint":              serve(d, d.deleteEndpoint),
 		"Join":                        serve(d, d.join),
-		"Leave":                       serve(d, nothing[endpointRef]),
+		"Leave":                       serve(d, nothing[anything]),
 		"ProgramExternalConnectivity": serve(d, d.publish),
 		"RevokeExternalConnectivity":  serve(d, d.unpublish),
 		"DiscoverNew":                 serve(d, nothing[anything]),

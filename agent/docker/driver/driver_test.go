@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
 )
 
 // agent answers as an agent with one network would; a call that a test does not
@@ -216,6 +217,15 @@ func TestCalls(t *testing.T) {
 		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.66"}`, `{}`, false, []string{"unhold foo 10.6.0.66"}},
 		{"IpamDriver.ReleaseAddress", `{"PoolID":"10.99.0.0/24","Address":"10.99.0.66"}`, `{}`, false, nil},
 		{"IpamDriver.ReleasePool", `{"PoolID":"10.6.0.0/24"}`, `{}`, false, nil},
+
+		// A call that Docker makes again after the agent went away has lost its content.
+		{"IpamDriver.RequestPool", ``, docker.LostCall, true, nil},
+		{"IpamDriver.RequestAddress", ` `, docker.LostCall, true, nil},
+		{"IpamDriver.ReleaseAddress", ``, docker.LostCall, true, nil},
+		{"NetworkDriver.DeleteNetwork", ``, docker.LostCall, true, nil},
+		{"NetworkDriver.CreateEndpoint", ``, docker.LostCall, true, nil},
+		{"NetworkDriver.ProgramExternalConnectivity", ``, docker.LostCall, true, nil},
+		{"NetworkDriver.Leave", ``, `{}`, false, nil},
 
 		{"NetworkDriver.Join", `[]`, `not what the call takes`, true, nil},
 		{"NetworkDriver.Join", `{"EndpointID":7}`, `not what the call takes`, true, nil},

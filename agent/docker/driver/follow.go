@@ -22,6 +22,8 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 		if _, ours := d.known.network(e.ID); ours {
 			d.joined.add(e.Container)
 		}
+	case docker.ContainerRenamed:
+		d.joined.add(e.ID)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 			continue
 		}
 		n, ok := bySubnet[dn.Subnet]
-		if ok && (dn.Options[optionNetwork] == "" || dn.Options[optionNetwork] == n.ID) {
+		if ok && standsFor(dn, n) {
 			if present[n.ID] {
 				errs = append(errs, d.remove(ctx, engine, dn, n.ID))
 				continue
@@ -124,6 +125,13 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		errs = append(errs, d.make(ctx, engine, n))
 	}
 	return errors.Join(errs...)
+}
+
+// standsFor says whether a Docker network is that of a network with the same
+// subnet: it names it, or is called like it. Another host may have taken the
+// subnet in the moment in which a user's Docker network waited for its name.
+func standsFor(dn docker.Network, n api.Network) bool {
+	return cmp.Or(dn.Options[optionNetwork], dn.Name) == n.ID
 }
 
 // make makes the Docker network of a network of the cluster.

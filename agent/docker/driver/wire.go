@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 	contentType = "application/vnd.docker.plugins.v1.1+json"
 )
 
-// anything is a request of which nothing is looked at.
+// anything is a request of which nothing is looked at; it may be empty.
 type anything struct{}
 
 // failure carries a sentence to dockerd. The network driver's key is Err, the
@@ -43,6 +44,9 @@ func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, erro
 		method := strings.TrimPrefix(r.URL.Path, "/")
 		var req Req
 		err := decode(http.MaxBytesReader(w, r.Body, maxBody), &req)
+		if _, ok := any(req).(anything); ok && errors.Is(err, errEmpty) {
+			err = nil
+		}
 		var resp Resp
 		if err == nil {
 			resp, err = call(ctx, req)
@@ -62,7 +66,12 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // dockerd has gone if this fails
 }
 
-// decode reads one JSON value; an empty body is the zero value.
+// errEmpty: dockerd makes a call again whose connection broke while it was under
+// way, and then sends nothing with it (docker 20.10, pkg/plugins/client.go: the
+// body has been read). What was asked for is not known any more.
+var errEmpty = api.Errorf(api.CodeUnavailable, "%s; try again", docker.LostCall)
+
+// decode reads one JSON value; it fails with errEmpty where there is none.
 func decode(r io.Reader, into any) error {
 	data, err := io.ReadAll(r)
 	if err != nil {
@@ -72,7 +81,7 @@ func decode(r io.Reader, into any) error {
 		return api.Errorf(api.CodeInvalid, "the request cannot be read: %w", err)
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
-		return nil
+		return errEmpty
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return api.Errorf(api.CodeInvalid, "the request is not what the call takes: %w", err)
