@@ -118,13 +118,6 @@ func (k *Keeper) Managed() bool {
 	return k.place.InCluster()
 }
 
-// At is the underlay of this life; the zero Underlay before it is known.
-func (k *Keeper) At() Underlay {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.at
-}
-
 // Waiting says what the agent waits for; empty: nothing.
 func (k *Keeper) Waiting() string {
 	k.mu.Lock()
