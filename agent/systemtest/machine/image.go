@@ -8,8 +8,6 @@ import (
 	"strings"
 )
 
-func fields(s string) []string { return strings.Fields(s) }
-
 // buildImage makes the machines' root file system, or finds it as it was made before.
 func buildImage(ctx context.Context, root, kind string) (string, error) {
 	cmd := exec.CommandContext(ctx, "scripts/machine-image.sh", kind)
