@@ -42,7 +42,7 @@ demo-down: ## take the demo away, all of it
 test: deps build consul tools shellcheck ## unit, contract and system tests, as CI runs them
 	@go vet ./...
 	@scripts/fuzz.sh 3s
-	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 14m $(SYSTEM)
+	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 30m $(SYSTEM)
 
 test-long: deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init
 	@scripts/deps.sh vagrant
