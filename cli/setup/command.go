@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -49,12 +48,12 @@ func (p Programs) Run(ctx context.Context, name string, args ...string) (string,
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), p.Env...)
-	var stdout, both bytes.Buffer
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(&stdout, &both), &both
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	// A daemon that a package starts may keep the pipes.
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return stdout.String(), fmt.Errorf("%s failed (%w): %s", name, err, lastLines(both.String(), 3))
+		return stdout.String(), fmt.Errorf("%s failed (%w): %s", name, err, lastLines(stdout.String()+"\n"+stderr.String(), 3))
 	}
 	return stdout.String(), nil
 }
