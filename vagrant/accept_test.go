@@ -232,4 +232,6 @@ func (h *hosts) diagnose() {
 		out, err := h.try(n, "sudo socketplane agent status; sudo journalctl --no-pager -n 40 -u socketplane; ip -br address")
 		h.t.Logf("socketplane-%d: %v\n%s", n, err, out)
 	}
+	out, err := h.command("destroy", "--force").CombinedOutput() // the next wants the same addresses
+	h.t.Logf("vagrant destroy: %v\n%s", err, out)
 }
