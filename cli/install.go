@@ -193,7 +193,10 @@ func (a *app) awaitCluster(ctx context.Context, join func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %w", joinPatience, err)
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fmt.Errorf("not within %s: %w", joinPatience, err)
+			}
+			return ctx.Err()
 		case <-tick.C:
 		}
 	}
