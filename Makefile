@@ -13,7 +13,7 @@ SYSTEM = ./agent/systemtest/...
 .PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init unit lint shellcheck bench clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install the packages that are missing (Debian, Ubuntu)
 	@scripts/deps.sh
