@@ -51,10 +51,10 @@ test-long: deps build consul tools ## all tests, with hundreds of repeats; vagra
 
 test-vagrant: build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
 	@scripts/deps.sh vagrant
-	@bin/testrun -tags long -count=1 -timeout 40m ./vagrant
+	@go test -v -tags long -count=1 -timeout 40m ./vagrant
 
 test-cloud-init: deps build consul tools ## the examples of cloud-init, executed by cloud-init
-	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/cloudinit
+	@go test -v -tags long -count=1 -timeout 30m ./agent/systemtest/cloudinit
 
 test-package: deps build consul tools ## the package and install.sh on machines with systemd, over boots
 	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/machine
