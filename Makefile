@@ -13,7 +13,7 @@ SYSTEM = ./agent/systemtest/...
 .PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init unit lint shellcheck bench clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install the packages that are missing (Debian, Ubuntu)
 	@scripts/deps.sh
@@ -51,10 +51,10 @@ test-long: deps build consul tools ## all tests, with hundreds of repeats; vagra
 
 test-vagrant: build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
 	@scripts/deps.sh vagrant
-	@bin/testrun -tags long -count=1 -timeout 40m ./vagrant
+	@go test -v -tags long -count=1 -timeout 40m ./vagrant
 
 test-cloud-init: deps build consul tools ## the examples of cloud-init, executed by cloud-init
-	@bin/testrun -tags long -count=1 -timeout 30m -run 'TestCloudInit' ./agent/systemtest/machine
+	@go test -v -tags long -count=1 -timeout 30m ./agent/systemtest/cloudinit
 
 test-package: deps build consul tools ## the package and install.sh on machines with systemd, over boots
 	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/machine

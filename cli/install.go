@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,7 +42,10 @@ it is. Each step says what it does; after a failure run it again, and it goes on
 
 Consul is the one on the PATH, or that of --from DIR (the program consul, or its
 release's archive), or the release ` + setup.ConsulRelease().Version + `, downloaded and verified by its checksum.
-BOOTSTRAP=true in the environment means --bootstrap.`,
+BOOTSTRAP=true in the environment means --bootstrap.
+
+With --unattended, --join waits up to ` + joinPatience.String() + ` for the cluster: hosts that are made at
+the same time come up in any order.`,
 		Example: `  sudo socketplane install --bootstrap
   sudo socketplane install --join 10.254.101.21 --token-file /root/token
   sudo socketplane install --from /media/usb`,
@@ -187,12 +191,50 @@ func clusterCommands(f installFlags) [][]string {
 func (a *app) clusterSteps(f installFlags) []setup.Step {
 	var steps []setup.Step
 	for _, argv := range clusterCommands(f) {
+		do := func(ctx context.Context) error { return a.command(ctx, argv) }
+		if f.unattended && argv[1] == "join" {
+			do = func(ctx context.Context) error {
+				return a.awaitCluster(ctx, func() error { return a.command(ctx, argv) })
+			}
+		}
 		steps = append(steps, setup.Step{
 			Name: argv[0] + " " + argv[1], Remedy: "mend that",
-			Do: func(ctx context.Context) (string, error) { return "", a.command(ctx, argv) },
+			Do: func(ctx context.Context) (string, error) { return "", do(ctx) },
 		})
 	}
 	return steps
+}
+
+// joinPatience is how long an unattended host waits for the cluster that it is to
+// join: the first host may be a machine that installs packages still.
+const joinPatience = 10 * time.Minute
+
+// awaitCluster repeats join while no cluster answers, and says once why it waits.
+// Whatever else is wrong does not mend itself.
+func (a *app) awaitCluster(ctx context.Context, join func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	said := ""
+	for {
+		err := join()
+		if api.CodeOf(err) != api.CodeUnavailable {
+			return err
+		}
+		if text := oneLine(err.Error()); text != said {
+			said = text
+			fmt.Fprintln(a.stdout, "  waiting: "+text)
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fmt.Errorf("not within %s: %w", joinPatience, err)
+			}
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 // command runs another command of ours, with the global flags of this one.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the build, the lab and the tests need and this machine lacks
-# (Debian, Ubuntu); with the argument vagrant, what `vagrant up` needs too. Says nothing and is quick when everything is there.
+# (Debian, Ubuntu); with the argument vagrant, what `vagrant up` needs too. Says
+# nothing and is quick when everything is there.
 set -eu
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 

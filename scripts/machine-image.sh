@@ -11,8 +11,12 @@ cd "$(dirname "$0")/.."
 kind=${1:-plain}
 packages=systemd,systemd-sysv,dbus,openvswitch-switch,docker.io,iptables,iproute2,nftables,procps,ca-certificates,curl
 case $kind in
-plain) set -- ;;
+plain)
+	made_by=/dev/null
+	set --
+	;;
 guest)
+	made_by=$(echo scripts/guest/*)
 	packages=$packages,openssh-server,sudo,busybox-static,iputils-ping,tcpdump,cloud-init
 	set -- --customize-hook='scripts/guest/image.sh "$1"'
 	;;
@@ -30,12 +34,17 @@ release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 for dir in doc man locale; do
 	set -- "$@" --dpkgopt="path-exclude=/usr/share/$dir/*"
 done
-sum=$( (echo "$release $packages" && cat scripts/guest/*) | sha256sum | cut -c 1-12)
+# shellcheck disable=SC2086 # a list of files
+sum=$( (echo "$release $packages" && cat $made_by) | sha256sum | cut -c 1-12)
 path=bin/machine-$kind-$sum.tar
 mkdir -p bin
 exec 9>"bin/.machine-$kind.lock"
 flock 9 # several may want it at once: the first makes it
 if [ ! -e "$path" ]; then
+	command -v mmdebstrap >/dev/null || {
+		echo "machine-image: mmdebstrap is missing: apt-get install mmdebstrap" >&2
+		exit 1
+	}
 	echo "machine-image: making a root file system of $release, $kind, once (a minute)" >&2
 	trap 'rm -f "$path.new.tar"' EXIT
 	trap 'exit 130' INT TERM HUP

@@ -65,8 +65,9 @@ func TestVagrant(t *testing.T) {
 				h.timed("halt", started)
 				started = time.Now()
 				h.vagrant("up", "--provider=docker")
-				h.reached()
+				h.pinged()
 				h.timed("from vagrant up again to the first ping", started)
+				h.reached()
 				h.vagrant("provision")
 				h.reached()
 			}
@@ -86,7 +87,13 @@ func (h *hosts) walk() {
 	h.t.Helper()
 	h.ssh(1, "sudo socketplane network create foo4 10.6.0.0/16 && sudo socketplane run -n foo4 --ip 10.6.0.10 -d --init --restart always --name web busybox httpd -f -p 80 -h /etc")
 	h.ssh(h.nodes, "sudo socketplane run -n foo4 -d --init --restart always --name other busybox sleep 100000")
-	h.until("the first ping", func() error {
+	h.pinged()
+}
+
+// pinged waits until the container on the last host reaches the web server's.
+func (h *hosts) pinged() {
+	h.t.Helper()
+	h.until("a ping", func() error {
 		_, err := h.try(h.nodes, "sudo docker exec other ping -c 1 -W 1 10.6.0.10")
 		return err
 	})
@@ -112,10 +119,7 @@ func (h *hosts) reached() {
 			return err
 		})
 	}
-	h.until("the other container pings it", func() error {
-		_, err := h.try(h.nodes, "sudo docker exec other ping -c 1 -W 1 10.6.0.10")
-		return err
-	})
+	h.pinged()
 }
 
 // noToken looks for the token where it must not be: in what Vagrant said, in the
@@ -232,4 +236,6 @@ func (h *hosts) diagnose() {
 		out, err := h.try(n, "sudo socketplane agent status; sudo journalctl --no-pager -n 40 -u socketplane; ip -br address")
 		h.t.Logf("socketplane-%d: %v\n%s", n, err, out)
 	}
+	out, err := h.command("destroy", "--force").CombinedOutput() // the next wants the same addresses
+	h.t.Logf("vagrant destroy: %v\n%s", err, out)
 }

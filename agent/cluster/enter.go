@@ -45,7 +45,8 @@ func (k *Keeper) Bootstrap(ctx context.Context, req api.BootstrapRequest) (api.P
 	return k.enter(ctx, next, token, had)
 }
 
-// Join implements api.ClusterService.
+// Join implements api.ClusterService. On a host that joined with this token before
+// it changes nothing: the token is the cluster's.
 func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, error) {
 	addrs, err := api.ParseJoin(req.Addresses)
 	if err != nil {
@@ -61,6 +62,8 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 	switch {
 	case k.Configured:
 		return api.Place{}, k.errConfigured("no cluster was joined")
+	case place.Is == api.PlaceJoined && req.Token != "" && token == had:
+		return k.Place(ctx)
 	case place.InCluster():
 		return api.Place{}, errInCluster(place)
 	case token.IsZero():

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,8 +34,17 @@ type Machine struct {
 
 // Start boots a machine and returns when its units are up.
 func (y *Yard) Start(ctx context.Context, name string) (*Machine, error) {
+	m, err := y.Create(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.Boot(ctx)
+}
+
+// Create makes a machine, with more of docker create's flags, and does not boot it.
+func (y *Yard) Create(ctx context.Context, name string, more ...string) (*Machine, error) {
 	m := &Machine{Name: name, yard: y}
-	create := append([]string{"create", "--name", name, "--hostname", name}, flags...)
+	create := slices.Concat([]string{"create", "--name", name, "--hostname", name}, flags, more)
 	if _, err := y.docker(ctx, append(create, imageName, "/sbin/init")...); err != nil {
 		return nil, err
 	}
@@ -46,10 +56,21 @@ func (y *Yard) Start(ctx context.Context, name string) (*Machine, error) {
 			return nil, err
 		}
 	}
-	if _, err := y.docker(ctx, "start", name); err != nil {
-		return nil, err
+	return m, nil
+}
+
+// Boot starts a machine and returns when its units are up.
+func (m *Machine) Boot(ctx context.Context) error {
+	if err := m.Launch(ctx); err != nil {
+		return err
 	}
-	return m, m.await(ctx)
+	return m.await(ctx)
+}
+
+// Launch starts a machine and waits for nothing.
+func (m *Machine) Launch(ctx context.Context) error {
+	_, err := m.yard.docker(ctx, "start", m.Name)
+	return err
 }
 
 // await waits until systemd has started everything.

@@ -138,13 +138,25 @@ func (m *Machine) put(ctx context.Context, name, dir string) error {
 	if err != nil {
 		return err
 	}
+	return m.Write(ctx, filepath.Join(dir, name), 0o644, data)
+}
+
+// Write writes a file of the machine, which needs not be booted; its directory may
+// be new.
+func (m *Machine) Write(ctx context.Context, path string, mode os.FileMode, data []byte) error {
 	// docker cp makes no directory but the last of what it copies.
-	tree := filepath.Join(m.yard.dir, "put")
-	defer os.RemoveAll(tree) //nolint:errcheck // goes with the yard
-	if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
+	tree, err := os.MkdirTemp(m.yard.dir, "put-")
+	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(tree, dir, name), data, 0o644); err != nil {
+	defer os.RemoveAll(tree)                      //nolint:errcheck // goes with the yard
+	if err := os.Chmod(tree, 0o755); err != nil { // it becomes the machine's root directory
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(tree, filepath.Dir(path)), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(tree, path), data, mode); err != nil {
 		return err
 	}
 	return m.Copy(ctx, tree+"/.", "/")
