@@ -243,7 +243,7 @@ func TestCalls(t *testing.T) {
 		}
 		d := newTestDriver(a)
 		d.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.6.0.0/24"): "foo"})
-		d.known.end("gone")
+		d.known.begun("making")
 		status, answer := call(t, d.Handler(), tt.method, tt.body)
 		raw, _ := json.Marshal(answer)
 		if tt.fails {

@@ -42,6 +42,7 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 	if err != nil {
 		return endpointAnswer{}, err
 	}
+	d.known.begun(req.EndpointID)
 	var answer endpointAnswer
 	if req.Interface.MacAddress == "" { // Docker takes no answer to what it has chosen itself
 		answer.Interface.MacAddress = e.MAC
@@ -55,7 +56,7 @@ func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRef) (empty, er
 	if err := d.Service.Detach(ctx, req.EndpointID); err != nil {
 		return empty{}, err
 	}
-	d.known.end(req.EndpointID)
+	d.known.settled(req.EndpointID)
 	return empty{}, nil
 }
 
@@ -86,5 +87,6 @@ func (d *Driver) join(ctx context.Context, req joinRequest) (joinAnswer, error) 
 	if err != nil {
 		return joinAnswer{}, err
 	}
+	d.known.settled(req.EndpointID)
 	return joinAnswer{InterfaceName: interfaceName{SrcName: e.Peer, DstPrefix: "eth"}, Gateway: e.Gateway.String()}, nil
 }

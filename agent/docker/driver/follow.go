@@ -57,10 +57,11 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			if e.ContainerID == e.ID && containers[e.ID] != "" {
 				d.joined.add(containers[e.ID])
 			}
-		case e.Attached || d.doubted[e.ID]:
+		case e.Attached || d.doubted[e.ID] || !d.known.inTheMaking(e.ID):
 			if err := d.Service.Release(ctx, e.ID); err != nil {
 				return fmt.Errorf("release what Docker does not know: %w", err)
 			}
+			d.known.settled(e.ID)
 			d.Logger.Info("released what Docker does not know any more", "endpoint", e.ID, "container", e.ContainerName, "network", e.Network, "ip", e.IP)
 		default:
 			// Docker may be just making it, and have it in its list only after

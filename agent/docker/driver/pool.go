@@ -164,8 +164,8 @@ func (d *Driver) onNetwork(ctx context.Context, subnet netip.Prefix, f func(netw
 type addressRelease struct{ PoolID, Address string }
 
 // releaseAddress gives an address back: that of an endpoint that Docker has
-// deleted, or one that no endpoint came for. Not that of an endpoint which is
-// there: another container asked for the same address, and lost.
+// deleted, or one that no endpoint came for. Not that of an endpoint in the
+// making: another container asked for the same address, and lost.
 func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty, error) {
 	subnet, err := api.ParseSubnet(req.PoolID)
 	if err != nil {
@@ -180,7 +180,7 @@ func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty,
 		return empty{}, err
 	}
 	for _, e := range endpoints {
-		if e.Source == api.SourceDriver && e.IP == ip && subnet.Bits() == e.PrefixLen && !e.Attached && d.known.hasEnded(e.ID) {
+		if e.Source == api.SourceDriver && e.IP == ip && subnet.Bits() == e.PrefixLen && !e.Attached && !d.known.inTheMaking(e.ID) {
 			return empty{}, d.Service.Release(ctx, e.ID)
 		}
 	}

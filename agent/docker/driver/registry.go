@@ -9,14 +9,14 @@ import (
 // registry is what is known of Docker's networks besides what Docker itself
 // tells: it is made anew from that after a restart.
 type registry struct {
-	mu      sync.Mutex
-	bound   map[string]string       // Docker's id -> network of the cluster
-	pending map[string]wish         // Docker's id -> made by a user, its name is not known yet
-	making  map[netip.Prefix]string // subnet -> network whose Docker network is being made by us
-	users   map[string]time.Time    // network -> until when a user's Docker network of it may be in the making
-	pools   map[netip.Prefix]string // subnet -> network, as last seen
-	ended   map[string]bool         // endpoints that Docker has deleted, and whose address it has not given back yet
-	changed chan struct{}           // closed and replaced when bound grows
+	mu       sync.Mutex
+	bound    map[string]string       // Docker's id -> network of the cluster
+	pending  map[string]wish         // Docker's id -> made by a user, its name is not known yet
+	making   map[netip.Prefix]string // subnet -> network whose Docker network is being made by us
+	users    map[string]time.Time    // network -> until when a user's Docker network of it may be in the making
+	pools    map[netip.Prefix]string // subnet -> network, as last seen
+	unjoined map[string]bool         // endpoints in the making
+	changed  chan struct{}           // closed and replaced when bound grows
 }
 
 // wish is the network that a user's Docker network asks for.
@@ -28,7 +28,7 @@ type wish struct {
 
 func newRegistry() *registry {
 	return &registry{
-		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{}, ended: map[string]bool{},
+		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{}, unjoined: map[string]bool{},
 		pools: map[netip.Prefix]string{}, changed: make(chan struct{}),
 	}
 }
@@ -143,20 +143,27 @@ func (r *registry) beingMade(network string) bool {
 	return false
 }
 
-// end says that Docker has deleted an endpoint; its address comes back next.
-func (r *registry) end(endpoint string) {
+// begun says that Docker makes an endpoint; until it has joined a container, or
+// is deleted, it is in the making.
+func (r *registry) begun(endpoint string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ended[endpoint] = true
+	r.unjoined[endpoint] = true
 }
 
-// hasEnded says whether Docker has deleted an endpoint, and forgets that.
-func (r *registry) hasEnded(endpoint string) bool {
+// settled says that an endpoint is not in the making any more.
+func (r *registry) settled(endpoint string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ended := r.ended[endpoint]
-	delete(r.ended, endpoint)
-	return ended
+	delete(r.unjoined, endpoint)
+}
+
+// inTheMaking says whether Docker makes an endpoint just now. Of those of an
+// earlier life of the agent it is not known: they count as left over.
+func (r *registry) inTheMaking(endpoint string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unjoined[endpoint]
 }
 
 // pool gives the network that had a subnet when it was last seen.
