@@ -14,19 +14,21 @@ import (
 // view is what this allocator believes about one subnet. It may be behind the
 // store; that costs a retry and never a wrong answer, because each write
 // compares the block's version, and what refuses a caller is read again first.
-// Whoever uses it holds its lock.
+// Only the goroutine that serves its queue uses it.
 type view struct {
-	subnet  netip.Prefix
-	lock    chan struct{} // holds one token while somebody uses the view; a channel, so that waiting for it ends with the context
+	subnet netip.Prefix
+	queue
+
 	loaded  bool
 	blocks  map[int]*block // the claimed ones
 	owners  map[string][]netip.Addr
-	current int         // block the last address was handed out from
-	last    map[int]int // offset within the block of the address handed out last
+	current int          // block the last address was handed out from
+	last    map[int]int  // offset within the block of the address handed out last
+	drafts  map[int]bool // blocks that are here as planned and not yet written
 }
 
 func newView(subnet netip.Prefix) *view {
-	return &view{subnet: subnet, lock: make(chan struct{}, 1), last: map[int]int{}}
+	return &view{subnet: subnet, last: map[int]int{}, drafts: map[int]bool{}}
 }
 
 // load reads the whole subnet, once, until something makes the view doubtful.
@@ -48,8 +50,20 @@ func (v *view) load(ctx context.Context, store Store) error {
 	return nil
 }
 
+// reload reads the whole subnet again.
+func (v *view) reload(ctx context.Context, store Store) error {
+	if len(v.drafts) > 0 {
+		return errLater
+	}
+	v.loaded = false
+	return v.load(ctx, store)
+}
+
 // refresh reads one block again.
 func (v *view) refresh(ctx context.Context, store Store, index int) error {
+	if v.drafts[index] {
+		return errLater
+	}
 	e, err := store.Get(ctx, blockKey(v.subnet, index))
 	switch {
 	case errors.Is(err, state.ErrNotFound):
@@ -82,6 +96,23 @@ func (v *view) put(index int, b *block) {
 	for addr, owner := range b.owners {
 		v.owners[owner] = append(v.owners[owner], addr)
 	}
+}
+
+// draft puts a block into the view as it is to be written.
+func (v *view) draft(b *block) {
+	v.put(b.index, b)
+	v.drafts[b.index] = true
+}
+
+// held is what the store says owner has, of what the view believes: a view may
+// outlive its network, and then no write would tell.
+func (v *view) held(ctx context.Context, store Store, owner string) ([]netip.Addr, error) {
+	for _, addr := range slices.Clone(v.owners[owner]) {
+		if err := v.refresh(ctx, store, v.indexOf(addr)); err != nil {
+			return nil, err
+		}
+	}
+	return v.owners[owner], nil
 }
 
 // at is the block as known, or as it would be claimed by host.
