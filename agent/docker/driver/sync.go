@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -33,9 +34,10 @@ func (d *Driver) Run(ctx context.Context) error {
 		return err
 	}
 	defer engine.Close() //nolint:errcheck // the program ends
-	described := make(chan struct{})
-	go func() { defer close(described); d.describe(ctx, engine) }()
-	defer func() { <-described }()
+	var beside sync.WaitGroup
+	beside.Go(func() { d.describe(ctx, engine) })
+	beside.Go(func() { d.payOwed(ctx) })
+	defer beside.Wait()
 	var said string
 	for ctx.Err() == nil {
 		wait := syncEvery
