@@ -10,5 +10,10 @@ command -v go >/dev/null || {
 }
 version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
 mkdir -p bin
+# The small program first: the other one carries it (agent/docker/install.go).
+carried=agent/docker/embedded/socketplane-runc.gz
+CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/socketplane-runc ./cli/socketplane-runc
+gzip -9n <bin/socketplane-runc >bin/socketplane-runc.gz
+cmp -s bin/socketplane-runc.gz "$carried" || cp bin/socketplane-runc.gz "$carried"
 CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/socketplane/socketplane/cli.version=$version" \
 	-o bin/socketplane ./cli/socketplane

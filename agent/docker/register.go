@@ -17,7 +17,12 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/jsonobject"
+	"github.com/socketplane/socketplane/agent/oci"
+	"github.com/socketplane/socketplane/agent/wholefile"
 )
+
+// RuntimeName is what Docker calls our runtime (docker run --runtime).
+const RuntimeName = "socketplane"
 
 // maxDaemonJSON bounds dockerd's configuration, in bytes.
 const maxDaemonJSON = 1 << 20
@@ -30,31 +35,6 @@ type Registration struct {
 	RuntimePath string // what InstallRuntime gave
 	Socket      string // of the agent; empty: the usual one
 	Logger      *slog.Logger
-}
-
-// InstallRuntime puts a link to this program, under the runtime's name, into
-// dir and gives its path.
-func InstallRuntime(dir string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("path of this program: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("runtime's directory: %w", err)
-	}
-	path := filepath.Join(dir, RuntimeProgram)
-	if target, err := os.Readlink(path); err == nil && target == self {
-		return path, nil
-	}
-	fresh := filepath.Join(dir, fmt.Sprintf(".%s.%d", RuntimeProgram, os.Getpid()))
-	if err := os.Symlink(self, fresh); err != nil {
-		return "", fmt.Errorf("link the runtime: %w", err)
-	}
-	if err := os.Rename(fresh, path); err != nil {
-		_ = os.Remove(fresh) // the first error says more
-		return "", fmt.Errorf("link the runtime: %w", err)
-	}
-	return path, nil
 }
 
 // runtimeEntry is one runtime in daemon.json, and in what docker info tells.
@@ -80,8 +60,8 @@ const answerTimeout = time.Second
 // return. ErrNotAnswering says that Register has to be called again later.
 func Register(ctx context.Context, r Registration) error {
 	entry := runtimeEntry{Path: r.RuntimePath}
-	if r.Socket != "" && r.Socket != defaultSocket {
-		entry.RuntimeArgs = []string{socketFlag + r.Socket}
+	if r.Socket != "" && r.Socket != oci.DefaultSocket {
+		entry.RuntimeArgs = []string{oci.SocketFlag + r.Socket}
 	}
 	changed, err := r.edit(func(config, runtimes *jsonobject.Object) error {
 		raw, err := json.Marshal(entry)
@@ -140,7 +120,7 @@ func (r Registration) edit(change func(config, runtimes *jsonobject.Object) erro
 		path = real // what a link points at is changed, the link stays
 	}
 	mode := os.FileMode(0o644)
-	data, err := readBounded(path, maxDaemonJSON)
+	data, err := wholefile.Read(path, maxDaemonJSON)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -160,7 +140,7 @@ func (r Registration) edit(change func(config, runtimes *jsonobject.Object) erro
 	if mended == nil {
 		return false, nil
 	}
-	return true, replaceFile(path, mended, mode, true)
+	return true, wholefile.Replace(path, mended, mode, true)
 }
 
 // editRuntimes gives the changed text, or nil when nothing changes.
@@ -252,7 +232,7 @@ func (r Registration) dockerd() (int, error) {
 	if path == "" {
 		path = "/var/run/docker.pid"
 	}
-	data, err := readBounded(path, 64)
+	data, err := wholefile.Read(path, 64)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

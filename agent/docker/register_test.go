@@ -117,30 +117,6 @@ func TestRegisterThroughLink(t *testing.T) {
 	}
 }
 
-func TestInstallRuntime(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "bin")
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		path, err := InstallRuntime(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if target, err := os.Readlink(path); err != nil || target != self || !IsRuntime(path) {
-			t.Errorf("%s -> %s, %v", path, target, err)
-		}
-		// What a former version left is replaced.
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink("/gone", path); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 func readText(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)

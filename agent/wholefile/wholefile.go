@@ -1,4 +1,6 @@
-package docker
+// Package wholefile reads and replaces files that are small enough to be held
+// whole: bounded, and never half-written.
+package wholefile
 
 import (
 	"fmt"
@@ -7,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// readBounded reads a whole file of at most limit bytes.
-func readBounded(path string, limit int64) ([]byte, error) {
+// Read reads a whole file of at most limit bytes.
+func Read(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -24,9 +26,9 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// replaceFile writes a file so that a reader sees all of the old or all of the
+// Replace writes a file so that a reader sees all of the old or all of the
 // new, also after a crash when sync is set.
-func replaceFile(path string, data []byte, mode os.FileMode, sync bool) (err error) {
+func Replace(path string, data []byte, mode os.FileMode, sync bool) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", path, err)

@@ -1,4 +1,4 @@
-package docker
+package oci
 
 import (
 	"bytes"
@@ -26,15 +26,6 @@ type recorder struct {
 	endpoints   []api.Endpoint
 	attached    []api.AttachRequest
 	detached    []string
-	released    []string
-	renamed     []api.ReserveRequest
-}
-
-func (r *recorder) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.renamed = append(r.renamed, req)
-	return api.Endpoint{}, nil
 }
 
 func (r *recorder) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {
@@ -52,47 +43,6 @@ func (r *recorder) Detach(_ context.Context, id string) error {
 	defer r.mu.Unlock()
 	r.detached = append(r.detached, id)
 	return nil
-}
-
-func (r *recorder) Endpoints(context.Context) ([]api.Endpoint, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return append([]api.Endpoint{}, r.endpoints...), nil
-}
-
-func (r *recorder) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.endpoints {
-		if e.ID == ref {
-			return e, nil
-		}
-	}
-	return api.Endpoint{}, api.Errorf(api.CodeNotFound, "container %q has no endpoint", ref)
-}
-
-func (r *recorder) Release(_ context.Context, id string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.released = append(r.released, id)
-	r.endpoints = slicesWithout(r.endpoints, id)
-	return nil
-}
-
-func slicesWithout(list []api.Endpoint, id string) []api.Endpoint {
-	var out []api.Endpoint
-	for _, e := range list {
-		if e.ID != id {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-func (r *recorder) releasedIDs() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return append([]string{}, r.released...)
 }
 
 func listenAPI(t *testing.T, socket string, svc api.Service) {
@@ -178,4 +128,13 @@ func TestHookRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }

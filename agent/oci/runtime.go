@@ -1,4 +1,9 @@
-package docker
+// Package oci is what stands between the OCI runtime and the agent: the wrapper
+// that Docker calls instead of runc, and the hook that it puts into each bundle,
+// which attaches a container before its process runs. Both are run several times
+// for each container, so they are a program of their own with next to nothing in
+// it; the package imports no more than the api's client.
+package oci
 
 import (
 	"context"
@@ -15,15 +20,12 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// RuntimeName is what Docker calls our runtime (docker run --runtime).
-const RuntimeName = "socketplane"
-
-// RuntimeProgram is the name under which this program is that runtime.
+// RuntimeProgram is the name of the program that is Docker's runtime.
 const RuntimeProgram = "socketplane-runc"
 
-// socketFlag is our own flag among the runtime's arguments. Docker passes it
+// SocketFlag is our own flag among the runtime's arguments. Docker passes it
 // from daemon.json where the agent's socket is not at its usual place.
-const socketFlag = "--socketplane-socket="
+const SocketFlag = "--socketplane-socket="
 
 // IsRuntime says whether the program was called as the runtime.
 func IsRuntime(argv0 string) bool { return filepath.Base(argv0) == RuntimeProgram }
@@ -81,7 +83,7 @@ func takeSocket(args []string) (rest []string, socket string) {
 		if !strings.HasPrefix(arg, "-") {
 			return append(rest, args[i:]...), socket
 		}
-		if value, ok := strings.CutPrefix(arg, socketFlag); ok {
+		if value, ok := strings.CutPrefix(arg, SocketFlag); ok {
 			socket = value
 			continue
 		}
@@ -138,7 +140,7 @@ func ended(args []string, socket string) {
 		return
 	}
 	if socket == "" {
-		socket = defaultSocket
+		socket = DefaultSocket
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endedWait)
 	defer cancel()

@@ -1,4 +1,4 @@
-package docker
+package oci
 
 import (
 	"context"
@@ -18,9 +18,9 @@ const HookCommand = "hook"
 
 const hookCreateRuntime = "create-runtime"
 
-// defaultSocket is where the agent is looked for: a hook has no environment and
+// DefaultSocket is where the agent is looked for: a hook has no environment and
 // reads no settings.
-const defaultSocket = "/run/socketplane/socketplane.sock"
+const DefaultSocket = "/run/socketplane/socketplane.sock"
 
 // maxState bounds what is read of the container's state, in bytes.
 const maxState = 1 << 20
@@ -46,7 +46,7 @@ func runHook(ctx context.Context, args []string, stdin io.Reader) error {
 	if len(args) < 1 || len(args) > 2 {
 		return errors.New("hook is called by the container runtime, with its state on standard input")
 	}
-	socket := defaultSocket
+	socket := DefaultSocket
 	if len(args) == 2 {
 		socket = args[1]
 	}

@@ -1,4 +1,4 @@
-package docker
+package oci
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/socketplane/socketplane/agent/jsonobject"
+	"github.com/socketplane/socketplane/agent/wholefile"
 )
 
 // maxConfig bounds a bundle's config.json, in bytes; Docker's are below 100 KiB.
@@ -38,7 +39,7 @@ func injectHook(path, self, socket string) error {
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
-	data, err := readBounded(path, maxConfig)
+	data, err := wholefile.Read(path, maxConfig)
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
@@ -50,7 +51,7 @@ func injectHook(path, self, socket string) error {
 		return nil
 	}
 	// The bundle lives on a tmpfs and ends with the container: no sync.
-	return replaceFile(path, mended, info.Mode().Perm(), false)
+	return wholefile.Replace(path, mended, info.Mode().Perm(), false)
 }
 
 func withHook(config []byte, self, socket string) ([]byte, error) {

@@ -1,4 +1,4 @@
-package docker
+package oci
 
 import (
 	"encoding/json"
@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/wholefile"
 )
 
 // maxHosts bounds a container's hosts file, in bytes.
@@ -31,7 +32,7 @@ type bundleConfig struct {
 // Docker does on its own networks. A hosts file that is not Docker's own (the
 // user mounted one) is left alone.
 func nameInHosts(config, id string, e api.Endpoint) error {
-	data, err := readBounded(config, maxConfig)
+	data, err := wholefile.Read(config, maxConfig)
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}

@@ -1,0 +1,98 @@
+package docker
+
+import (
+	"bytes"
+	"compress/gzip"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/socketplane/socketplane/agent/oci"
+	"github.com/socketplane/socketplane/agent/wholefile"
+)
+
+// embedded has socketplane-runc.gz in a program that scripts/build.sh made, and
+// nothing in one that `go build` or `go test` made.
+//
+//go:embed all:embedded
+var embedded embed.FS
+
+// maxRuntime bounds the size of the runtime's program, in bytes.
+const maxRuntime = 64 << 20
+
+// InstallRuntime puts the runtime into dir and gives its path. That is a small
+// program of its own, since a start and an end of a container run it five times,
+// and this program needs 2 ms more for each. Where there is none, or programs in dir
+// cannot be run (noexec), it is a link to this program, which does the same.
+func InstallRuntime(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("runtime's directory: %w", err)
+	}
+	path := filepath.Join(dir, oci.RuntimeProgram)
+	program, err := runtimeProgram()
+	if err != nil {
+		return "", fmt.Errorf("runtime's program: %w", err)
+	}
+	if program != nil {
+		if err := installProgram(path, program); err != nil {
+			return "", fmt.Errorf("runtime's program: %w", err)
+		}
+		if unix.Access(path, unix.X_OK) == nil {
+			return path, nil
+		}
+	}
+	return path, linkRuntime(path)
+}
+
+// runtimeProgram gives what is embedded, nil where nothing is.
+func runtimeProgram() ([]byte, error) {
+	f, err := embedded.Open("embedded/" + oci.RuntimeProgram + ".gz")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(z, maxRuntime))
+}
+
+// installProgram writes the program unless it is there already: containers may
+// be starting with it.
+func installProgram(path string, program []byte) error {
+	if info, err := os.Lstat(path); err == nil && info.Mode() == 0o755 && info.Size() == int64(len(program)) {
+		if have, err := wholefile.Read(path, maxRuntime); err == nil && bytes.Equal(have, program) {
+			return nil
+		}
+	}
+	return wholefile.Replace(path, program, 0o755, true)
+}
+
+func linkRuntime(path string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("path of this program: %w", err)
+	}
+	if target, err := os.Readlink(path); err == nil && target == self {
+		return nil
+	}
+	fresh := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d", oci.RuntimeProgram, os.Getpid()))
+	if err := os.Symlink(self, fresh); err != nil {
+		return fmt.Errorf("link the runtime: %w", err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		_ = os.Remove(fresh) // the first error says more
+		return fmt.Errorf("link the runtime: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package docker
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// recorder is an agent that only remembers. It sits behind the real handler.
+type recorder struct {
+	api.Service // what a test does not expect fails loudly
+	mu          sync.Mutex
+	endpoints   []api.Endpoint
+	released    []string
+	renamed     []api.ReserveRequest
+}
+
+func (r *recorder) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.renamed = append(r.renamed, req)
+	return api.Endpoint{}, nil
+}
+
+func (r *recorder) Endpoints(context.Context) ([]api.Endpoint, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]api.Endpoint{}, r.endpoints...), nil
+}
+
+func (r *recorder) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.endpoints {
+		if e.ID == ref {
+			return e, nil
+		}
+	}
+	return api.Endpoint{}, api.Errorf(api.CodeNotFound, "container %q has no endpoint", ref)
+}
+
+func (r *recorder) Release(_ context.Context, id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.released = append(r.released, id)
+	r.endpoints = slicesWithout(r.endpoints, id)
+	return nil
+}
+
+func slicesWithout(list []api.Endpoint, id string) []api.Endpoint {
+	var out []api.Endpoint
+	for _, e := range list {
+		if e.ID != id {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func (r *recorder) releasedIDs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]string{}, r.released...)
+}
+
+func listenAPI(t *testing.T, socket string, svc api.Service) {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	server := &http.Server{Handler: api.NewHandler(svc, slog.New(slog.DiscardHandler))}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close() })
+}
