@@ -84,7 +84,7 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 		}
 	}
 	r, _, err := a.Catalog.Create(ctx, network.Spec{
-		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, DryRun: req.DryRun,
+		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, DryRun: req.DryRun,
 	})
 	if err != nil {
 		return api.Network{}, translate(err)
@@ -221,7 +221,7 @@ func (a *Agent) checkLoaded() error {
 func (a *Agent) shownNetwork(r network.Record) api.Network {
 	return api.Network{
 		ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI, MTU: a.view.mtu(a.host()),
-		AllowMetadata: r.AllowMetadata,
+		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
 	"github.com/spf13/cobra"
 )
 
@@ -30,6 +31,8 @@ address. An id that is not connected is an error.`,
 				return api.Errorf(api.CodeNotFound, "no endpoint has the id %q; did you mean %q?", args[0], e.ID)
 			case e.Source == api.SourceDocker:
 				return api.Errorf(api.CodeConflict, "%s is a Docker container; take it away with: socketplane rm %s", args[0], shortID(e.ID))
+			case e.Source == api.SourceDriver:
+				return api.Errorf(api.CodeConflict, "endpoint %q is Docker's; take it away with: docker network disconnect %s CONTAINER", shortID(e.ID), docker.NetworkName(e.Network))
 			}
 			if err := svc.Release(cmd.Context(), e.ID); err != nil {
 				return err

@@ -20,6 +20,10 @@ type Network struct {
 	// AllowMetadata: its endpoints reach link-local addresses (169.254.0.0/16), where
 	// clouds have their metadata service.
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
+	// ByDocker: a user of Docker made it (docker network create). It goes when its
+	// Docker network is removed, on whatever host; others only come back then, or
+	// a docker system prune would take networks from all hosts.
+	ByDocker bool `json:"by_docker,omitempty"`
 }
 
 // CreateNetworkRequest asks for a network. A zero Subnet means: pick a free one.
@@ -30,5 +34,6 @@ type CreateNetworkRequest struct {
 	// AllowMetadata lets its endpoints reach link-local addresses, where clouds have
 	// their metadata service. A network that exists keeps what it was made with.
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
+	ByDocker      bool `json:"by_docker,omitempty"` // see Network; one that exists stays what it is
 	DryRun        bool `json:"dry_run,omitempty"` // only say what would be made, or why it cannot be
 }

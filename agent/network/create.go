@@ -27,6 +27,7 @@ type Spec struct {
 	Gateway netip.Addr   // the zero Addr: the subnet's first host address
 	// AllowMetadata: see Record. Without it, too, an existing network that allows it is given.
 	AllowMetadata bool
+	ByDocker      bool // see Record; an existing network stays what it is
 	DryRun        bool // only say what would be made; the record has no VLAN then
 }
 
@@ -115,7 +116,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 	if subnet, err = m.place(ctx, name, subnet, taken); err != nil {
 		return Record{}, false, err
 	}
-	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway, AllowMetadata: spec.AllowMetadata}
+	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway, AllowMetadata: spec.AllowMetadata, ByDocker: spec.ByDocker}
 	if !rec.Gateway.IsValid() {
 		rec.Gateway = subnet.Addr().Next()
 	}

@@ -51,6 +51,8 @@ type Record struct {
 	// AllowMetadata lets its endpoints reach link-local addresses, where clouds
 	// have their metadata service.
 	AllowMetadata bool
+	// ByDocker: a user of Docker made it. See api.Network.
+	ByDocker bool
 	// Deleting is set while somebody deletes the network. Whoever puts an
 	// endpoint on a network refuses then, and checks Version in the transaction
 	// that publishes the endpoint: that is what keeps a network from going away
@@ -70,6 +72,7 @@ type recordValue struct {
 	Deleting bool         `json:"deleting,omitempty"`
 
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
+	ByDocker      bool `json:"by_docker,omitempty"`
 }
 
 // vlanValue is the value of a VLAN's key.
@@ -123,7 +126,7 @@ func Decode(entry state.Entry) (Record, error) {
 	}
 	return Record{
 		ID: v.ID, Subnet: v.Subnet, Gateway: v.Gateway, VLAN: v.VLAN, VNI: v.VNI,
-		AllowMetadata: v.AllowMetadata, Deleting: v.Deleting, Version: entry.Version,
+		AllowMetadata: v.AllowMetadata, ByDocker: v.ByDocker, Deleting: v.Deleting, Version: entry.Version,
 	}, nil
 }
 
@@ -136,7 +139,7 @@ func isHostAddress(subnet netip.Prefix, addr netip.Addr) bool {
 func (r Record) encode() ([]byte, error) {
 	return encode(r.ID, recordValue{
 		Version: layout, ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI,
-		AllowMetadata: r.AllowMetadata, Deleting: r.Deleting,
+		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Deleting: r.Deleting,
 	})
 }
 

@@ -252,6 +252,13 @@ func TestDockerMakesNetworks(t *testing.T) {
 	if r := try(t, 3, "socketplane", "network", "info", "made"); r.code != 1 {
 		t.Errorf("the cluster still has it: %s", r.stdout)
 	}
+	// One that was not made through Docker is not taken from all hosts by one
+	// host's prune.
+	sp(t, 1, "network", "create", "pruned", "10.183.0.0/24")
+	dockerHas(t, 2, "pruned", true)
+	must(t, 2, "docker", "network", "prune", "-f")
+	dockerHas(t, 2, "pruned", true)
+	sp(t, 3, "network", "delete", "pruned")
 	// One that names its network otherwise than itself.
 	must(t, 1, create(append(ipam, "--subnet", "10.184.0.0/24", "-o", "socketplane.network=theirs", "ours")...)...)
 	dockerHas(t, 2, "theirs", true)

@@ -61,7 +61,7 @@ func (a *agent) CreateNetwork(_ context.Context, req api.CreateNetworkRequest) (
 	if req.Subnet == "" {
 		req.Subnet = "10.9.0.0/24"
 	}
-	n := api.Network{ID: req.ID, Subnet: netip.MustParsePrefix(req.Subnet)}
+	n := api.Network{ID: req.ID, Subnet: netip.MustParsePrefix(req.Subnet), ByDocker: req.ByDocker}
 	if strings.HasPrefix(req.Subnet, "10.66.") {
 		return n, api.Errorf(api.CodeConflict, "network %q: subnet %s overlaps", req.ID, req.Subnet)
 	}
@@ -331,10 +331,13 @@ func TestUsersNetwork(t *testing.T) {
 	if status, answer := call(t, d.Handler(), "IpamDriver.RequestPool", `{"Pool":"10.8.0.0/24"}`); status != http.StatusOK {
 		t.Errorf("its subnet: %v", answer)
 	}
-	// The default network stays.
-	d.known.bind("n2", api.DefaultNetwork, netip.MustParsePrefix("10.1.0.0/16"))
-	if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`); status == http.StatusOK || slices.Contains(a.asked, "delete default") {
-		t.Errorf("the default network: %d %v", status, answer)
+	// The default network stays, and whatever was not made through Docker.
+	for _, name := range []string{api.DefaultNetwork, "foo"} {
+		a.networks = append(a.networks, aNetwork(name, "10.1.0.0/16"))
+		d.known.bind("n2", name, netip.MustParsePrefix("10.1.0.0/16"))
+		if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`); status == http.StatusOK || slices.Contains(a.asked, "delete "+name) {
+			t.Errorf("network %s: %d %v", name, status, answer)
+		}
 	}
 }
 

@@ -74,7 +74,7 @@ func (d *Driver) adopt(ctx context.Context, id, name string, w wish) error {
 
 // enter makes the network of a Docker network in the cluster, or finds it.
 func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
-	req := api.CreateNetworkRequest{ID: name, Subnet: w.subnet.String()}
+	req := api.CreateNetworkRequest{ID: name, Subnet: w.subnet.String(), ByDocker: true}
 	if w.gateway.IsValid() {
 		req.Gateway = w.gateway.String()
 	}
@@ -112,19 +112,24 @@ func readWish(req networkRequest) (wish, error) {
 
 type networkRef struct{ NetworkID string }
 
-// deleteNetwork takes a network out of the cluster, when a user removes its
-// Docker network. Docker goes on when this fails, and tells nobody why but its
-// log: the Docker network then comes back, since the network is still there.
+// deleteNetwork takes a network out of the cluster, when a user removes the
+// Docker network with which it was made. Docker goes on when this fails, and tells
+// nobody why but its log: the Docker network then comes back, since the network is
+// still there. So does that of a network which nobody made through Docker: a
+// docker system prune on one host is not meant for all.
 func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, error) {
 	name := d.known.forget(req.NetworkID)
 	if name == "" || d.known.beingMade(name) {
 		return empty{}, nil // removed by us, or never named; or Docker takes back what it could not make for us
 	}
 	defer d.soon()
-	if name == api.DefaultNetwork {
-		return empty{}, api.Errorf(api.CodeInUse, "network %q stays; delete it with: socketplane network delete %s", name, name)
+	n, err := d.Service.Network(ctx, name)
+	if err == nil && !n.ByDocker {
+		return empty{}, api.Errorf(api.CodeInUse, "network %q was not made through Docker and stays; delete it with: socketplane network delete %s", name, name)
 	}
-	err := d.Service.DeleteNetwork(ctx, name)
+	if err == nil {
+		err = d.Service.DeleteNetwork(ctx, name)
+	}
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return empty{}, err
 	}
