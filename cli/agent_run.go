@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -28,9 +27,6 @@ import (
 
 // openTimeout bounds the wait for Open vSwitch at the start.
 const openTimeout = 15 * time.Second
-
-// shutdownTimeout bounds how long requests under way may go on at the end.
-const shutdownTimeout = 5 * time.Second
 
 // runAgent runs the agent until ctx ends: one life after another, each in the
 // place in the cluster that the last has chosen. A life's end takes nothing
@@ -226,37 +222,6 @@ func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(conte
 		}
 		return routes, nil
 	}
-}
-
-// apiServer serves what others on this host call, none of whom may keep it waiting.
-func apiServer(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
-	}
-}
-
-// pluginServer serves dockerd, with a connection for each call. One that stays open
-// is closed some time, after a while or at the agent's end, and dockerd may be
-// sending just then: it makes the call again without its content (see docker.LostCall).
-func pluginServer(h http.Handler) *http.Server {
-	server := apiServer(h)
-	server.SetKeepAlivesEnabled(false)
-	return server
-}
-
-// serve answers on l until ctx ends, then lets requests under way finish.
-func serve(ctx context.Context, server *http.Server, l netListener) error {
-	stopped := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		stopped <- server.Shutdown(end)
-	})
-	err := server.Serve(l)
-	if stop() || !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	}
-	return <-stopped
 }
 
 // keepRegistering registers the runtime once dockerd answers.
