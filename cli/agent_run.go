@@ -104,7 +104,8 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
-	self := func() (cluster.Host, error) { return describeHost(ctx, s, id, boot, keeper, links, sw) }
+	host := thisHost{id: id, name: s.Host.Name, boot: boot, keeper: keeper, links: links, sw: sw}
+	self := func() (cluster.Host, error) { return host.describe(ctx) }
 	member := cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger)
 
 	claims := nat.NewClaims()
@@ -187,19 +188,27 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	return err
 }
 
-// describeHost looks at this host as it is now.
-func describeHost(ctx context.Context, s Settings, id, boot string, keeper *cluster.Keeper, links *link.Links, sw *ovs.Switch) (cluster.Host, error) {
-	underlay, err := links.Underlay(keeper.WantIface())
+// thisHost is what makes this host's record in the cluster.
+type thisHost struct {
+	id, name, boot string
+	keeper         *cluster.Keeper
+	links          *link.Links
+	sw             *ovs.Switch
+}
+
+// describe looks at the host as it is now.
+func (h thisHost) describe(ctx context.Context) (cluster.Host, error) {
+	underlay, err := h.links.Underlay(h.keeper.WantIface())
 	if err != nil {
 		return cluster.Host{}, err
 	}
-	routes, err := links.Routes(ctx)
+	routes, err := h.links.Routes(ctx)
 	if err != nil {
 		return cluster.Host{}, err
 	}
 	return cluster.Host{
-		ID: id, Name: s.Host.Name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes,
-		Version: Version(), Datapath: sw.Datapath(), Boot: boot,
+		ID: h.id, Name: h.name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes,
+		Version: Version(), Datapath: h.sw.Datapath(), Boot: h.boot,
 	}, nil
 }
 
