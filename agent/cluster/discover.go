@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -168,7 +167,7 @@ func (k *Keeper) follow(ctx context.Context, s *search) (*search, error) {
 	if s != nil {
 		s.stop()
 	}
-	k.Logger.Info("this host looks for its cluster by mDNS", "iface", at.Iface, "address", at.Addr, "token", from)
+	k.Logger.Info("this host looks for its cluster by mDNS", "iface", at.Iface, "address", at.Addr, "by", from)
 	return k.newSearch(ctx, token, from, at)
 }
 
@@ -216,7 +215,7 @@ func (s *search) state(k *Keeper) (kind, sentence string) {
 	case ours:
 		return "", ""
 	case len(strangers) > 0:
-		return "strangers", fmt.Sprintf("the token in %s is not that of the cluster that %s announces on %s; compare it with what this says there: socketplane cluster token", s.from, addresses(strangers), where)
+		return "strangers", fmt.Sprintf("the token in %s is not that of the cluster that is announced on %s by %s; compare it with what this says there: socketplane cluster token", s.from, where, addresses(strangers))
 	case time.Since(s.began) < seekEvery:
 		return "", ""
 	}
@@ -291,10 +290,10 @@ func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, error) {
 	if due := s.found.due(); len(due) > 0 {
 		return due, nil
 	}
-	why := "no host announces a cluster"
+	beside := ""
 	if strangers, _ := s.found.others(); len(strangers) > 0 {
-		why = fmt.Sprintf("no host announces the cluster of this token, %s one of another", addresses(strangers))
+		beside = fmt.Sprintf(", but %s that of another token", addresses(strangers))
 	}
-	return nil, api.Errorf(api.CodeUnavailable, "%s on %s (%s); give the address of a host in the cluster, which shows its token by: socketplane cluster token",
-		why, cmp.Or(at.Iface, "its interface"), at.Addr)
+	return nil, api.Errorf(api.CodeUnavailable, "no host announces a cluster with this token on %s (%s)%s; give the address of a host in the cluster, where its token is shown by: socketplane cluster token",
+		at.Iface, at.Addr, beside)
 }

@@ -33,10 +33,9 @@ func Announce(ctx context.Context, iface string, a Announcement) error {
 	}
 	asked, failed := make(chan struct{}, 1), make(chan error, 1)
 	go func() { failed <- s.answerAll(a, asked) }()
+	last, next := time.Time{}, time.Now() // when it was said, and is to be; zero: not before somebody asks
 	due := time.NewTimer(0)
 	defer due.Stop()
-	pending := true
-	var last time.Time
 	for said := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -47,19 +46,19 @@ func Announce(ctx context.Context, iface string, a Announcement) error {
 		case err := <-failed:
 			return err
 		case <-asked:
-			if !pending {
-				pending = true
-				delay := minDelay + rand.N(maxDelay-minDelay)
-				due.Reset(max(delay, time.Until(last.Add(again))))
+			wait := max(minDelay+rand.N(maxDelay-minDelay), time.Until(last.Add(again)))
+			if at := time.Now().Add(wait); next.IsZero() || at.Before(next) {
+				next = at
+				due.Reset(wait)
 			}
 		case <-due.C:
-			pending, last = false, time.Now()
+			last, next = time.Now(), time.Time{}
 			if err := s.sendAll(packet); err != nil {
 				return err
 			}
 			if said++; said < unasked {
-				pending = true
-				due.Reset(again << (said - 1))
+				next = last.Add(again << (said - 1))
+				due.Reset(time.Until(next))
 			}
 		}
 	}
