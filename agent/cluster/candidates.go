@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"sync"
@@ -95,7 +96,8 @@ func (c *candidates) makeRoom() bool {
 	return worst.IsValid()
 }
 
-// due gives the hosts that may be asked now, those that never were first.
+// due gives the hosts that may be asked now, those that never were first, in the
+// order in which they came.
 func (c *candidates) due() []netip.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,7 +110,9 @@ func (c *candidates) due() []netip.Addr {
 			list = append(list, addr)
 		}
 	}
-	slices.SortFunc(list, func(a, b netip.Addr) int { return int(c.hosts[a].pause - c.hosts[b].pause) })
+	slices.SortFunc(list, func(a, b netip.Addr) int {
+		return cmp.Or(cmp.Compare(c.hosts[a].pause, c.hosts[b].pause), c.hosts[a].next.Compare(c.hosts[b].next))
+	})
 	return list[:min(len(list), maxAtOnce)]
 }
 
