@@ -14,9 +14,10 @@ import (
 const (
 	// seekEvery is how often a host alone looks at its token and interface.
 	seekEvery = 2 * time.Second
-	// gather is how long it is listened before the first is asked: all that are
-	// there answer within 120 ms. Two clusters with one token are then seen.
-	gather = 400 * time.Millisecond
+	// gather is how long a search listens before anybody is asked: a host that has
+	// just spoken answers a second and 120 ms later. Two clusters with one token
+	// are then seen.
+	gather = 1300 * time.Millisecond
 	// announceAgain is the pause after the interface failed.
 	announceAgain = 10 * time.Second
 	// askedFor is how long a join without addresses listens.
@@ -98,24 +99,22 @@ func (k *Keeper) seek(ctx context.Context) {
 	for {
 		var err error
 		if s, err = k.follow(ctx, s); err != nil {
-			k.tell("error", err.Error())
+			k.tell("error: "+err.Error(), err.Error())
 		}
 		var news <-chan struct{}
 		var ended <-chan error
 		if s != nil {
-			if time.Since(s.began) >= gather {
-				k.ask(ctx, s)
-				k.tell(s.state(k))
+			s.gather(ctx)
+			k.ask(ctx, s)
+			if kind, sentence, sure := s.state(); sure {
+				k.tell(kind, sentence)
 			}
 			news, ended = s.found.news, s.ended
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-news: // give the others the time to answer, too
-			if !pause(ctx, gather) {
-				return
-			}
+		case <-news:
 		case err := <-ended:
 			s.stop()
 			s = nil
@@ -123,22 +122,21 @@ func (k *Keeper) seek(ctx context.Context) {
 				return
 			}
 			k.tell("deaf", fmt.Sprintf("this host cannot look for its cluster (%v); join it by address: socketplane cluster join ADDR", err))
-			if !pause(ctx, seekEvery) {
-				return
-			}
+			pause(ctx, seekEvery)
 		case <-tick.C:
 		}
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) bool {
+// gather waits until all that are there have been heard.
+func (s *search) gather(ctx context.Context) { pause(ctx, gather-time.Since(s.began)) }
+
+func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return false
 	case <-t.C:
-		return true
 	}
 }
 
@@ -159,7 +157,10 @@ func (k *Keeper) follow(ctx context.Context, s *search) (*search, error) {
 	}
 	at, err := k.moveAlone()
 	if err != nil {
-		return s, err
+		if s != nil {
+			s.stop()
+		}
+		return nil, err
 	}
 	if s != nil && s.token == token && s.at == at {
 		return s, nil
@@ -205,21 +206,22 @@ func (k *Keeper) ask(ctx context.Context, s *search) {
 	}
 }
 
-// state says how the search goes: of which kind that is, and in a sentence.
-func (s *search) state(k *Keeper) (kind, sentence string) {
+// state says how the search goes: of which kind that is, and in a sentence. At its
+// beginning it is not sure yet.
+func (s *search) state() (kind, sentence string, sure bool) {
 	where := fmt.Sprintf("%s (%s)", s.at.Iface, s.at.Addr)
 	strangers, ours := s.found.others()
 	switch {
 	case ours && s.failed != nil:
-		return "failed " + string(api.CodeOf(s.failed)), "this host has found its cluster by mDNS and is not in it yet: " + s.failed.Error()
+		return "failed " + string(api.CodeOf(s.failed)), "this host has found its cluster by mDNS and is not in it yet: " + s.failed.Error(), true
 	case ours:
-		return "", ""
+		return "", "", true
 	case len(strangers) > 0:
-		return "strangers", fmt.Sprintf("the token in %s is not that of the cluster that is announced on %s by %s; compare it with what this says there: socketplane cluster token", s.from, where, addresses(strangers))
+		return "strangers", fmt.Sprintf("the token in %s is not that of the cluster that is announced on %s by %s; compare it with what this says there: socketplane cluster token", s.from, where, addresses(strangers)), true
 	case time.Since(s.began) < seekEvery:
-		return "", ""
+		return "", "", false
 	}
-	return "nobody", fmt.Sprintf("no host announces a cluster with the token in %s on %s; begin it on one: socketplane cluster bootstrap, or join it by address: socketplane cluster join ADDR", s.from, where)
+	return "nobody", fmt.Sprintf("no host announces a cluster with the token in %s on %s; begin it on one: socketplane cluster bootstrap, or join it by address: socketplane cluster join ADDR", s.from, where), true
 }
 
 // addresses names some of many.
@@ -279,9 +281,8 @@ func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, error) {
 		case failed = <-s.ended:
 			waiting = false
 		case <-s.found.news:
-			if pause(ctx, gather) {
-				cancel()
-			}
+			s.gather(ctx)
+			cancel()
 		}
 	}
 	if failed != nil {
