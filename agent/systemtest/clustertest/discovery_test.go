@@ -112,6 +112,7 @@ func TestDiscovery(t *testing.T) {
 }
 
 func leftComesBack(t *testing.T) {
+	awaitReady(t, 4)
 	sp(t, 4, "cluster", "leave")
 	awaitReady(t, 4)
 	sp(t, 4, "agent", "restart")
@@ -126,6 +127,7 @@ func leftComesBack(t *testing.T) {
 
 func twoClusters(token string) func(t *testing.T) {
 	return func(t *testing.T) {
+		awaitReady(t, 4)
 		sp(t, 4, "cluster", "leave")
 		must(t, 4, "rm", hostToken)
 		begin(t, 5, "")
@@ -139,6 +141,7 @@ func twoClusters(token string) func(t *testing.T) {
 			t.Fatal(out.stderr)
 		}
 		awaitServers(t, 5, 2, 1)
+		awaitReady(t, 4)
 		sp(t, 4, "cluster", "leave")
 		sp(t, 5, "cluster", "leave")
 	}
@@ -162,6 +165,7 @@ func demonstration(t *testing.T) {
 	}
 	public := sp(t, 5, "cluster", "token")
 	refused(t, try(t, 5, "", "socketplane", "cluster", "join", addr1), "already")
+	awaitReady(t, 4)
 	sp(t, 4, "cluster", "leave")
 	sp(t, 4, "agent", "stop")
 	begin(t, 4, "")

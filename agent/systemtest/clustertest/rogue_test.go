@@ -16,7 +16,7 @@ import (
 )
 
 // rogue is a machine on the segment that answers everybody's search for a cluster
-// and wants to be joined: a thousand messages a second, of every kind that may
+// and wants to be joined: up to a thousand messages a second, of every kind that may
 // mislead.
 type rogue struct {
 	said   atomic.Int64
