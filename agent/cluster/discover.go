@@ -71,7 +71,8 @@ type search struct {
 	began  time.Time
 	failed error // of the last hosts that were asked
 	stop   context.CancelFunc
-	ended  chan error // why nobody listens any more
+	ended  chan struct{} // nobody listens any more
+	err    error         // why; once ended is closed
 }
 
 func (k *Keeper) newSearch(ctx context.Context, token Token, from string, at Underlay) (*search, error) {
@@ -80,8 +81,11 @@ func (k *Keeper) newSearch(ctx context.Context, token Token, from string, at Und
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &search{token: token, from: from, at: at, found: found, began: time.Now(), stop: cancel, ended: make(chan error, 1)}
-	go func() { s.ended <- mdns.Browse(ctx, at.Iface, at.Addr, found.hear) }()
+	s := &search{token: token, from: from, at: at, found: found, began: time.Now(), stop: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(s.ended)
+		s.err = mdns.Browse(ctx, at.Iface, at.Addr, found.hear)
+	}()
 	return s, nil
 }
 
@@ -91,40 +95,56 @@ func (k *Keeper) seek(ctx context.Context) {
 	defer tick.Stop()
 	var s *search
 	defer func() {
-		if s != nil {
-			s.stop()
-		}
+		s.end()
 		k.tell("", "")
 	}()
-	for {
+	for ctx.Err() == nil {
 		var err error
 		if s, err = k.follow(ctx, s); err != nil {
 			k.tell("error: "+err.Error(), err.Error())
 		}
-		var news <-chan struct{}
-		var ended <-chan error
-		if s != nil {
-			s.gather(ctx)
-			k.ask(ctx, s)
-			if kind, sentence, sure := s.state(); sure {
-				k.tell(kind, sentence)
+		if s == nil {
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
 			}
-			news, ended = s.found.news, s.ended
+			continue
+		}
+		s.gather(ctx)
+		if !s.deaf() {
+			k.ask(ctx, s)
+			k.tell(s.state())
 		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-news:
-		case err := <-ended:
-			s.stop()
-			s = nil
+		case <-s.found.news:
+		case <-tick.C:
+		case <-s.ended:
 			if ctx.Err() != nil {
 				return
 			}
-			k.tell("deaf", fmt.Sprintf("this host cannot look for its cluster (%v); join it by address: socketplane cluster join ADDR", err))
+			k.tell("deaf", fmt.Sprintf("this host cannot look for its cluster (%v); join it by address: socketplane cluster join ADDR", s.err))
+			s.end()
+			s = nil
 			pause(ctx, seekEvery)
-		case <-tick.C:
 		}
+	}
+}
+
+// end stops a search, if there is one.
+func (s *search) end() {
+	if s != nil {
+		s.stop()
+	}
+}
+
+// deaf says that nobody listens any more.
+func (s *search) deaf() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -146,9 +166,7 @@ func (k *Keeper) follow(ctx context.Context, s *search) (*search, error) {
 	place, _, _, _ := k.current()
 	token, from, err := k.wantedToken()
 	if place.InCluster() || place.Left || err != nil || token.IsZero() {
-		if s != nil {
-			s.stop()
-		}
+		s.end()
 		if place.Left || err == nil {
 			k.tell("", "")
 			return nil, nil
@@ -157,17 +175,13 @@ func (k *Keeper) follow(ctx context.Context, s *search) (*search, error) {
 	}
 	at, err := k.moveAlone()
 	if err != nil {
-		if s != nil {
-			s.stop()
-		}
+		s.end()
 		return nil, err
 	}
 	if s != nil && s.token == token && s.at == at {
 		return s, nil
 	}
-	if s != nil {
-		s.stop()
-	}
+	s.end()
 	k.Logger.Info("this host looks for its cluster by mDNS", "iface", at.Iface, "address", at.Addr, "by", from)
 	return k.newSearch(ctx, token, from, at)
 }
@@ -206,22 +220,19 @@ func (k *Keeper) ask(ctx context.Context, s *search) {
 	}
 }
 
-// state says how the search goes: of which kind that is, and in a sentence. At its
-// beginning it is not sure yet.
-func (s *search) state() (kind, sentence string, sure bool) {
+// state says how the search goes: of which kind that is, and in a sentence.
+func (s *search) state() (kind, sentence string) {
 	where := fmt.Sprintf("%s (%s)", s.at.Iface, s.at.Addr)
 	strangers, ours := s.found.others()
 	switch {
 	case ours && s.failed != nil:
-		return "failed " + string(api.CodeOf(s.failed)), "this host has found its cluster by mDNS and is not in it yet: " + s.failed.Error(), true
+		return "failed " + string(api.CodeOf(s.failed)), "this host has found its cluster by mDNS and is not in it yet: " + s.failed.Error()
 	case ours:
-		return "", "", true
+		return "", ""
 	case len(strangers) > 0:
-		return "strangers", fmt.Sprintf("the token in %s is not that of the cluster that is announced on %s by %s; compare it with what this says there: socketplane cluster token", s.from, where, addresses(strangers)), true
-	case time.Since(s.began) < seekEvery:
-		return "", "", false
+		return "strangers", fmt.Sprintf("the token in %s is not that of the cluster that is announced on %s by %s; compare it with what this says there: socketplane cluster token", s.from, where, addresses(strangers))
 	}
-	return "nobody", fmt.Sprintf("no host announces a cluster with the token in %s on %s; begin it on one: socketplane cluster bootstrap, or join it by address: socketplane cluster join ADDR", s.from, where), true
+	return "nobody", fmt.Sprintf("no host announces a cluster with the token in %s on %s; begin it on one: socketplane cluster bootstrap, or join it by address: socketplane cluster join ADDR", s.from, where)
 }
 
 // addresses names some of many.
@@ -275,18 +286,15 @@ func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	var failed error
-	for waiting := true; waiting; {
-		select {
-		case failed = <-s.ended:
-			waiting = false
-		case <-s.found.news:
-			s.gather(ctx)
-			cancel()
-		}
+	select {
+	case <-s.ended: // when ctx does, or it could not begin
+	case <-s.found.news:
+		s.gather(ctx)
+		cancel()
+		<-s.ended
 	}
-	if failed != nil {
-		return nil, &api.Error{Code: api.CodeUnavailable, Message: failed.Error() + "; give the address of a host in the cluster", Cause: failed}
+	if s.err != nil {
+		return nil, &api.Error{Code: api.CodeUnavailable, Message: s.err.Error() + "; give the address of a host in the cluster", Cause: s.err}
 	}
 	if due := s.found.due(); len(due) > 0 {
 		return due, nil

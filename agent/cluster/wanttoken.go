@@ -31,14 +31,16 @@ func (k *Keeper) wantedToken() (t Token, from string, err error) {
 	switch {
 	case err == nil:
 		return t, k.TokenFile, nil
-	case !errors.Is(err, fs.ErrNotExist) || k.TokenFileMust:
+	case !errors.Is(err, fs.ErrNotExist):
 		return Token{}, k.TokenFile, err
+	case k.TokenFileMust:
+		return Token{}, k.TokenFile, fmt.Errorf("cluster.token_file says that the cluster's token is in %s, and there is no such file; write it, or remove the setting", k.TokenFile)
 	}
 	if t, err = LoadToken(k.Dir); err != nil || !t.IsZero() {
 		return t, "the state directory", err
 	}
 	if k.InsecureAutojoin {
-		return PublicToken(), "cluster.insecure_autojoin", nil
+		return PublicToken(), "the settings (cluster.insecure_autojoin)", nil
 	}
 	return Token{}, "", nil
 }
