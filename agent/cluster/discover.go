@@ -94,6 +94,7 @@ func (k *Keeper) seek(ctx context.Context) {
 	tick := time.NewTicker(seekEvery)
 	defer tick.Stop()
 	var s *search
+	told := &search{} // of which the log speaks
 	defer func() {
 		s.end()
 		k.tell("", "")
@@ -109,6 +110,10 @@ func (k *Keeper) seek(ctx context.Context) {
 			case <-tick.C:
 			}
 			continue
+		}
+		if s.token != told.token || s.at != told.at {
+			told = s
+			k.Logger.Info("this host looks for its cluster by mDNS", "iface", s.at.Iface, "address", s.at.Addr, "by", s.from)
 		}
 		s.gather(ctx)
 		if !s.deaf() {
@@ -182,7 +187,6 @@ func (k *Keeper) follow(ctx context.Context, s *search) (*search, error) {
 		return s, nil
 	}
 	s.end()
-	k.Logger.Info("this host looks for its cluster by mDNS", "iface", at.Iface, "address", at.Addr, "by", from)
 	return k.newSearch(ctx, token, from, at)
 }
 
