@@ -155,7 +155,7 @@ func (k *Keeper) tokenFor(said string) (token, had Token, err error) {
 	if err != nil {
 		return Token{}, Token{}, &api.Error{Code: api.CodeInvalid, Message: err.Error(), Cause: err}
 	}
-	if token == PublicToken() && !k.InsecureAutojoin && !place.InCluster() {
+	if token == publicToken() && !k.InsecureAutojoin && !place.InCluster() {
 		return Token{}, Token{}, api.Errorf(api.CodeInvalid, "this token is the one that everybody knows; make one with: socketplane cluster token --new, or set cluster.insecure_autojoin")
 	}
 	return token, had, nil

@@ -68,7 +68,7 @@ func (k *Keeper) StartConsul(ctx context.Context) (stop func(), err error) {
 		return nil, err
 	}
 	k.mu.Lock()
-	k.public = token == PublicToken()
+	k.public = token == publicToken()
 	k.mu.Unlock()
 	if why := k.Insecure(); why != "" {
 		k.Logger.Warn(why)

@@ -13,9 +13,9 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// PublicToken is that of clusters that anybody may join: everybody can read it
+// publicToken is that of clusters that anybody may join: everybody can read it
 // here. Only hosts with cluster.insecure_autojoin use it.
-func PublicToken() Token {
+func publicToken() Token {
 	known := sha256.Sum256([]byte("socketplane insecure autojoin 1"))
 	return tokenOf(known[:])
 }
@@ -27,7 +27,7 @@ const maxTokenFile = 1 << 10
 // of the file in the settings, else the one in the state directory, else the
 // public one if the settings allow that. from says which, for people.
 func (k *Keeper) wantedToken() (t Token, from string, err error) {
-	t, err = ReadTokenFile(k.TokenFile)
+	t, err = readTokenFile(k.TokenFile)
 	switch {
 	case err == nil:
 		return t, k.TokenFile, nil
@@ -40,15 +40,15 @@ func (k *Keeper) wantedToken() (t Token, from string, err error) {
 		return t, "the state directory", err
 	}
 	if k.InsecureAutojoin {
-		return PublicToken(), "the settings (cluster.insecure_autojoin)", nil
+		return publicToken(), "the settings (cluster.insecure_autojoin)", nil
 	}
 	return Token{}, "", nil
 }
 
-// ReadTokenFile reads a token that an administrator wrote. The file has to be
+// readTokenFile reads a token that an administrator wrote. The file has to be
 // root's, and nobody else's to read. The error wraps fs.ErrNotExist when there is
 // none.
-func ReadTokenFile(path string) (Token, error) {
+func readTokenFile(path string) (Token, error) {
 	if path == "" {
 		return Token{}, fs.ErrNotExist
 	}

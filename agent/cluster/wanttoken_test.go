@@ -61,7 +61,7 @@ func TestReadTokenFile(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "cluster.token")
 		c.make(path)
 		done := time.AfterFunc(10*time.Second, func() { panic(c.name + " keeps us waiting") })
-		got, err := ReadTokenFile(path)
+		got, err := readTokenFile(path)
 		done.Stop()
 		switch {
 		case c.says == "" && (err != nil || got != token):
@@ -87,7 +87,7 @@ func TestWhichTokenIsWanted(t *testing.T) {
 		{"the state directory", false, false, true, false, inState, false},
 		{"the settings before the state", true, true, true, true, inFile, false},
 		{"a file that was named is missing", false, true, true, true, Token{}, true},
-		{"anybody's cluster", false, false, false, true, PublicToken(), false},
+		{"anybody's cluster", false, false, false, true, publicToken(), false},
 		{"a token of one's own before anybody's", true, false, false, true, inFile, false},
 	} {
 		k, err := NewKeeper(KeeperConfig{
@@ -122,7 +122,7 @@ func TestThePublicTokenHasToBeAllowed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, err = k.tokenFor(PublicToken().Secret())
+		_, _, err = k.tokenFor(publicToken().Secret())
 		if (err == nil) != allowed || err != nil && api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("allowed %v: %v", allowed, err)
 		}

@@ -49,7 +49,7 @@ type message struct {
 }
 
 var (
-	errOther     = errors.New("the message is not about " + Service)
+	errOther     = errors.New("the message is about no cluster")
 	errMalformed = errors.New("the message is malformed")
 )
 
