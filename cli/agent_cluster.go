@@ -17,6 +17,7 @@ func newKeeper(s Settings, id string, links *link.Links, logger *slog.Logger) (*
 	return cluster.NewKeeper(cluster.KeeperConfig{
 		Dir: s.Host.StateDir, HostID: id, HostName: s.Host.Name, Configured: s.Consul.Address != "",
 		Iface: s.Cluster.Iface, Ports: cluster.DefaultPorts(), Logger: logger,
+		TokenFile: s.Cluster.TokenFile, TokenFileMust: s.Cluster.TokenFile != "" && s.Cluster.TokenFile != DefaultTokenFile, InsecureAutojoin: s.Cluster.InsecureAutojoin,
 		Underlay: func(iface string) (cluster.Underlay, error) {
 			u, err := links.Underlay(iface)
 			return cluster.Underlay{Iface: u.Interface, Addr: u.Addr}, err
@@ -101,6 +102,7 @@ func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 		if why := keeper.Waiting(); why != "" {
 			st.Problems = append(st.Problems, why)
 		}
+		st.Problems = append(st.Problems, keeper.Problems()...)
 		return st, nil
 	}
 	server := apiServer(withCluster(keeper, api.NewWaitingHandler(status, keeper.Waiting, logger), logger))
@@ -113,6 +115,21 @@ func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 		}
 	}()
 	return func() { cancel(); <-done }, nil
+}
+
+// placed is the agent's service, whose status tells of this host's place, too.
+type placed struct {
+	api.Service
+	keeper *cluster.Keeper
+}
+
+// Status implements api.Service.
+func (p placed) Status(ctx context.Context) (api.Status, error) {
+	st, err := p.Service.Status(ctx)
+	if err == nil {
+		st.Problems = append(p.keeper.Problems(), st.Problems...)
+	}
+	return st, err
 }
 
 // withCluster serves the calls about this host's place beside others.

@@ -148,7 +148,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
-	server := apiServer(withCluster(keeper, withLegacy(api.NewHandler(a, logger), legacy), logger))
+	server := apiServer(withCluster(keeper, withLegacy(api.NewHandler(placed{a, keeper}, logger), legacy), logger))
 	keeper.Serve(store, a, a.Ready)
 
 	// Everything that goes on side by side; the first that fails ends all.
@@ -157,6 +157,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	g.Go(func() error { return member.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return keeper.Watch(ctx) })
+	g.Go(func() error { return keeper.Discover(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
 	if s.API.Legacy {
 		g.Go(func() error { return serveLegacy(ctx, legacy) })

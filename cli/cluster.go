@@ -99,3 +99,10 @@ func (a *app) change(ctx context.Context, ask func(api.ClusterService) (api.Plac
 	after, err = a.moved(ctx, svc, before)
 	return before, after, err
 }
+
+// warnInsecure says what must not be overlooked, beside what a command prints.
+func (a *app) warnInsecure(p api.Place) {
+	if p.Insecure {
+		fmt.Fprintln(a.stderr, "socketplane: INSECURE: anybody on this network can join this cluster, read and change it (cluster.insecure_autojoin); for demonstrations only")
+	}
+}

@@ -31,9 +31,11 @@ it. On a host where a cluster began it changes nothing.`,
 		case err != nil:
 			return err
 		case before.Cluster == after.Cluster:
+			a.warnInsecure(after)
 			_, err = fmt.Fprintf(a.stdout, "cluster %s began on this host already\n", after.Cluster)
 			return err
 		}
+		a.warnInsecure(after)
 		_, err = fmt.Fprintf(a.stdout, "cluster %s begins on this host, at %s (%s)\nanother host joins it with its token (socketplane cluster token):\n  socketplane cluster join %s\n",
 			after.Cluster, after.Address, after.Iface, after.Address)
 		return err
@@ -43,14 +45,18 @@ it. On a host where a cluster began it changes nothing.`,
 
 func (a *app) clusterJoinCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "join [--token-file FILE] ADDR...",
+		Use:   "join [--token-file FILE] [ADDR...]",
 		Short: "Enter the cluster of another host",
-		Long: `Enters the cluster of the hosts at the addresses; one that answers is enough. It needs
-the cluster's token, from a file, standard input (--token-file -), SOCKETPLANE_TOKEN,
-or --token, which others on this host can see while the command runs. A host that joins
-may have no networks of its own but an unused "default".`,
-		Example: `  ssh host1 socketplane cluster token | socketplane cluster join --token-file - 192.0.2.11`,
-		Args:    args(1, -1),
+		Long: `Enters the cluster of the hosts at the addresses; one that answers is enough. Without
+an address the cluster is found by mDNS, on the segment of the tunnels' interface. It
+needs the cluster's token, from a file, standard input (--token-file -),
+SOCKETPLANE_TOKEN, or --token, which others on this host can see while the command runs;
+else it is the one in cluster.token_file (` + DefaultTokenFile + `), with which
+the agent would find and join the cluster by itself. A host that joins may have no
+networks of its own but an unused "default".`,
+		Example: `  ssh host1 socketplane cluster token | socketplane cluster join --token-file - 192.0.2.11
+  socketplane cluster join --token-file /root/token`,
+		Args: args(0, -1),
 	}
 	token := tokenFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -67,6 +73,7 @@ may have no networks of its own but an unused "default".`,
 		if err != nil {
 			return err
 		}
+		a.warnInsecure(after)
 		_, err = fmt.Fprintf(a.stdout, "this host is in cluster %s, at %s (%s)\n", after.Cluster, after.Address, after.Iface)
 		return err
 	}

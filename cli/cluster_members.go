@@ -23,6 +23,9 @@ Consul: three servers carry a cluster of three hosts and more.`,
 		if err != nil {
 			return err
 		}
+		if p, err := svc.Place(cmd.Context()); err == nil {
+			a.warnInsecure(p)
+		}
 		if *format == outputJSON {
 			return writeJSON(a.stdout, members)
 		}

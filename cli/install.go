@@ -29,10 +29,17 @@ type installFlags struct {
 	unattended bool
 }
 
+// joins says whether the host is to join a cluster: one at an address, or the one
+// of the token.
+func (f installFlags) joins() bool { return len(f.join) > 0 || f.tokenFile != "" && !f.bootstrap }
+
+// enters says whether the host is to be in a cluster afterwards.
+func (f installFlags) enters() bool { return f.bootstrap || f.joins() }
+
 func (a *app) installCommand() *cobra.Command {
 	var f installFlags
 	cmd := &cobra.Command{
-		Use:   "install [--bootstrap | --join ADDR]... [--iface IF] [--token-file FILE] [--from DIR] [--unattended]",
+		Use:   "install [--bootstrap | --join ADDR...] [--iface IF] [--token-file FILE] [--from DIR] [--unattended]",
 		Short: "Set this host up",
 		Long: `Sets this host up (Debian, Ubuntu): Open vSwitch, Docker and iptables from the
 distribution, Consul, this program in /usr/local/bin, kernel settings, the group
@@ -44,10 +51,14 @@ Consul is the one on the PATH, or that of --from DIR (the program consul, or its
 release's archive), or the release ` + setup.ConsulRelease().Version + `, downloaded and verified by its checksum.
 BOOTSTRAP=true in the environment means --bootstrap.
 
-With --unattended, --join waits up to ` + joinPatience.String() + ` for the cluster: hosts that are made at
-the same time come up in any order.`,
+With --token-file and neither --bootstrap nor --join, the cluster is found by mDNS on the
+segment of the tunnels' interface.
+
+With --unattended, a host that joins waits up to ` + joinPatience.String() + ` for the cluster: hosts that are
+made at the same time come up in any order.`,
 		Example: `  sudo socketplane install --bootstrap
   sudo socketplane install --join 10.254.101.21 --token-file /root/token
+  sudo socketplane install --token-file /root/token
   sudo socketplane install --from /media/usb`,
 		Args:                  args(0, 0),
 		DisableFlagsInUseLine: true,
@@ -126,7 +137,7 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 		Missing: func() []string { return missingPackages(ctx, s.Docker.Enabled) },
 		Consul: setup.Consul{
 			From: f.from, Release: setup.ConsulRelease(), Client: http.DefaultClient,
-			Needed: f.bootstrap || len(f.join) > 0, Given: s.Consul.Address,
+			Needed: f.enters(), Given: s.Consul.Address,
 		},
 		Completion: a.completion,
 	})
@@ -141,7 +152,7 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	if err := host.Run(ctx, "install", steps); err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
-	if !f.bootstrap && len(f.join) == 0 {
+	if !f.enters() {
 		fmt.Fprintln(a.stdout, "this host is ready; begin a cluster with: socketplane cluster bootstrap, or join one: socketplane cluster join ADDR")
 	}
 	return nil
@@ -182,7 +193,7 @@ func clusterCommands(f installFlags) [][]string {
 	if f.bootstrap {
 		commands = append(commands, slices.Concat([]string{"cluster", "bootstrap"}, token))
 	}
-	if len(f.join) > 0 {
+	if f.joins() {
 		commands = append(commands, slices.Concat([]string{"cluster", "join"}, token, []string{"--"}, f.join))
 	}
 	return commands

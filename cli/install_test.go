@@ -44,6 +44,28 @@ func TestInstallUsedWrongly(t *testing.T) {
 	}
 }
 
+// What install does about the cluster is what a user would say.
+func TestInstallEntersTheCluster(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		flags installFlags
+		want  string
+	}{
+		{"nothing is said", installFlags{}, ""},
+		{"begin", installFlags{bootstrap: true, tokenFile: "/t"}, "cluster bootstrap --token-file /t"},
+		{"join by address", installFlags{join: []string{"192.0.2.1", "192.0.2.2"}, tokenFile: "/t", iface: "eth1"}, "cluster bind eth1; cluster join --token-file /t -- 192.0.2.1 192.0.2.2"},
+		{"join what the token is of", installFlags{tokenFile: "/t"}, "cluster join --token-file /t --"},
+	} {
+		var said []string
+		for _, argv := range clusterCommands(tc.flags) {
+			said = append(said, strings.Join(argv, " "))
+		}
+		if got := strings.Join(said, "; "); got != tc.want || tc.flags.enters() != strings.Contains(tc.want, "cluster") {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
 // Running another command of ours, and making the completion, leaves the flags of
 // this one alone.
 func TestGlobalFlagsSurviveAnotherRoot(t *testing.T) {

@@ -14,6 +14,10 @@ const DefaultConfigFile = "/etc/socketplane/socketplane.toml"
 // no environment, looks for it.
 const DefaultSocket = "/run/socketplane/socketplane.sock"
 
+// DefaultTokenFile may hold the token of the cluster that this host is to join by
+// itself.
+const DefaultTokenFile = "/etc/socketplane/cluster.token"
+
 // Settings is everything that can be configured. The toml tags are the names
 // in the file; table settingTable holds their flags, variables and checks.
 type Settings struct {
@@ -23,7 +27,10 @@ type Settings struct {
 	} `toml:"host"`
 	Cluster struct {
 		Iface      string   `toml:"iface"`       // interface whose address is the tunnel's end; empty: found by the agent
+		TokenFile  string   `toml:"token_file"`  // by whose token a host that is alone finds its cluster
 		SessionTTL Duration `toml:"session_ttl"` // 10 s to 24 h, Consul's limits
+
+		InsecureAutojoin bool `toml:"insecure_autojoin"` // without a token join and be joined by anybody
 
 		DrainAfter   Duration `toml:"drain_after"`   // from the end of a dead host's session until nothing is sent to it
 		ReclaimAfter Duration `toml:"reclaim_after"` // from then until its addresses are anybody's
@@ -134,6 +141,8 @@ func settingTable() []setting {
 		{"host.name", "name", "name of this host", false, func(s *Settings) any { return &s.Host.Name }, checkHostName},
 		{"host.state_dir", "state-dir", "directory of the host's identity and the embedded store", false, func(s *Settings) any { return &s.Host.StateDir }, checkAbs},
 		{"cluster.iface", "iface", "interface that carries the tunnels (default: the one with the default route)", false, func(s *Settings) any { return &s.Cluster.Iface }, orEmpty(checkInterface)},
+		{"cluster.token_file", "", "file, root's alone, with the token of the cluster that this host finds and joins by itself", false, func(s *Settings) any { return &s.Cluster.TokenFile }, orEmpty(checkAbs)},
+		{"cluster.insecure_autojoin", "", "for demonstrations: without a token, find, join and be joined by anybody on the network", false, func(s *Settings) any { return &s.Cluster.InsecureAutojoin }, nil},
 		{"cluster.session_ttl", "", "how long a silent host counts as alive", false, func(s *Settings) any { return &s.Cluster.SessionTTL }, checkTTL},
 		{"cluster.drain_after", "", "how long after that a host whose machine is dead keeps its tunnel", false, func(s *Settings) any { return &s.Cluster.DrainAfter }, checkWait(time.Second)},
 		{"cluster.reclaim_after", "", "how long after that its addresses are kept for it", false, func(s *Settings) any { return &s.Cluster.ReclaimAfter }, checkWait(time.Second)},
@@ -166,6 +175,7 @@ func defaultSettings(hostname string) Settings {
 	var s Settings
 	s.Host.Name = hostname
 	s.Host.StateDir = "/var/lib/socketplane"
+	s.Cluster.TokenFile = DefaultTokenFile
 	s.Cluster.SessionTTL = Duration{10 * time.Second} // Consul's shortest
 	s.Cluster.DrainAfter = Duration{20 * time.Second} // some 30 to 45 s after its death
 	s.Cluster.ReclaimAfter = Duration{time.Hour}      // a host that is repaired or moved finds everything as it was

@@ -18,7 +18,8 @@ type ClusterService interface {
 	Token(ctx context.Context) (Token, error)
 	// Bootstrap begins a cluster of this host alone.
 	Bootstrap(ctx context.Context, req BootstrapRequest) (Place, error)
-	// Join enters the cluster of the hosts at some addresses.
+	// Join enters the cluster of the hosts at some addresses, or, without any, the
+	// one that is found on this host's segment.
 	Join(ctx context.Context, req JoinRequest) (Place, error)
 	// Leave makes this host one on its own again.
 	Leave(ctx context.Context, req LeaveRequest) (Place, error)
@@ -46,6 +47,7 @@ type Place struct {
 	Ready    bool   `json:"ready"`    // the place is taken: the store of it answers
 	Changing bool   `json:"changing"` // the agent is about to begin anew
 	Waiting  string `json:"waiting"`  // what the agent waits for, one sentence; empty: nothing
+	Insecure bool   `json:"insecure"` // anybody may join this cluster, see cluster.insecure_autojoin
 }
 
 // Member is a host of the cluster.
@@ -72,7 +74,7 @@ type BootstrapRequest struct {
 // JoinRequest asks to enter a cluster. An empty Token: the one that is here.
 type JoinRequest struct {
 	Token     string   `json:"token,omitempty"`
-	Addresses []string `json:"addresses"` // of hosts in the cluster, one is enough
+	Addresses []string `json:"addresses,omitempty"` // of hosts in the cluster, one is enough; none: they are found by mDNS
 }
 
 // LeaveRequest asks to leave. Force releases the endpoints that are here.
@@ -88,11 +90,8 @@ type BindRequest struct {
 // maxJoin bounds how many addresses one request may name.
 const maxJoin = 64
 
-// ParseJoin reads the addresses of a JoinRequest.
+// ParseJoin reads the addresses of a JoinRequest, which may have none.
 func ParseJoin(addresses []string) ([]netip.Addr, error) {
-	if len(addresses) == 0 {
-		return nil, Errorf(CodeInvalid, "no address to join; give that of a host in the cluster")
-	}
 	if len(addresses) > maxJoin {
 		return nil, Errorf(CodeInvalid, "%d addresses to join are more than %d; one host of the cluster is enough", len(addresses), maxJoin)
 	}

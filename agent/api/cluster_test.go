@@ -83,8 +83,11 @@ func TestParseJoin(t *testing.T) {
 	if all, err := ParseJoin([]string{"192.0.2.1", " 192.0.2.2 "}); err != nil || len(all) != 2 {
 		t.Errorf("%v, %v", all, err)
 	}
+	if all, err := ParseJoin(nil); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
 	many := make([]string, 65)
-	for _, bad := range [][]string{nil, many, {""}, {"h1"}, {"192.0.2.1:8301"}, {"::1"}, {"0.0.0.0"}, {"127.0.0.1"}, {"224.0.0.1"}, {"255.255.255.255"}, {"192.0.2.1/24"}, {strings.Repeat("1", 1000)}} {
+	for _, bad := range [][]string{many, {""}, {"h1"}, {"192.0.2.1:8301"}, {"::1"}, {"0.0.0.0"}, {"127.0.0.1"}, {"224.0.0.1"}, {"255.255.255.255"}, {"192.0.2.1/24"}, {strings.Repeat("1", 1000)}} {
 		if all, err := ParseJoin(bad); CodeOf(err) != CodeInvalid || len(err.Error()) > 300 {
 			t.Errorf("%.40q: %v, %v", bad, all, err)
 		}

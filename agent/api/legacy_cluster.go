@@ -12,7 +12,7 @@ func (h *legacy) bind(r *http.Request) (any, error) {
 }
 
 // join enters a cluster. 2015 knew no token: it is the one that lies on the host
-// (SOCKETPLANE_TOKEN, cluster.token_file), or there is an error.
+// (cluster.token_file), or there is an error.
 func (h *legacy) join(r *http.Request) (any, error) {
 	address, err := parameter(r, "address")
 	if err == nil {

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/google/uuid"
@@ -52,6 +51,13 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 	if err != nil {
 		return api.Place{}, err
 	}
+	probe := k.probeAll
+	if len(addrs) == 0 {
+		if addrs, err = k.findFor(ctx, req); err != nil {
+			return api.Place{}, err
+		}
+		probe = k.probeFound
+	}
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	token, had, err := k.tokenFor(req.Token)
@@ -62,18 +68,40 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 	switch {
 	case k.Configured:
 		return api.Place{}, k.errConfigured("no cluster was joined")
-	case place.Is == api.PlaceJoined && req.Token != "" && token == had:
+	case sameAgain(place, req, token == had):
 		return k.Place(ctx)
 	case place.InCluster():
 		return api.Place{}, errInCluster(place)
 	case token.IsZero():
 		return api.Place{}, api.Errorf(api.CodeInvalid, "joining needs the cluster's token; on a host of the cluster it is shown by: socketplane cluster token")
 	}
-	return k.join(ctx, addrs, token, had)
+	return k.join(ctx, addrs, token, had, probe)
 }
 
-// join enters the cluster that one of addrs is in. The caller holds changes.
-func (k *Keeper) join(ctx context.Context, addrs []netip.Addr, token, had Token) (api.Place, error) {
+// sameAgain says that a host is where it is asked to go.
+func sameAgain(place Place, req api.JoinRequest, same bool) bool {
+	if len(req.Addresses) == 0 {
+		return place.InCluster() && same
+	}
+	return place.Is == api.PlaceJoined && req.Token != "" && same
+}
+
+// findFor finds the hosts that a join without addresses is about; none where no
+// search is needed, since Join answers otherwise.
+func (k *Keeper) findFor(ctx context.Context, req api.JoinRequest) ([]netip.Addr, error) {
+	token, _, err := k.tokenFor(req.Token)
+	place, _, _, _ := k.current()
+	if err != nil || k.Configured || place.InCluster() || token.IsZero() {
+		return nil, err
+	}
+	return k.find(ctx, token)
+}
+
+// asking asks hosts which cluster they are in.
+type asking func(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error)
+
+// join enters the cluster that addrs are in. The caller holds changes.
+func (k *Keeper) join(ctx context.Context, addrs []netip.Addr, token, had Token, ask asking) (api.Place, error) {
 	place, at, store, _ := k.current()
 	if store == nil {
 		return api.Place{}, api.Errorf(api.CodeUnavailable, "the agent is not ready to join; see: socketplane agent status")
@@ -88,7 +116,7 @@ func (k *Keeper) join(ctx context.Context, addrs []netip.Addr, token, had Token)
 	if err := k.prepare(); err != nil {
 		return api.Place{}, err
 	}
-	cluster, err := k.probeAll(ctx, at.Addr, addrs, token)
+	cluster, err := ask(ctx, at.Addr, addrs, token)
 	if err != nil {
 		return api.Place{}, err
 	}
@@ -108,18 +136,27 @@ func errObstacles(found []string) error {
 	return api.Errorf(api.CodeInUse, "this host cannot join with a state of its own: %s; remove them first", strings.Join(found[:min(len(found), 10)], ", "))
 }
 
-// tokenFor gives the token that was said, else the one that is here.
+// tokenFor gives the token that was said, else that of this host's cluster, else
+// the one by which a host that is alone finds its cluster.
 func (k *Keeper) tokenFor(said string) (token, had Token, err error) {
 	had, err = LoadToken(k.Dir)
 	if err != nil {
 		return Token{}, Token{}, err
 	}
-	if said == "" {
-		return had, had, nil
+	place, _, _, _ := k.current()
+	switch {
+	case said != "":
+		token, err = ParseToken(said)
+	case place.InCluster():
+		token = had
+	default:
+		token, _, err = k.wantedToken()
 	}
-	token, err = ParseToken(said)
 	if err != nil {
 		return Token{}, Token{}, &api.Error{Code: api.CodeInvalid, Message: err.Error(), Cause: err}
+	}
+	if token == publicToken() && !k.InsecureAutojoin && !place.InCluster() {
+		return Token{}, Token{}, api.Errorf(api.CodeInvalid, "this token is the one that everybody knows; make one with: socketplane cluster token --new, or set cluster.insecure_autojoin")
 	}
 	return token, had, nil
 }
@@ -163,45 +200,4 @@ func (k *Keeper) prepare() error {
 		_ = conn.Close() // only tried
 	}
 	return nil
-}
-
-// probeAll asks all hosts at once and takes the first cluster that answers. If
-// none does the error tells of each.
-func (k *Keeper) probeAll(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		found Found
-		err   error
-	}
-	answers := make(chan answer, len(addrs))
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	limit := make(chan struct{}, 8)
-	for _, a := range addrs {
-		asking.Go(func() {
-			limit <- struct{}{}
-			defer func() { <-limit }()
-			f, err := probe(ctx, from, a, k.Ports.Gossip, token)
-			answers <- answer{f, err}
-		})
-	}
-	var errs []error
-	for range addrs {
-		a := <-answers
-		if a.err == nil {
-			return a.found, nil
-		}
-		errs = append(errs, a.err)
-	}
-	return Found{}, errNotLetIn(errors.Join(errs...))
-}
-
-// errNotLetIn says what to do about hosts that were asked in vain.
-func errNotLetIn(err error) error {
-	text := sentence(err)
-	if errors.Is(err, ErrRefused) {
-		return &api.Error{Code: api.CodeConflict, Message: text + "; see there: socketplane cluster token", Cause: err}
-	}
-	return &api.Error{Code: api.CodeUnavailable, Message: text + "; see that the host is in a cluster (socketplane cluster members) and that no firewall is between (docs/cluster.md has the ports)", Cause: err}
 }

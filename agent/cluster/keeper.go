@@ -32,7 +32,12 @@ type KeeperConfig struct {
 	Iface      string                               // by the settings; empty: found
 	Underlay   func(iface string) (Underlay, error) // finds the interface when iface is empty
 	Ports      Ports
-	Logger     *slog.Logger
+
+	TokenFile        string // where an administrator leaves the cluster's token
+	TokenFileMust    bool   // it was named: that it is missing is a problem
+	InsecureAutojoin bool   // without a token the public one is used
+
+	Logger *slog.Logger
 }
 
 // Endpoints is what a Keeper needs of the agent.
@@ -46,18 +51,21 @@ type Endpoints interface {
 type Keeper struct {
 	KeeperConfig
 
-	mu      sync.Mutex // guards what follows
-	place   Place
-	at      Underlay // of this life; zero: not found yet
-	life    int
-	ready   func() bool // the agent of this life is
-	waiting string
-	anew    context.CancelCauseFunc
-	ending  ending
-	store   state.Store
-	agent   Endpoints
-	process *Consul    // of this life
-	changes sync.Mutex // one change of the place at a time
+	mu         sync.Mutex // guards what follows
+	place      Place
+	at         Underlay // of this life; zero: not found yet
+	life       int
+	ready      func() bool // the agent of this life is
+	waiting    string
+	anew       context.CancelCauseFunc
+	ending     ending
+	store      state.Store
+	agent      Endpoints
+	process    *Consul // of this life
+	public     bool    // this host's cluster is of the public token
+	sought     string  // how the search for the cluster goes; empty: nothing to tell
+	soughtKind string
+	changes    sync.Mutex // one change of the place at a time
 
 	consul consulClient
 }
@@ -79,7 +87,11 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	if cfg.Configured && place.InCluster() {
 		return nil, fmt.Errorf("consul.address is set, and this host is in cluster %s, whose Consul the agent runs; remove the setting, leave with: socketplane cluster leave, then set it", place.Cluster)
 	}
-	return &Keeper{KeeperConfig: cfg, place: place, consul: newConsulClient(cfg.Ports.HTTP)}, nil
+	k := &Keeper{KeeperConfig: cfg, place: place, consul: newConsulClient(cfg.Ports.HTTP)}
+	if why := k.Insecure(); why != "" {
+		k.Logger.Warn(why)
+	}
+	return k, nil
 }
 
 // Begin starts a life of the agent: its context ends when the place changes.
@@ -88,7 +100,7 @@ func (k *Keeper) Begin(ctx context.Context) (context.Context, context.CancelFunc
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.anew, k.ending = cancel, ending{}
-	k.store, k.agent, k.at, k.waiting, k.ready, k.process = nil, nil, Underlay{}, "", nil, nil
+	k.store, k.agent, k.at, k.waiting, k.ready, k.process, k.public = nil, nil, Underlay{}, "", nil, nil, false
 	return ctx, func() { cancel(context.Canceled) }
 }
 
@@ -172,7 +184,7 @@ func (k *Keeper) Place(context.Context) (api.Place, error) {
 	defer k.mu.Unlock()
 	p := api.Place{
 		Is: k.place.Is, Cluster: k.place.Cluster, Server: k.place.Server, Iface: k.at.Iface, Address: k.at.Addr,
-		Life: k.life, Waiting: k.waiting, Ready: k.anew != nil && k.ready != nil && k.ready(), Changing: k.anew == nil,
+		Life: k.life, Waiting: k.waiting, Ready: k.anew != nil && k.ready != nil && k.ready(), Changing: k.anew == nil, Insecure: k.public,
 	}
 	if k.Configured {
 		p.Is = api.PlaceConfigured

@@ -40,10 +40,10 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, er
 			k.Logger.Warn("this host leaves, and the others may be without a server", "err", err)
 		}
 	}
-	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface}, ending{leave: true}, true); err != nil {
+	// With its token in the settings it would find its way back by itself.
+	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface, Left: true}, ending{leave: true}, true); err != nil {
 		return api.Place{}, err
 	}
-	// A host that keeps the token would find its way back by itself.
 	if err := SaveToken(k.Dir, Token{}); err != nil {
 		return api.Place{}, err
 	}

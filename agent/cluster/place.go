@@ -26,6 +26,7 @@ type Place struct {
 	Settled bool         // the state of the host alone was carried over, or put away
 	Peers   []netip.Addr // other hosts of the cluster, as last seen: where to look for it
 	Iface   string       // by `cluster bind`; empty: the settings say, or it is found
+	Left    bool         // a host alone: it left a cluster, and joins one only when told to
 }
 
 // placeValue is a Place in its file.
@@ -37,6 +38,7 @@ type placeValue struct {
 	Settled bool         `json:"settled,omitempty"`
 	Peers   []netip.Addr `json:"peers,omitempty"`
 	Iface   string       `json:"iface,omitempty"`
+	Left    bool         `json:"left,omitempty"`
 }
 
 const (
@@ -82,6 +84,8 @@ func decodePlace(data []byte) (Place, error) {
 		return Place{}, fmt.Errorf("%.40q is no place", v.Is)
 	case v.Is == api.PlaceAlone && (v.Cluster != "" || v.Server || v.Settled || len(v.Peers) > 0):
 		return Place{}, errors.New("a host alone is in no cluster")
+	case v.Is != api.PlaceAlone && v.Left:
+		return Place{}, errors.New("a host in a cluster has not left it")
 	case v.Is != api.PlaceAlone && idErr != nil:
 		return Place{}, fmt.Errorf("%.40q is no cluster's id", v.Cluster)
 	case len(v.Peers) > maxPeers || slices.ContainsFunc(v.Peers, func(a netip.Addr) bool { return !a.Is4() }):
@@ -89,14 +93,14 @@ func decodePlace(data []byte) (Place, error) {
 	case v.Iface != "" && api.CheckIfName(v.Iface) != nil:
 		return Place{}, fmt.Errorf("%.40q is no interface", v.Iface)
 	}
-	return Place{Is: v.Is, Cluster: v.Cluster, Server: v.Server, Settled: v.Settled, Peers: v.Peers, Iface: v.Iface}, nil
+	return Place{Is: v.Is, Cluster: v.Cluster, Server: v.Server, Settled: v.Settled, Peers: v.Peers, Iface: v.Iface, Left: v.Left}, nil
 }
 
 // Save writes the place whole or not at all.
 func (p Place) Save(dir string) error {
 	peers := p.Peers[:min(len(p.Peers), maxPeers)]
 	data, err := json.MarshalIndent(placeValue{
-		Version: placeVersion, Is: p.Is, Cluster: p.Cluster, Server: p.Server, Settled: p.Settled, Peers: peers, Iface: p.Iface,
+		Version: placeVersion, Is: p.Is, Cluster: p.Cluster, Server: p.Server, Settled: p.Settled, Peers: peers, Iface: p.Iface, Left: p.Left,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the place in the cluster: %w", err)

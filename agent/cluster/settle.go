@@ -67,6 +67,12 @@ func (k *Keeper) StartConsul(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	k.mu.Lock()
+	k.public = token == publicToken()
+	k.mu.Unlock()
+	if why := k.Insecure(); why != "" {
+		k.Logger.Warn(why)
+	}
 	c := NewConsul(ConsulOptions{
 		Binary: binary, Dir: k.consulDir(), HostID: k.HostID, HostName: k.HostName, Bind: at.Addr, Cluster: place.Cluster,
 		Token: token, Server: place.Server, First: place.Is == api.PlaceBootstrapped && !place.Settled,
