@@ -10,7 +10,7 @@ UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init unit lint shellcheck bench clean
+.PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init test-walk unit lint shellcheck bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-cloud-init: deps build consul tools ## the examples of cloud-init, executed
 
 test-package: deps build consul tools ## the package and install.sh on machines with systemd, over boots
 	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/machine
+
+test-walk: deps build consul tools ## docs/walk-2015.md, typed; UPDATE=1 writes the answers into it
+	@go test -v -tags long -count=1 -timeout 20m ./agent/systemtest/walk $(if $(UPDATE),-update)
 
 unit: deps consul tools ## the tests of single packages
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT)
