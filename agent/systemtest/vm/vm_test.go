@@ -8,6 +8,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -49,6 +50,7 @@ func TestVirtualMachines(t *testing.T) {
 	s.reach(one, two, three)
 	t.Logf("to the first fetch: %.0f s", time.Since(started).Seconds())
 	s.kernel()
+	s.life(three)
 	s.noToken()
 }
 
@@ -83,15 +85,76 @@ func (s *site) reach(one, two, three *node) {
 func (s *site) kernel() {
 	s.t.Helper()
 	for _, v := range s.nodes {
-		got := v.sh("ovs-vsctl get bridge docker0-ovs datapath_type; ovs-vsctl list-ports docker0-ovs | grep -c ^vxlan-; ovs-dpctl dump-dps; ls /sys/module | grep -x -e openvswitch -e vport_vxlan")
-		if want := "system\n2\nsystem@ovs-system\nopenvswitch\nvport_vxlan"; got != want {
+		got := v.sh("ovs-vsctl get bridge docker0-ovs datapath_type; ovs-dpctl dump-dps; ls /sys/module | grep -x -e openvswitch -e vxlan")
+		if want := "system\nsystem@ovs-system\nopenvswitch\nvxlan"; got != want {
 			s.t.Errorf("%s:\n%s\nwant:\n%s", v.name, got, want)
 		}
-		if status := v.sh("socketplane agent status"); !strings.Contains(status, "Ready:          yes") || strings.Contains(status, "Problem") {
-			s.t.Errorf("%s:\n%s", v.name, status)
-		}
+		s.whole(v)
 	}
-	s.t.Log("\n" + s.nodes[0].sh("ovs-dpctl show; ovs-dpctl dump-flows | head -n 20"))
+	// 0x2712 is the network's VNI.
+	flows := s.nodes[0].sh("docker exec client ping -c 3 10.6.0.10 >/dev/null; ovs-dpctl dump-flows")
+	if !strings.Contains(flows, "set(tunnel(tun_id=0x2712") || !strings.Contains(flows, "tunnel(tun_id=0x2712,src=") {
+		s.t.Errorf("the kernel's flows do not tunnel:\n%s", flows)
+	}
+	s.t.Log("\n" + flows)
+}
+
+// whole waits until a host is ready, complains of nothing, and has a tunnel to
+// each of the two others, and no more.
+func (s *site) whole(v *node) {
+	s.t.Helper()
+	s.until(2*time.Minute, v.name+" is whole", func() error {
+		status, err := v.try("socketplane agent status")
+		if err == nil && (!strings.Contains(status, "Ready:          yes") || strings.Contains(status, "Problem") || strings.Count(status, " alive ") != 2) {
+			err = fmt.Errorf("%s", status)
+		}
+		if err != nil {
+			return err
+		}
+		tunnels, err := v.try("ovs-vsctl list-ports docker0-ovs | grep -c ^vxlan-; ovs-dpctl show | grep -c vxlan_sys")
+		if err == nil && tunnels != "2\n1\n" {
+			err = fmt.Errorf("tunnels, and ports of the kernel's for them: %q", tunnels)
+		}
+		return err
+	})
+}
+
+// life: packets go on while the agent restarts; a switch that died is mended; a
+// host that boots has its containers back.
+func (s *site) life(v *node) {
+	s.t.Helper()
+	pings := v.sh("docker exec client ping -c 12 -W 10 10.6.0.10 >/run/pings & systemctl restart socketplane; wait; tail -n 2 /run/pings")
+	if !strings.Contains(pings, "12 packets transmitted, 12 packets received") {
+		s.t.Errorf("%s: while the agent restarted:\n%s", v.name, pings)
+	}
+	reached := func() error {
+		_, err := v.try("docker exec client ping -c 1 -W 2 -s 1372 10.6.0.10")
+		return err
+	}
+	v.sh("kill -9 $(pidof ovs-vswitchd)")
+	s.until(2*time.Minute, v.name+": a packet after the switch's death", func() error {
+		if _, err := v.try("pidof ovs-vswitchd && ovs-ofctl dump-flows docker0-ovs | grep -q table=4"); err != nil {
+			return err
+		}
+		return reached()
+	})
+	s.whole(v)
+
+	const bootID = "/proc/sys/kernel/random/boot_id"
+	before, started := v.sh("cat "+bootID), time.Now()
+	_, _ = v.try("systemctl reboot") // it may take the connection with it
+	s.until(5*time.Minute, v.name+" boots", func() error {
+		now, err := v.try("cat " + bootID)
+		if err == nil && strings.TrimSpace(now) == before {
+			err = errors.New("it has not gone down")
+		}
+		return err
+	})
+	s.until(4*time.Minute, v.name+": a packet after the boot", reached)
+	s.t.Logf("from reboot to the first ping of its container: %.0f s", time.Since(started).Seconds())
+	for _, v := range s.nodes {
+		s.whole(v)
+	}
 }
 
 // noToken looks for the token in logs, arguments and environments, and on consoles.
