@@ -74,7 +74,7 @@ func dependencies() []dependency {
 	if hasAppArmor("/sys", os.Getenv("container")) {
 		list = append(list, dependency{
 			Name: "apparmor_parser", For: "containers, since this kernel has AppArmor", Optional: true,
-			versionArgs: []string{"--version"}, apt: "apparmor", dnf: "apparmor-parser", dockers: true,
+			versionArgs: []string{"--version"}, apt: "apparmor", dockers: true,
 		})
 	}
 	return list
