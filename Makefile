@@ -10,7 +10,7 @@ UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init unit lint shellcheck bench clean
+.PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init test-walk test-vm unit lint shellcheck bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +44,8 @@ test: deps build consul tools shellcheck ## unit, contract and system tests, as 
 	@scripts/fuzz.sh 3s
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 30m $(SYSTEM)
 
-test-long: deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init
-	@scripts/deps.sh vagrant
+test-long: deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs
+	@scripts/deps.sh vagrant vm
 	@scripts/fuzz.sh 90s
 	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
 
@@ -59,11 +59,18 @@ test-cloud-init: deps build consul tools ## the examples of cloud-init, executed
 test-package: deps build consul tools ## the package and install.sh on machines with systemd, over boots
 	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/machine
 
+test-vm: deps build consul tools ## three VMs (emulated) with a kernel that has openvswitch, made by cloud-init
+	@scripts/deps.sh vm
+	@go test -v -tags long -count=1 -timeout 30m ./agent/systemtest/vm
+
+test-walk: deps build consul tools ## docs/walk-2015.md, typed; UPDATE=1 writes the answers into it
+	@go test -v -tags long -count=1 -timeout 20m ./agent/systemtest/walk $(if $(UPDATE),-update)
+
 unit: deps consul tools ## the tests of single packages
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT)
 
 shellcheck: deps
-	@shellcheck -S warning scripts/*.sh scripts/lab scripts/package/postinst scripts/package/prerm scripts/package/postrm scripts/guest/image.sh scripts/guest/userspace-uplink vagrant/*.sh
+	@shellcheck -S warning scripts/*.sh scripts/lab scripts/package/postinst scripts/package/prerm scripts/package/postrm scripts/guest/*.sh scripts/vm/*.sh scripts/guest/userspace-uplink vagrant/*.sh
 
 lint: deps shellcheck $(GOLANGCI) ## formatting, static checks, who may import whom
 	@$(GOLANGCI) run ./...

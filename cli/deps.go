@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -60,7 +61,7 @@ type dependency struct {
 }
 
 func dependencies() []dependency {
-	return []dependency{
+	list := []dependency{
 		{Name: "ovs-vswitchd", For: "the switch", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-switch", dnf: "openvswitch"},
 		{Name: "ovsdb-server", For: "the switch's database", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-switch", dnf: "openvswitch"},
 		{Name: "ovs-ofctl", For: "programming flows", Needed: "2.13", versionArgs: []string{"--version"}, apt: "openvswitch-common", dnf: "openvswitch"},
@@ -70,6 +71,25 @@ func dependencies() []dependency {
 		{Name: "runc", For: "containers (not for connect)", Needed: "1.0", Optional: true, versionArgs: []string{"--version"}, apt: "runc", dnf: "runc", dockers: true},
 		{Name: "consul", For: "a cluster, where no Consul is given", Needed: "1.12", Optional: true, versionArgs: []string{"version"}, elsewhere: "https://developer.hashicorp.com/consul/install"},
 	}
+	if hasAppArmor("/sys", os.Getenv("container")) {
+		list = append(list, dependency{
+			Name: "apparmor_parser", For: "containers, since this kernel has AppArmor", Optional: true,
+			versionArgs: []string{"--version"}, apt: "apparmor", dockers: true,
+		})
+	}
+	return list
+}
+
+// hasAppArmor says whether Docker will give containers a profile of AppArmor, which
+// it has to load: without the program to do that it starts none. It asks as
+// containerd does (pkg/apparmor, HostSupports); container is what systemd-nspawn and
+// the like set. Packages only recommend the program.
+func hasAppArmor(sys, container string) bool {
+	if _, err := os.Stat(sys + "/kernel/security/apparmor"); err != nil || container != "" {
+		return false
+	}
+	enabled, err := os.ReadFile(sys + "/module/apparmor/parameters/enabled")
+	return err == nil && strings.HasPrefix(string(enabled), "Y")
 }
 
 func checkDeps(ctx context.Context) []dependency {

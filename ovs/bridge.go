@@ -68,6 +68,7 @@ func (s *Switch) ensureBridge(ctx context.Context) (bool, error) {
 func (s *Switch) bridgeInsert(root string) []ovsdb.Operation {
 	row := s.bridgeDiff(&bridgeRow{})
 	row["name"] = s.cfg.Bridge
+	row["datapath_type"] = s.Datapath() // also where the default would do: who looks shall see it
 	row["ports"] = namedUUID("port")
 	return []ovsdb.Operation{
 		{Op: ovsdb.OperationInsert, Table: tableInterface, UUIDName: "iface", Row: ovsdb.Row{"name": s.cfg.Bridge, "type": "internal"}},

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the build, the lab and the tests need and this machine lacks
-# (Debian, Ubuntu); with the argument vagrant, what `vagrant up` needs too. Says
-# nothing and is quick when everything is there.
+# (Debian, Ubuntu); with the arguments vagrant and vm, what `vagrant up` and virtual
+# machines need too. Says nothing and is quick when everything is there.
 set -eu
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 
@@ -41,7 +41,18 @@ need nsenter util-linux
 need awk mawk
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # for the race detector
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
-[ "${1:-}" != vagrant ] || need vagrant vagrant
+for more in "$@"; do
+	case $more in
+	vagrant) need vagrant vagrant ;;
+	vm)
+		need qemu-system-x86_64 qemu-system-x86
+		need genisoimage genisoimage
+		need ssh openssh-client
+		need mke2fs e2fsprogs
+		;;
+	*) die "there is no $more; it is vagrant or vm" ;;
+	esac
+done
 # They are not on the PATH; elsewhere than Debian they are in /opt/cni/bin.
 [ -x /usr/lib/cni/portmap ] || [ -x /opt/cni/bin/portmap ] || missing="$missing containernetworking-plugins"
 # An image cannot be made of a busybox that wants libraries.

@@ -6,6 +6,8 @@
 #   plain   as a server's installer leaves it, with Docker and Open vSwitch
 #   guest   what `vagrant up --provider=docker` and the tests of cloud-init boot:
 #           plain, and sshd, the user vagrant with Vagrant's well-known key, cloud-init
+#   vm      what a virtual machine boots (scripts/vm/disk.sh): plain, and a kernel with
+#           openvswitch, sshd, cloud-init, as a cloud's image has them
 set -eu
 cd "$(dirname "$0")/.."
 kind=${1:-plain}
@@ -20,8 +22,14 @@ guest)
 	packages=$packages,openssh-server,sudo,busybox-static,iputils-ping,tcpdump,cloud-init
 	set -- --customize-hook='scripts/guest/image.sh "$1"'
 	;;
+vm)
+	made_by='scripts/vm/image.sh scripts/guest/busybox.sh'
+	packages=$packages,linux-image-cloud-$(dpkg --print-architecture),initramfs-tools,zstd,udev,e2fsprogs,libnss-myhostname,apparmor
+	packages=$packages,openssh-server,sudo,busybox-static,iputils-ping,cloud-init
+	set -- --customize-hook='scripts/vm/image.sh "$1"'
+	;;
 *)
-	echo "machine-image: there is no kind $kind; it is plain or guest" >&2
+	echo "machine-image: there is no kind $kind; it is plain, guest or vm" >&2
 	exit 2
 	;;
 esac

@@ -21,14 +21,4 @@ install -m 644 scripts/guest/userspace-uplink@.service "$root/etc/systemd/system
 # Containers have their addresses from Docker; cloud-init would want to set them.
 echo 'network: {config: disabled}' >"$root/etc/cloud/cloud.cfg.d/99-container.cfg"
 
-# What `docker run busybox` needs where there is no way to a registry.
-box=$(mktemp -d)
-mkdir -p "$box/bin" "$root/usr/local/share/images"
-cp "$root/bin/busybox" "$box/bin/busybox"
-for applet in $(chroot "$root" busybox --list); do
-	[ "$applet" = busybox ] || ln -s busybox "$box/bin/$applet"
-done
-mkdir -p "$box/etc" "$box/tmp" "$box/root"
-echo 'root:x:0:0:root:/root:/bin/sh' >"$box/etc/passwd"
-tar -C "$box" -cf "$root/usr/local/share/images/busybox.tar" .
-rm -rf "$box"
+scripts/guest/busybox.sh "$root"

@@ -4,25 +4,16 @@ package cloudinit
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net/http"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/systemtest/machine"
+	"github.com/socketplane/socketplane/agent/systemtest/release"
 )
 
 // cloud is a network of machines, with what they find in the internet.
@@ -45,42 +36,20 @@ func (c *cloud) network() {
 	c.command("ethtool", "-K", "cloud0", "tx", "off")
 }
 
-// serveRelease serves what `make package` made where releases are. The name is the
-// real one, and the machines trust this certificate for it.
+// serveRelease serves what `make package` made where releases are.
 func (c *cloud) serveRelease() {
 	c.t.Helper()
-	c0(c.t, "scripts/package.sh")
-	const host = "github.com"
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	server, err := release.New(moduleRoot)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	c.ca = server.CA
 	listener, err := c.yard.Listen(c.ctx, gateway+":443")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	server := &http.Server{
-		ReadHeaderTimeout: time.Minute,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !strings.HasPrefix(r.URL.Path, "/socketplane/socketplane/releases/") {
-				http.NotFound(w, r)
-				return
-			}
-			http.ServeFile(w, r, filepath.Join(moduleRoot, "bin/release", path.Base(r.URL.Path)))
-		}),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
-	}
-	c.t.Cleanup(func() { _ = server.Close() })
-	go func() { _ = server.ServeTLS(listener, "", "") }() // ends with Close
+	stop := server.Serve(listener)
+	c.t.Cleanup(func() { _ = stop() })
 }
 
 // userData is an example, filled in as docs/cloud-init.md says.
@@ -97,7 +66,7 @@ func (c *cloud) userData(name string) []byte {
 func (c *cloud) boot(n int) *machine.Machine {
 	c.t.Helper()
 	name := fmt.Sprintf("node-%d", n)
-	m, err := c.yard.Create(c.ctx, name, "--network", "cloud", "--ip", fmt.Sprintf("10.0.0.%d", 10+n), "--add-host", "github.com:"+gateway)
+	m, err := c.yard.Create(c.ctx, name, "--network", "cloud", "--ip", fmt.Sprintf("10.0.0.%d", 10+n), "--add-host", release.Host+":"+gateway)
 	if err != nil {
 		c.t.Fatal(err)
 	}
