@@ -292,7 +292,7 @@ func leaderOf(t testing.TB) int {
 	if err := json.Unmarshal([]byte(out), &leader); err != nil {
 		t.Fatal(err)
 	}
-	for k, addr := range map[int]string{1: addr1, 2: addr2, 3: addr3} {
+	for k, addr := range map[int]string{1: addr1, 2: addr2, 3: addr3, 4: addr4, 5: addr5} {
 		if strings.HasPrefix(leader, addr+":") {
 			return k
 		}
