@@ -1,7 +1,6 @@
 package clustertest
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -102,9 +101,9 @@ type stored map[string][]byte
 func storeOf(t testing.TB, k int) (stored, error) {
 	t.Helper()
 	const layout = "socketplane/v1/"
-	r := try(t, k, "", "busybox", "wget", "-q", "-T", "12", "-O", "-", "http://127.0.0.1:8500/v1/kv/"+layout+"?recurse&consistent")
+	r := try(t, k, "", "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8500/v1/kv/"+layout+"?recurse&consistent")
 	if r.code != 0 {
-		return nil, errors.New(r.stderr)
+		return nil, fmt.Errorf("read the store: exit status %d: %s", r.code, r.stderr)
 	}
 	var entries []struct {
 		Key   string
