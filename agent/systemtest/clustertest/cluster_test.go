@@ -181,7 +181,7 @@ func TestCluster(t *testing.T) {
 			powerCycle(t, k, name)
 			for i, e := range ends {
 				if e.host == k { // its namespace is gone
-					sp(t, k, "disconnect", e.name)
+					try(t, k, "", "socketplane", "disconnect", e.name) // the agent may have seen that
 					ends[i] = connect(t, k, e.network, e.name)
 				}
 			}

@@ -55,6 +55,7 @@ func TestLeaveInAnyOrder(t *testing.T) {
 	}{
 		{"who began it goes first", [][]int{{1}, {2}, {3}, {4}}, 5},
 		{"the last that came go first", [][]int{{5}, {4}, {3}, {2}}, 1},
+		{"one from the middle, then a client, then servers", [][]int{{3}, {5}, {4}, {1}}, 2},
 		{"two at the same moment", [][]int{{1, 3}, {2, 5}}, 4},
 		{"all but one at the same moment", [][]int{{1, 2, 3, 5}}, 4},
 	} {
