@@ -244,13 +244,18 @@ func pluginServer(h http.Handler) *http.Server {
 	return server
 }
 
-// serve answers on l until ctx ends, then lets requests under way finish.
+// serve answers on l until ctx ends, then lets requests under way finish, for a while:
+// one may wait for a store that is away.
 func serve(ctx context.Context, server *http.Server, l netListener) error {
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		stopped <- server.Shutdown(end)
+		err := server.Shutdown(end)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close()
+		}
+		stopped <- err
 	})
 	err := server.Serve(l)
 	if stop() || !errors.Is(err, http.ErrServerClosed) {

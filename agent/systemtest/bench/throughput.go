@@ -40,17 +40,11 @@ func throughput(ctx context.Context, out io.Writer, l *lab.Lab) error {
 			return err
 		}
 	}
-	said, err := l.Host(2).Exec(ctx, "socketplane", "info", "perf", "-o", "json")
+	to, err := address(ctx, l.Host(2), "perf")
 	if err != nil {
 		return err
 	}
-	var e struct {
-		IP string `json:"ip"`
-	}
-	if err := json.Unmarshal([]byte(said), &e); err != nil {
-		return err
-	}
-	ours.to = e.IP
+	ours.to = to
 	for _, p := range []*path{ours, hand} {
 		if err := p.warm(ctx, l.Host(1)); err != nil {
 			return err
