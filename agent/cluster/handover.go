@@ -67,6 +67,8 @@ func lacksWithout(host string, all []seat, quorum []raftServer) string {
 func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Store, force bool) (state.Session, error) {
 	now, err := k.look(ctx, store)
 	switch {
+	case ctx.Err() != nil: // nobody waits for it any more
+		return nil, ctx.Err()
 	case err != nil && !place.Server:
 		return nil, nil //nolint:nilerr // a client takes nothing from the others
 	case err != nil:
@@ -133,6 +135,7 @@ func (k *Keeper) holdSeats(ctx context.Context, store state.Store) (_ state.Sess
 	} else if err == nil {
 		var now view
 		if now, err = k.look(ctx, store); err == nil {
+			now.listen(ctx, k.HostID)
 			lacks = lacksWithout(k.HostID, now.seats, now.quorum)
 		}
 	}

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"net"
 	"slices"
+	"sync"
 
 	"github.com/socketplane/socketplane/agent/state"
 )
@@ -62,6 +64,30 @@ func (k *Keeper) look(ctx context.Context, store state.Store) (view, error) {
 func (v view) serves(host string) bool {
 	return slices.ContainsFunc(v.quorum, func(s raftServer) bool { return s.ID == host }) ||
 		slices.ContainsFunc(v.seats, func(s seat) bool { return s.host == host && s.server })
+}
+
+// listen takes other servers that do not answer for dead: the gossip needs some
+// seconds to say so.
+func (v view) listen(ctx context.Context, self string) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	var asking sync.WaitGroup
+	for _, s := range v.quorum {
+		i := slices.IndexFunc(v.seats, func(t seat) bool { return t.host == s.ID })
+		if i < 0 || s.ID == self {
+			continue
+		}
+		asking.Go(func() {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, "tcp", s.Address)
+			if err != nil {
+				v.seats[i].alive = false
+				return
+			}
+			_ = conn.Close() // only tried
+		})
+	}
+	asking.Wait()
 }
 
 // turn says what comes next.

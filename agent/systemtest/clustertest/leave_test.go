@@ -86,6 +86,26 @@ func TestLeaveInAnyOrder(t *testing.T) {
 	}
 }
 
+// Promise: a server does not go while the others could not carry on without it, and
+// says who is missing; when that one is back it goes.
+func TestLeaveWaitsForAQuorum(t *testing.T) {
+	if os.Getenv("SOCKETPLANE_TEST_LONG") == "" {
+		t.Log("it waits for 45 s: in make test-long")
+		return
+	}
+	form(t, 3)
+	sp(t, 2, "agent", "stop") // and its Consul
+	refused(t, try(t, 1, "", "socketplane", "cluster", "leave"), "only 1 of 2 other servers", "h2-", "--force")
+	if err := makes(t, 1, "stays"); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+	sp(t, 2, "agent", "start")
+	awaitWhole(t, nil, 1, 2, 3)
+	sp(t, 1, "cluster", "leave")
+	awaitServers(t, 3, 2, 1)
+	awaitWhole(t, nil, 2, 3)
+}
+
 // networks are the names of the networks that host k knows.
 func networks(t testing.TB, k int) []string {
 	t.Helper()
