@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -161,6 +162,20 @@ func (s stored) agrees(ends []end, ids map[string]int) error {
 		if !slices.Equal(have, want) {
 			return fmt.Errorf("the store's %s are\n%q, there are\n%q", what, have, want)
 		}
+	}
+	return nil
+}
+
+func decode(t testing.TB, text string, into any) {
+	t.Helper()
+	if err := decodeTo([]byte(text), into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func decodeTo(data []byte, into any) error {
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%w in %s", err, data)
 	}
 	return nil
 }

@@ -1,16 +1,14 @@
+//go:build long
+
 package clustertest
 
 import (
-	"encoding/json"
-	"fmt"
-	"os"
 	"sync"
 	"testing"
 )
 
-// form makes a cluster of h1 to hn, whatever these hosts were before, and gives
-// its token. h1 begins it.
-func form(t testing.TB, n int) string {
+// form makes a cluster of h1 to hn, whatever these hosts were before. h1 begins it.
+func form(t testing.TB, n int) {
 	t.Helper()
 	for k := 1; k <= n; k++ {
 		if _, err := statusOf(t, k); err != nil {
@@ -38,16 +36,11 @@ func form(t testing.TB, n int) string {
 		servers = 3
 	}
 	awaitServers(t, 1, n, servers)
-	return token
 }
 
 // Promise: hosts may leave in whatever order, one right after the other or at the
 // same moment, down to the last: those that stay can always write.
 func TestLeaveInAnyOrder(t *testing.T) {
-	if os.Getenv("SOCKETPLANE_TEST_LONG") == "" {
-		t.Log("the order that TestCluster has not: in make test-long")
-		return
-	}
 	for _, tt := range []struct {
 		what  string
 		turns [][]int // hosts that leave at the same moment
@@ -89,10 +82,6 @@ func TestLeaveInAnyOrder(t *testing.T) {
 // Promise: a server does not go while the others could not carry on without it, and
 // says who is missing; when that one is back it goes.
 func TestLeaveWaitsForAQuorum(t *testing.T) {
-	if os.Getenv("SOCKETPLANE_TEST_LONG") == "" {
-		t.Log("it waits for 45 s: in make test-long")
-		return
-	}
 	form(t, 3)
 	sp(t, 2, "agent", "stop") // and its Consul
 	refused(t, try(t, 1, "", "socketplane", "cluster", "leave"), "only 1 of 2 other servers", "h2-", "--force")
@@ -116,18 +105,4 @@ func networks(t testing.TB, k int) []string {
 		names = append(names, n.ID)
 	}
 	return names
-}
-
-func decode(t testing.TB, text string, into any) {
-	t.Helper()
-	if err := decodeTo([]byte(text), into); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func decodeTo(data []byte, into any) error {
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%w in %s", err, data)
-	}
-	return nil
 }
