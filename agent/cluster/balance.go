@@ -59,7 +59,13 @@ func (k *Keeper) balance(ctx context.Context) {
 		return // it is another's turn
 	}
 	// What was seen before may have been changed by the one who held the key.
-	if now, err = k.look(ctx, store); err != nil || !k.mine(now.turn()) {
+	if now, err = k.look(ctx, store); err != nil {
+		return
+	}
+	if now.turn().demote == k.HostID {
+		now.listen(ctx, k.HostID) // those that stay must carry on
+	}
+	if !k.mine(now.turn()) {
 		return
 	}
 	if err := k.take(ctx, now.turn()); err != nil {
