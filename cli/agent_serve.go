@@ -39,8 +39,8 @@ func pluginServer(h http.Handler) *http.Server {
 	return server
 }
 
-// serve answers on l until ctx ends, then lets requests under way finish. Whoever
-// has connected by then is answered: a closed socket resets what waits in its
+// serve answers on l until ctx ends, then lets requests under way finish, for a
+// while: one may wait for a store that is away. Whoever has connected by then is answered: a closed socket resets what waits in its
 // queue, and dockerd does not make such a call again with its content.
 func serve(ctx context.Context, server *http.Server, l netListener) error {
 	quiet := func(context.Context) {}
@@ -57,7 +57,11 @@ func serve(ctx context.Context, server *http.Server, l netListener) error {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		quiet(end)
-		stopped <- server.Shutdown(end)
+		err := server.Shutdown(end)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close()
+		}
+		stopped <- err
 	})
 	err := server.Serve(l)
 	if stop() || !errors.Is(err, http.ErrServerClosed) {

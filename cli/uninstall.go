@@ -27,15 +27,15 @@ func (a *app) uninstallCommand() *cobra.Command {
 		Short: "Give this host back as it was",
 		Long: `Undoes install and what the agent did: units, program, links, kernel settings (they
 become what they were), Docker's runtime and networks of ours, the bridge, interfaces,
-iptables and nftables rules. It refuses while containers are attached. The packages
-stay, and so do settings and state unless --purge is given. A host that is in a cluster
-leaves it first: socketplane cluster leave.`,
+iptables and nftables rules. A host that is in a cluster leaves it first. It refuses
+while containers are attached, and when the host cannot leave its cluster. The packages
+stay, and so do settings and state unless --purge is given.`,
 		Example: `  sudo socketplane uninstall
   sudo socketplane uninstall --purge`,
 		Args:                  args(0, 0),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also while containers are attached; they lose their network")
+	cmd.Flags().BoolVar(&force, "force", false, "also while containers are attached, they lose their network; and when the host cannot leave its cluster")
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove the settings, the state and the log, too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if os.Geteuid() != 0 {
@@ -60,6 +60,7 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 		Self: self, StateDir: s.Host.StateDir, DaemonJSON: s.Docker.DaemonJSON, LogFile: s.Log.File,
 		Socket: s.API.Socket, Plugin: driver.PluginSocket, Force: force, Purge: purge,
 		Attached:       attached,
+		Leave:          func(ctx context.Context) (string, error) { return a.leaveCluster(ctx, s, force) },
 		StopAgent:      func(ctx context.Context) (string, error) { return a.stopQuietly(ctx, s) },
 		DockerNetworks: func(ctx context.Context) (string, error) { return retireNetworks(ctx, s) },
 		DockerRuntime:  func(ctx context.Context) (string, error) { return unregisterRuntime(ctx, s) },

@@ -14,7 +14,9 @@ import (
 const (
 	// seatsKey is held by the host that changes which Consuls are servers.
 	seatsKey = state.Prefix + "cluster-servers"
-	// leavingPrefix is where hosts that are about to leave say so.
+	// leavingPrefix is where servers that are about to leave say so. Their mark
+	// stays until the others see them gone: without it they would count as servers
+	// until then, and another would be sent away.
 	leavingPrefix = state.Prefix + "leaving/"
 
 	// turnTimeout bounds one turn: a Consul that starts again and catches up.
@@ -24,6 +26,10 @@ const (
 
 // balance takes the turn that is this host's, if any.
 func (k *Keeper) balance(ctx context.Context) {
+	if !k.turns.TryLock() {
+		return // this host is leaving
+	}
+	defer k.turns.Unlock()
 	place, _, store, _ := k.current()
 	if store == nil || !place.Settled {
 		return
@@ -34,27 +40,35 @@ func (k *Keeper) balance(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
 	defer cancel()
-	t, err := k.turn(ctx, store)
-	if err != nil || !k.mine(t) {
+	now, err := k.look(ctx, store)
+	if err != nil {
+		return
+	}
+	for _, e := range now.stale {
+		_ = store.Delete(ctx, e.Key, e.Version) // tried again
+	}
+	if !k.mine(now.turn()) {
 		return
 	}
 	session, err := store.OpenSession(ctx, "socketplane servers "+k.HostName, seatTTL)
 	if err != nil {
 		return // tried again
 	}
-	defer func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		_ = session.Close(end) // else it runs out
-	}()
+	defer endSession(ctx, session)
 	if err := hold(ctx, store, session.ID()); err != nil {
 		return // it is another's turn
 	}
 	// What was seen before may have been changed by the one who held the key.
-	if t, err = k.turn(ctx, store); err != nil || !k.mine(t) {
+	if now, err = k.look(ctx, store); err != nil {
 		return
 	}
-	if err := k.take(ctx, t); err != nil {
+	if now.turn().demote == k.HostID {
+		now.listen(ctx, k.HostID) // those that stay must carry on
+	}
+	if !k.mine(now.turn()) {
+		return
+	}
+	if err := k.take(ctx, now.turn()); err != nil {
 		k.Logger.Warn("the cluster's servers are not as they should be; trying on", "err", err)
 	}
 }
@@ -76,53 +90,6 @@ func (k *Keeper) mayTurn(members []consulMember) bool {
 
 func (k *Keeper) mine(t turn) bool {
 	return t.promote == k.HostID || t.demote == k.HostID || t.forget != ""
-}
-
-// turn looks at gossip and store and says what comes next.
-func (k *Keeper) turn(ctx context.Context, store state.Store) (turn, error) {
-	members, err := k.consul.members(ctx)
-	if err != nil {
-		return turn{}, err
-	}
-	records, err := store.List(ctx, HostsPrefix)
-	if err != nil {
-		return turn{}, err
-	}
-	leaving, err := store.List(ctx, leavingPrefix)
-	if err != nil {
-		return turn{}, err
-	}
-	quorum, err := k.consul.quorum(ctx)
-	if err != nil {
-		return turn{}, err
-	}
-	has := func(list []state.Entry, key string) bool {
-		return slices.ContainsFunc(list, func(e state.Entry) bool { return e.Key == key })
-	}
-	var seats []seat
-	for _, m := range members {
-		id := m.hostID()
-		known := has(records, HostsPrefix+id)
-		if id == "" || m.gone() && !known {
-			continue // it has left; one with a record is only moving
-		}
-		seats = append(seats, seat{
-			host: id, node: m.Name, server: m.server(), alive: m.Status == serfAlive,
-			known: known, leaving: has(leaving, leavingPrefix+id),
-		})
-	}
-	leader, settling := "", false
-	for _, s := range quorum {
-		if s.Leader {
-			leader = s.ID
-		}
-		settling = settling || !s.Voter // the last change is not done
-	}
-	t := nextTurn(seats, leader)
-	if settling && t.forget == "" {
-		return turn{}, nil
-	}
-	return t, nil
 }
 
 // hold takes the key for a session.
@@ -163,12 +130,17 @@ func (k *Keeper) setServer(ctx context.Context, server bool) error {
 	if process == nil || !place.InCluster() {
 		return nil // the life ends
 	}
+	if !server {
+		if err := k.handOver(ctx); err != nil {
+			return err
+		}
+	}
 	place.Server = server
 	if err := k.change(place, ending{}, false); err != nil {
 		return err
 	}
 	if !server {
-		// It tells the others, who take it out of the quorum, and ends.
+		// It tells the others, and ends.
 		if err := process.leaveSeat(ctx); err != nil {
 			return err
 		}
@@ -196,37 +168,6 @@ func (k *Keeper) awaitQuorum(ctx context.Context, ok func([]raftServer) bool) er
 		case <-tick.C:
 		}
 	}
-}
-
-// replaceServer sees to it that the cluster has a server when this host leaves
-// with the only one.
-func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Store) error {
-	if !place.Server {
-		return nil
-	}
-	members, err := k.consul.members(ctx)
-	if err != nil {
-		return err
-	}
-	others := slices.DeleteFunc(members, func(m consulMember) bool { return m.hostID() == k.HostID || m.Status != serfAlive })
-	if len(others) == 0 || slices.ContainsFunc(others, consulMember.server) {
-		return nil
-	}
-	k.Logger.Info("another host must become a server before this one leaves")
-	if err := setLeaving(ctx, store, k.HostID, true); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
-	defer cancel()
-	err = k.awaitQuorum(ctx, func(servers []raftServer) bool {
-		return slices.ContainsFunc(servers, func(s raftServer) bool { return s.Voter && s.ID != k.HostID })
-	})
-	if err != nil {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
-		defer cancel()
-		return errors.Join(err, setLeaving(end, store, k.HostID, false))
-	}
-	return nil
 }
 
 // setLeaving says to the others that a host is about to leave, or is not.

@@ -86,6 +86,16 @@ func (c consulClient) quorum(ctx context.Context) ([]raftServer, error) {
 	return answer.Servers, c.call(ctx, http.MethodGet, "/v1/operator/raft/configuration?stale", &answer)
 }
 
+// transferLeader makes another server the leader.
+func (c consulClient) transferLeader(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/operator/raft/transfer-leader", nil)
+}
+
+// removeServer takes a server out of the quorum, and returns when it is.
+func (c consulClient) removeServer(ctx context.Context, id string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/operator/raft/peer?id="+url.QueryEscape(id), nil)
+}
+
 func (c consulClient) call(ctx context.Context, method, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {

@@ -66,14 +66,16 @@ type Keeper struct {
 	sought     string  // how the search for the cluster goes; empty: nothing to tell
 	soughtKind string
 	changes    sync.Mutex // one change of the place at a time
+	turns      sync.Mutex // held while the servers are changed; taken before changes
 
 	consul consulClient
 }
 
 // ending is what has to be done when a life ends, beside stopping.
 type ending struct {
-	leave bool // the cluster
-	move  bool // to another address
+	leave bool          // the cluster
+	seats state.Session // holds the servers as they are, while a server leaves; nil: not needed
+	move  bool          // to another address
 }
 
 var _ api.ClusterService = (*Keeper)(nil)

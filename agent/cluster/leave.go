@@ -13,11 +13,18 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// leaveTimeout bounds the good-bye: record, quorum, gossip.
-const leaveTimeout = 20 * time.Second
+const (
+	// storeTimeout bounds what is written at the end.
+	storeTimeout = 10 * time.Second
+	// leaveTimeout bounds each part of the good-bye: quorum, gossip.
+	leaveTimeout = 15 * time.Second
+)
 
 // Leave implements api.ClusterService.
-func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, error) {
+func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, err error) {
+	// First this: a turn that is under way ends with a change of the place.
+	k.turns.Lock()
+	defer k.turns.Unlock()
 	k.changes.Lock()
 	defer k.changes.Unlock()
 	place, _, store, agent := k.current()
@@ -32,8 +39,9 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, er
 			return api.Place{}, err
 		}
 	}
+	var seats state.Session
 	if store != nil {
-		if err := k.replaceServer(ctx, place, store); err != nil {
+		if seats, err = k.replaceServer(ctx, place, store, req.Force); err != nil {
 			if !req.Force {
 				return api.Place{}, &api.Error{Code: api.CodeUnavailable, Message: sentence(err) + "; try again, or leave with --force", Cause: err}
 			}
@@ -41,7 +49,10 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (api.Place, er
 		}
 	}
 	// With its token in the settings it would find its way back by itself.
-	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface, Left: true}, ending{leave: true}, true); err != nil {
+	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface, Left: true}, ending{leave: true, seats: seats}, true); err != nil {
+		if seats != nil {
+			err = errors.Join(err, k.stay(ctx, store, seats))
+		}
 		return api.Place{}, err
 	}
 	if err := SaveToken(k.Dir, Token{}); err != nil {
@@ -82,18 +93,34 @@ func (k *Keeper) Finish(ctx context.Context, store state.Store) {
 	k.mu.Lock()
 	end := k.ending
 	k.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
-	defer cancel()
 	if end.leave && store != nil {
-		if err := errors.Join(forgetHost(ctx, store, k.HostID), setLeaving(ctx, store, k.HostID, false)); err != nil {
+		writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		if err := forgetHost(writing, store, k.HostID); err != nil {
 			k.Logger.Warn("the record of this host stays in the cluster", "err", err)
+		}
+		cancel()
+		// A server that has no record counts for nobody: the next may leave.
+		if end.seats != nil {
+			endSession(ctx, end.seats)
+		}
+	}
+	if end.leave {
+		if err := k.timely(ctx, k.handOver); err != nil {
+			k.Logger.Warn("Consul leaves its quorum in haste", "err", err)
 		}
 	}
 	if end.leave || end.move {
-		if err := k.consul.leave(ctx); err != nil {
+		if err := k.timely(ctx, k.consul.leave); err != nil {
 			k.Logger.Warn("Consul could not say good-bye; the others notice within a minute", "err", err)
 		}
 	}
+}
+
+// timely does a part of the good-bye, whatever becomes of the life's context.
+func (k *Keeper) timely(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	return f(ctx)
 }
 
 // Leftovers takes away what a cluster that this host left has on its disk.

@@ -36,11 +36,13 @@ func nextTurn(seats []seat, leader string) turn {
 	seats = slices.Clone(seats)
 	slices.SortFunc(seats, func(a, b seat) int { return strings.Compare(a.host, b.host) })
 	var hosts, servers []seat
+	leaving := false
 	for _, s := range seats {
 		if !s.alive && !s.known {
 			return turn{forget: s.node}
 		}
 		if s.leaving {
+			leaving = true
 			continue
 		}
 		hosts = append(hosts, s)
@@ -60,8 +62,9 @@ func nextTurn(seats []seat, leader string) turn {
 			}
 		}
 	case len(servers) > want:
-		// One that cannot be reached may come back: nobody is sent away meanwhile.
-		if slices.ContainsFunc(servers, func(s seat) bool { return !s.alive }) {
+		// One that cannot be reached may come back, and one that leaves votes still:
+		// nobody is sent away meanwhile.
+		if leaving || slices.ContainsFunc(servers, func(s seat) bool { return !s.alive }) {
 			return turn{}
 		}
 		for _, s := range slices.Backward(servers) {

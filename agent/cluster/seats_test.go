@@ -41,6 +41,7 @@ func TestNextTurn(t *testing.T) {
 		{"one that leaves is not promoted", "as b< c", turn{}},
 		{"two are left of three", "as bs", turn{demote: "b"}},
 		{"not while one is away", "as bs-", turn{}},
+		{"not while one leaves", "as< bs cs", turn{}},
 		{"four servers", "as bs cs ds", turn{demote: "d"}},
 		{"nobody", "", turn{}},
 	} {

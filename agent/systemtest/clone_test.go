@@ -28,11 +28,12 @@ func TestClonedDisk(t *testing.T) {
 		return all
 	}
 	sp(t, 3, "agent", "stop")
-	t.Cleanup(func() {
+	back := func() {
 		write(own)
 		sp(t, 3, "agent", "start")
 		awaitAgent(t, 3)
-	})
+	}
+	t.Cleanup(back)
 	before := store()
 	write(theirs)
 	r := try(t, 3, "socketplane", "agent", "run")
@@ -48,4 +49,6 @@ func TestClonedDisk(t *testing.T) {
 		t.Error(err)
 	}
 	healthy(t, 1)
+	back()
+	eventually(t, "all is well", func() error { return invariants(t, "clone", "10.156.0.0/24", 1, 2, 3) })
 }

@@ -121,7 +121,7 @@ func uninstalling(self string) Uninstall {
 	return Uninstall{
 		Self: self, StateDir: "/var/lib/socketplane", DaemonJSON: "/etc/docker/daemon.json", LogFile: "/var/log/socketplane.log",
 		Socket: "/run/socketplane/socketplane.sock", Plugin: "/run/docker/plugins/socketplane.sock",
-		Attached: func() (int, error) { return 0, nil }, StopAgent: nothing, DockerNetworks: nothing, DockerRuntime: nothing, Network: nothing,
+		Attached: func() (int, error) { return 0, nil }, Leave: nothing, StopAgent: nothing, DockerNetworks: nothing, DockerRuntime: nothing, Network: nothing,
 		CNI: func() (string, error) { return "", nil },
 	}
 }

@@ -21,6 +21,7 @@ type Uninstall struct {
 
 	// What only the agent's parts can do. Each says what it did.
 	Attached       func() (int, error)                       // endpoints that have their interface
+	Leave          func(ctx context.Context) (string, error) // the cluster, while the agent runs
 	StopAgent      func(ctx context.Context) (string, error) // one that systemd does not run
 	DockerNetworks func(ctx context.Context) (string, error)
 	DockerRuntime  func(ctx context.Context) (string, error)
@@ -35,6 +36,7 @@ func (h *Host) Uninstall(un Uninstall) []Step {
 	call := func(f func(context.Context) (string, error)) func(context.Context) (string, error) { return f }
 	steps := []Step{
 		{Name: "containers", Do: func(context.Context) (string, error) { return "", refuseAttached(un) }},
+		{Name: "cluster", Do: call(un.Leave)},
 		h.removeUnits(packaged),
 		{Name: "agent", Do: call(un.StopAgent)},
 		{Name: "docker networks", Remedy: "see: systemctl status docker", Do: call(un.DockerNetworks)},

@@ -21,9 +21,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	run := bench
-	if len(os.Args) == 2 { // a part that runs inside a host
+	if len(os.Args) == 2 { // a part: join and across stand alone, the others run inside a host
 		run = map[string]func(context.Context) error{
-			"attach": attachPart, "run": runPart, "allocate": allocatePart, "memory": memoryPart,
+			"attach": attachPart, "run": runPart, "allocate": allocatePart, "memory": memoryPart, "join": joining, "across": across,
 		}[os.Args[1]]
 	}
 	if run == nil {
@@ -36,8 +36,19 @@ func main() {
 	}
 }
 
-// bench brings up a lab of three and measures part after part on it.
-func bench(ctx context.Context) (err error) {
+// bench measures part after part.
+func bench(ctx context.Context) error {
+	if err := onThree(ctx); err != nil {
+		return err
+	}
+	if err := joining(ctx); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	return binarySize(os.Stdout)
+}
+
+// onThree measures what needs a cluster, on a lab of three.
+func onThree(ctx context.Context) (err error) {
 	l, err := lab.Up(ctx, lab.Options{Hosts: 3, Out: os.Stderr})
 	if err != nil {
 		return err
@@ -63,10 +74,7 @@ func bench(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", part, err)
 		}
 	}
-	if err := throughput(ctx, os.Stdout, l); err != nil {
-		return err
-	}
-	return binarySize(os.Stdout)
+	return throughput(ctx, os.Stdout, l)
 }
 
 func binarySize(out io.Writer) error {

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strconv"
 	"time"
@@ -25,6 +27,23 @@ type path struct {
 	rtt          []float64 // ms, one a packet
 }
 
+// across is throughput alone, on a lab of two.
+func across(ctx context.Context) (err error) {
+	l, err := lab.Up(ctx, lab.Options{Hosts: 2, Out: os.Stderr})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		err = errors.Join(err, l.Down(end))
+	}()
+	if _, err := l.Host(1).Exec(ctx, "socketplane", "network", "create", network, "10.88.0.0/16"); err != nil {
+		return err
+	}
+	return throughput(ctx, os.Stdout, l)
+}
+
 // throughput measures TCP and round trips between h1 and h2, through our
 // network and beside it through a tunnel of the same datapath wired by hand.
 func throughput(ctx context.Context, out io.Writer, l *lab.Lab) error {
@@ -41,17 +60,11 @@ func throughput(ctx context.Context, out io.Writer, l *lab.Lab) error {
 			return err
 		}
 	}
-	said, err := l.Host(2).Exec(ctx, "socketplane", "info", "perf", "-o", "json")
+	to, err := address(ctx, l.Host(2), "perf")
 	if err != nil {
 		return err
 	}
-	var e struct {
-		IP string `json:"ip"`
-	}
-	if err := json.Unmarshal([]byte(said), &e); err != nil {
-		return err
-	}
-	ours.to = e.IP
+	ours.to = to
 	for _, p := range []*path{ours, hand} {
 		if err := p.warm(ctx, l.Host(1)); err != nil {
 			return err

@@ -23,6 +23,8 @@ func TestCluster(t *testing.T) {
 	wire := listen(t)
 	var token string
 	var a, b end
+	var ends []end // that stay
+	all := []int{1, 2, 3, 4}
 	step := func(name string, f func(t *testing.T)) {
 		t.Helper()
 		if !t.Run(name, f) {
@@ -121,6 +123,8 @@ func TestCluster(t *testing.T) {
 		eventually(t, eventualWait, "h2 reaches what was on h1 before", func() error { return e.pings(t, a.ip) })
 		w.disconnect(t)
 		e.disconnect(t)
+		ends = []end{a, b, connect(t, 2, "web", "c2")}
+		awaitWhole(t, ends, 1, 2, 3)
 	})
 
 	step("three hosts have three servers, a fourth is a client", func(t *testing.T) {
@@ -130,14 +134,18 @@ func TestCluster(t *testing.T) {
 			t.Fatal(r.stderr)
 		}
 		awaitServers(t, 4, 4, 3)
+		awaitWhole(t, ends, all...)
 	})
 
 	step("Consul is killed and comes again", func(t *testing.T) {
-		before := strings.TrimSpace(must(t, 2, "cat", consulPID))
-		must(t, 2, "kill", "-9", before)
-		eventually(t, eventualWait, "h2 makes a network again", func() error { return makes(t, 2, "back") })
-		if now := strings.TrimSpace(must(t, 2, "cat", consulPID)); now == before {
-			t.Error("it is the same process")
+		for _, k := range []int{2, leaderOf(t)} {
+			before := strings.TrimSpace(must(t, k, "cat", consulPID))
+			must(t, k, "kill", "-9", before)
+			eventually(t, eventualWait, "it makes a network again", func() error { return makes(t, k, "back") })
+			if now := strings.TrimSpace(must(t, k, "cat", consulPID)); now == before {
+				t.Error("it is the same process")
+			}
+			awaitWhole(t, ends, all...)
 		}
 	})
 
@@ -157,30 +165,31 @@ func TestCluster(t *testing.T) {
 		if r := try(t, 3, "", "pgrep", "-c", "-x", "consul"); strings.TrimSpace(r.stdout) != "1" {
 			t.Errorf("%s Consuls run", r.stdout)
 		}
+		awaitWhole(t, ends, all...)
 	})
 
-	step("the leader's host loses its power", func(t *testing.T) {
-		leader := leaderOf(t)
-		other := leader%3 + 1
-		if err := hosts.Host(leader).PowerOff(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		off := time.Now()
-		eventually(t, time.Minute, "the others go on", func() error { return makes(t, other, "after") })
-		t.Logf("h%d made a network %s after h%d, the leader's, was off", other, time.Since(off).Round(time.Millisecond), leader)
-		if err := hosts.Host(leader).Boot(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		for _, service := range []string{"ovsdb-server", "ovs-vswitchd"} {
-			if err := hosts.Host(leader).Service(t.Context(), "start", service); err != nil {
-				t.Fatal(err)
+	step("the leader's host is cut off, and is back", func(t *testing.T) {
+		partition(t, leaderOf(t), 0, ends, all...)
+	})
+
+	step("a server's host loses its power, then the leader's", func(t *testing.T) {
+		for _, k := range []int{leaderOf(t)%3 + 1, 0} {
+			if k == 0 {
+				k = leaderOf(t)
 			}
-		}
-		sp(t, leader, "agent", "start")
-		awaitReady(t, leader)
-		awaitServers(t, leader, 4, 3)
-		if out := sp(t, leader, "network", "list"); !strings.Contains(out, "after") {
-			t.Error(out)
+			name := fmt.Sprintf("after-h%d", k)
+			powerCycle(t, k, name)
+			for i, e := range ends {
+				if e.host == k { // its namespace is gone
+					try(t, k, "", "socketplane", "disconnect", e.name) // the agent may have seen that
+					ends[i] = connect(t, k, e.network, e.name)
+				}
+			}
+			awaitServers(t, k, 4, 3)
+			if out := sp(t, k, "network", "list"); !strings.Contains(out, name) {
+				t.Error(out)
+			}
+			awaitWhole(t, ends, all...)
 		}
 	})
 
@@ -214,6 +223,7 @@ func TestCluster(t *testing.T) {
 		there.disconnect(t)
 		here.disconnect(t)
 		awaitServers(t, 2, 4, 3)
+		awaitWhole(t, ends, all...)
 	})
 
 	step("two clusters with one token stay two", func(t *testing.T) {
@@ -235,17 +245,18 @@ func TestCluster(t *testing.T) {
 			t.Fatal(r.stderr)
 		}
 		awaitServers(t, 5, 5, 3)
+		awaitWhole(t, ends, 1, 2, 3, 4, 5)
 	})
 
-	// Hosts that leave one right after the other, down to one: in make test-long.
-	leaving := func(t *testing.T) {
+	step("hosts leave one right after the other, down to one", func(t *testing.T) {
 		r := try(t, 3, "", "socketplane", "cluster", "leave")
 		refused(t, r, "b3", "web", "--force")
 		sp(t, 3, "cluster", "leave", "--force")
 		if out := sp(t, 3, "network", "list"); strings.Contains(out, "web") {
 			t.Error(out)
 		}
-		awaitServers(t, 2, 4, 3)
+		ends = []end{ends[0], ends[2]}
+		awaitWhole(t, ends, 1, 2, 4, 5)
 		sp(t, 5, "cluster", "leave")
 		sp(t, 4, "cluster", "leave")
 		awaitServers(t, 2, 2, 1)
@@ -254,11 +265,10 @@ func TestCluster(t *testing.T) {
 		if err := makes(t, 2, "last"); err != nil {
 			t.Error(err)
 		}
+		awaitWhole(t, ends[1:], 2)
+		ends[1].disconnect(t)
 		sp(t, 2, "network", "delete", "web")
-	}
-	if os.Getenv("SOCKETPLANE_TEST_LONG") != "" {
-		step("hosts leave, down to one", leaving)
-	}
+	})
 
 	step("nobody could hear the token or the gossip", func(t *testing.T) {
 		wire.tellsNoSecret(t, strings.TrimSpace(token))
@@ -268,20 +278,43 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-// makes says whether host k can make a network, and takes it away again.
+// makes says whether host k can make a network, and takes it away again unless its
+// name begins with "after".
 func makes(t testing.TB, k int, name string) error {
 	t.Helper()
 	r := try(t, k, "", "socketplane", "network", "create", name)
 	if r.code != 0 {
 		return errors.New(r.stderr)
 	}
-	if name == "after" {
+	if strings.HasPrefix(name, "after") {
 		return nil
 	}
 	if r := try(t, k, "", "socketplane", "network", "delete", name); r.code != 0 {
 		return errors.New(r.stderr)
 	}
 	return nil
+}
+
+// powerCycle turns host k off, has another make a network meanwhile, and turns it on.
+func powerCycle(t testing.TB, k int, network string) {
+	t.Helper()
+	other := k%3 + 1
+	if err := hosts.Host(k).PowerOff(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	off := time.Now()
+	eventually(t, time.Minute, "the others go on", func() error { return makes(t, other, network) })
+	t.Logf("h%d made a network %s after h%d was off", other, time.Since(off).Round(time.Millisecond), k)
+	if err := hosts.Host(k).Boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range []string{"ovsdb-server", "ovs-vswitchd"} {
+		if err := hosts.Host(k).Service(t.Context(), "start", service); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sp(t, k, "agent", "start")
+	awaitReady(t, k)
 }
 
 // leaderOf is the number of the host that leads the cluster.
@@ -292,7 +325,7 @@ func leaderOf(t testing.TB) int {
 	if err := json.Unmarshal([]byte(out), &leader); err != nil {
 		t.Fatal(err)
 	}
-	for k, addr := range map[int]string{1: addr1, 2: addr2, 3: addr3} {
+	for k, addr := range map[int]string{1: addr1, 2: addr2, 3: addr3, 4: addr4, 5: addr5} {
 		if strings.HasPrefix(leader, addr+":") {
 			return k
 		}

@@ -115,9 +115,11 @@ func start(t testing.TB, k int, settings string) {
 type status struct {
 	Ready    bool
 	Problems []string
-	Host     struct{ VTEP string }
-	Peers    []struct{ Name, VTEP, Tunnel string }
+	Host     struct{ ID, VTEP string }
+	Peers    []peer
 }
+
+type peer struct{ ID, Name, VTEP, State, Tunnel string }
 
 func statusOf(t testing.TB, k int) (status, error) {
 	t.Helper()
@@ -204,8 +206,8 @@ func awaitServers(t testing.TB, k, n, servers int) {
 
 // end is a namespace on a host, connected to a network.
 type end struct {
-	host     int
-	name, ip string
+	host              int
+	network, name, ip string
 }
 
 func connect(t testing.TB, k int, network, name string) end {
@@ -216,7 +218,7 @@ func connect(t testing.TB, k int, network, name string) end {
 	if err := json.Unmarshal([]byte(out), &e); err != nil {
 		t.Fatal(err)
 	}
-	return end{host: k, name: name, ip: e.IP}
+	return end{host: k, network: network, name: name, ip: e.IP}
 }
 
 func (e end) disconnect(t testing.TB) {

@@ -109,19 +109,7 @@ func TestDockerStartsWithoutTheSwitch(t *testing.T) {
 func TestInstallScript(t *testing.T) {
 	m := boot(t, "script")
 	before := m.listing()
-	m.exec("mkdir", "/root/from")
-	m.copy(filepath.Join(moduleRoot, "bin", "socketplane"), "/root/from/")
-	consul, err := exec.LookPath("consul")
-	if err != nil {
-		consul = filepath.Join(moduleRoot, "bin", "consul")
-	}
-	if consul, err = filepath.EvalSymlinks(consul); err != nil {
-		t.Fatal(err)
-	}
-	m.copy(consul, "/root/from/consul")
-	m.copy(filepath.Join(moduleRoot, "scripts", "install.sh"), "/root/")
-
-	install := []string{"env", "SOCKETPLANE_FROM=/root/from", "sh", "/root/install.sh"}
+	install := m.installer()
 	t.Log("\n" + m.exec(install...))
 	m.active()
 	m.containers()
@@ -142,6 +130,24 @@ func TestInstallScript(t *testing.T) {
 	t.Log("\n" + m.exec("socketplane", "uninstall", "--purge"))
 	m.reboot()
 	m.same(before)
+}
+
+// installer puts install.sh on the machine, with a directory that has all it needs,
+// and gives the command that runs it.
+func (m *tested) installer() []string {
+	m.t.Helper()
+	m.exec("mkdir", "/root/from")
+	m.copy(filepath.Join(moduleRoot, "bin", "socketplane"), "/root/from/")
+	consul, err := exec.LookPath("consul")
+	if err != nil {
+		consul = filepath.Join(moduleRoot, "bin", "consul")
+	}
+	if consul, err = filepath.EvalSymlinks(consul); err != nil {
+		m.t.Fatal(err)
+	}
+	m.copy(consul, "/root/from/consul")
+	m.copy(filepath.Join(moduleRoot, "scripts", "install.sh"), "/root/")
+	return []string{"env", "SOCKETPLANE_FROM=/root/from", "sh", "/root/install.sh"}
 }
 
 // tested is a machine whose failures end the test.

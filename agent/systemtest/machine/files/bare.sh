@@ -63,11 +63,19 @@ say second
 install
 say refused
 ! socketplane uninstall || exit 1
-say gone
+say cluster
+BOOTSTRAP=true install
+socketplane cluster members
+say away
 socketplane disconnect one
 ip netns delete inside
 umount /run/netns
 rmdir /run/netns
+socketplane agent stop
+! socketplane uninstall --purge || exit 1
+socketplane agent start
+timeout 30 sh -c 'until socketplane agent status | grep -q "Ready: *yes"; do sleep 0.1; done'
+say gone
 socketplane uninstall --purge
 listing >/run/after
 say difference

@@ -1,0 +1,201 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// handOverTimeout bounds how long a server waits until the cluster stands without
+// it: another host starts its Consul again, and that catches up.
+const handOverTimeout = turnTimeout
+
+// lacksWithout says what the cluster lacks to go on without a host; empty: nothing.
+// A quorum must be left that is alive, since a quorum that is lost cannot even take
+// a server out.
+func lacksWithout(host string, all []seat, quorum []raftServer) string {
+	alive := map[string]bool{}
+	var away []string
+	stay := false
+	for _, s := range all {
+		alive[s.host] = s.alive
+		// One that leaves and has no record any more is as good as gone.
+		if s.host == host || s.leaving && !s.known {
+			continue
+		}
+		stay = true
+		if !s.alive {
+			away = append(away, s.node)
+		}
+	}
+	voters, living := 0, 0
+	for _, s := range quorum {
+		if s.ID == host || !s.Voter {
+			continue
+		}
+		voters++
+		if alive[s.ID] {
+			living++
+		}
+	}
+	lacks := ""
+	switch {
+	case !stay: // nobody needs one
+		return ""
+	case voters == 0:
+		lacks = "no other host is a server yet"
+	case living <= voters/2:
+		lacks = fmt.Sprintf("only %d of %d other servers are alive", living, voters)
+	default:
+		return ""
+	}
+	if len(away) > 0 {
+		lacks += " (away: " + strings.Join(away[:min(len(away), 10)], ", ") + ")"
+	}
+	return lacks
+}
+
+// replaceServer waits until the cluster stands without this host, if that is a
+// server, and holds the servers as they are. The session is nil where nothing need
+// be held; it ends in Finish, or in stay. With force the host goes in any case, and
+// stays marked.
+func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Store, force bool) (state.Session, error) {
+	now, err := k.look(ctx, store)
+	switch {
+	case ctx.Err() != nil: // nobody waits for it any more
+		return nil, ctx.Err()
+	case err != nil && !place.Server:
+		return nil, nil //nolint:nilerr // a client takes nothing from the others
+	case err != nil:
+		return nil, err
+	case !now.serves(k.HostID) || len(now.seats) == 1:
+		return nil, nil
+	}
+	// The others count on this host no more, and one is promoted if need be.
+	if err := setLeaving(ctx, store, k.HostID, true); err != nil {
+		return nil, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	held, err := k.awaitSuccession(waiting, store)
+	if err != nil && !force {
+		err = errors.Join(err, k.stay(ctx, store, nil))
+	}
+	return held, err
+}
+
+// awaitSuccession waits for the servers that the cluster needs, and holds them.
+func (k *Keeper) awaitSuccession(ctx context.Context, store state.Store) (state.Session, error) {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	said := ""
+	for {
+		lacks := ""
+		now, err := k.look(ctx, store)
+		if err == nil {
+			lacks = lacksWithout(k.HostID, now.seats, now.quorum)
+		}
+		if err == nil && lacks == "" {
+			var held state.Session
+			if held, lacks, err = k.holdSeats(ctx, store); held != nil {
+				return held, nil
+			}
+		}
+		if lacks != "" && lacks != said {
+			said = lacks
+			k.Logger.Info("this host must wait before it leaves", "why", lacks)
+		}
+		select {
+		case <-ctx.Done():
+			if said == "" {
+				said = "its servers do not answer"
+			}
+			return nil, errors.Join(fmt.Errorf("without this host the cluster cannot go on: %s", said), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// holdSeats takes the key of those who change the servers, and looks whether the
+// cluster stands without this host still. If it does the key is held by the session.
+func (k *Keeper) holdSeats(ctx context.Context, store state.Store) (_ state.Session, lacks string, err error) {
+	// It outlives the request, and ends in Finish.
+	session, err := store.OpenSession(context.WithoutCancel(ctx), "socketplane leave "+k.HostName, seatTTL)
+	if err != nil {
+		return nil, "", err
+	}
+	err = hold(ctx, store, session.ID())
+	if errors.Is(err, state.ErrConflict) {
+		lacks, err = "another host becomes a server, or leaves, just now", nil
+	} else if err == nil {
+		var now view
+		if now, err = k.look(ctx, store); err == nil {
+			now.listen(ctx, k.HostID)
+			lacks = lacksWithout(k.HostID, now.seats, now.quorum)
+		}
+	}
+	if err == nil && lacks == "" {
+		return session, "", nil
+	}
+	endSession(ctx, session)
+	return nil, lacks, err
+}
+
+// stay takes back what replaceServer has done.
+func (k *Keeper) stay(ctx context.Context, store state.Store, held state.Session) error {
+	if held != nil {
+		endSession(ctx, held)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	return setLeaving(ctx, store, k.HostID, false)
+}
+
+// endSession frees what a session holds, soon.
+func endSession(ctx context.Context, s state.Session) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_ = s.Close(ctx) // else it runs out
+}
+
+// handOver takes this host out of the quorum, while the others carry on. Consul's
+// own leave waits 5 s for that and then goes all the same, and the other of two
+// would have lost the quorum for good.
+func (k *Keeper) handOver(ctx context.Context) error {
+	servers, err := k.consul.quorum(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(servers, func(s raftServer) bool { return s.ID == k.HostID })
+	if i < 0 || len(servers) == 1 {
+		return nil
+	}
+	if servers[i].Leader {
+		if err := k.consul.transferLeader(ctx); err != nil {
+			return fmt.Errorf("hand the lead over: %w", err)
+		}
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := k.consul.removeServer(ctx, k.HostID)
+		if err == nil {
+			return nil
+		}
+		// It may have been done, and the answer lost.
+		servers, quorumErr := k.consul.quorum(ctx)
+		if quorumErr == nil && !slices.ContainsFunc(servers, func(s raftServer) bool { return s.ID == k.HostID }) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("leave the quorum: %w", err)
+		case <-tick.C:
+		}
+	}
+}
