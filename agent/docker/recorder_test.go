@@ -2,16 +2,12 @@ package docker
 
 import (
 	"context"
-	"log/slog"
-	"net"
-	"net/http"
 	"sync"
-	"testing"
 
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// recorder is an agent that only remembers. It sits behind the real handler.
+// recorder is an agent that only remembers.
 type recorder struct {
 	api.Service // what a test does not expect fails loudly
 	mu          sync.Mutex
@@ -66,16 +62,4 @@ func (r *recorder) releasedIDs() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]string{}, r.released...)
-}
-
-func listenAPI(t *testing.T, socket string, svc api.Service) {
-	t.Helper()
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	server := &http.Server{Handler: api.NewHandler(svc, slog.New(slog.DiscardHandler))}
-	go func() { _ = server.Serve(l) }()
-	t.Cleanup(func() { _ = server.Close() })
 }
