@@ -73,46 +73,61 @@ func serve(ctx context.Context, server *http.Server, l netListener) error {
 // callWatch waits for the calls that connections have come to make. A server that
 // is being shut down drops a request that it has not read yet.
 type callWatch struct {
-	silent sync.WaitGroup // connections that have made none
-	made   sync.Map       // net.Conn -> func(), to be called once it has made one
+	mu     sync.Mutex
+	silent map[net.Conn]bool // connections that have made none
+	quiet  chan struct{}     // closed once there are none; nil: nobody waits
 }
 
-type callMade struct{}
+type callConn struct{}
 
 func watchCalls(server *http.Server) *callWatch {
-	w := &callWatch{}
+	w := &callWatch{silent: map[net.Conn]bool{}}
 	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		w.silent.Add(1)
-		made := sync.OnceFunc(w.silent.Done)
-		w.made.Store(c, made)
-		return context.WithValue(ctx, callMade{}, made)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.silent[c] = true
+		return context.WithValue(ctx, callConn{}, c)
 	}
 	server.ConnState = func(c net.Conn, state http.ConnState) {
-		if state != http.StateClosed && state != http.StateHijacked {
-			return
-		}
-		if made, ok := w.made.LoadAndDelete(c); ok {
-			made.(func())()
+		if state == http.StateClosed || state == http.StateHijacked {
+			w.spoke(c)
 		}
 	}
 	handler := server.Handler
 	server.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if made, ok := r.Context().Value(callMade{}).(func()); ok {
-			made()
+		if c, ok := r.Context().Value(callConn{}).(net.Conn); ok {
+			w.spoke(c)
 		}
 		handler.ServeHTTP(rw, r)
 	})
 	return w
 }
 
+// spoke says that a connection has made its call, or will make none.
+func (w *callWatch) spoke(c net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.silent, c)
+	if w.quiet != nil && len(w.silent) == 0 {
+		close(w.quiet)
+		w.quiet = nil
+	}
+}
+
 // await waits until every connection has made a call, once no more come.
 func (w *callWatch) await(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, unsaid)
 	defer cancel()
-	all := make(chan struct{})
-	go func() { defer close(all); w.silent.Wait() }() // it ends with the server: that closes every connection
+	quiet := make(chan struct{})
+	w.mu.Lock()
+	if len(w.silent) == 0 {
+		close(quiet)
+	} else {
+		w.quiet = quiet
+	}
+	w.mu.Unlock()
 	select {
-	case <-all:
+	case <-quiet:
 	case <-ctx.Done():
 	}
 }

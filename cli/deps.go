@@ -69,7 +69,7 @@ func dependencies() []dependency {
 		{Name: "dockerd", For: "containers (not for connect)", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine", dockers: true},
 		{Name: "docker", For: "run, start, stop, restart, rm, attach", Needed: "20.10", Optional: true, versionArgs: []string{"--version"}, apt: "docker.io", dnf: "moby-engine", dockers: true},
 		{Name: "runc", For: "containers (not for connect)", Needed: "1.0", Optional: true, versionArgs: []string{"--version"}, apt: "runc", dnf: "runc", dockers: true},
-		{Name: "consul", For: "a cluster, where no Consul is given", Needed: "1.12", Optional: true, versionArgs: []string{"version"}, elsewhere: "https://developer.hashicorp.com/consul/install"},
+		{Name: "consul", For: "a cluster, where no Consul is given", Needed: "1.15", Optional: true, versionArgs: []string{"version"}, elsewhere: "https://developer.hashicorp.com/consul/install"},
 	}
 	if hasAppArmor("/sys", os.Getenv("container")) {
 		list = append(list, dependency{

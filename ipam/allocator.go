@@ -156,7 +156,7 @@ func (a *Allocator) Transfer(ctx context.Context, pool Pool, addr netip.Addr, fr
 func (a *Allocator) Release(ctx context.Context, pool Pool, owner string) error {
 	what := fmt.Sprintf("release the address of %q", owner)
 	return a.do(ctx, pool, owner, what, func(ctx context.Context, o *op, v *view) (*block, error) {
-		if len(v.owners[owner]) == 0 && !o.fresh && !o.more { // unknown here: be sure before saying so
+		if len(v.owners[owner]) == 0 && !o.fresh && (!o.more || len(v.drafts) > 0) { // unknown here: be sure before saying so
 			if err := v.reload(ctx, a.store); err != nil {
 				return nil, err
 			}

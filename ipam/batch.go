@@ -102,6 +102,8 @@ func (a *Allocator) round(v *view, ops []*op) (again []*op) {
 		written, err := a.write(ctx, v, index)
 		for _, o := range waiting[index] {
 			switch {
+			case err != nil && o.ctx.Err() != nil: // the store heard of it as an end, whatever kind it was
+				o.finish(fmt.Errorf("%s: %w: %w", o.what, context.Cause(o.ctx), err))
 			case err != nil:
 				o.finish(fmt.Errorf("%s: %w", o.what, err))
 			case !written:

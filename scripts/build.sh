@@ -14,6 +14,6 @@ mkdir -p bin
 carried=agent/docker/embedded/socketplane-runc.gz
 CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/socketplane-runc ./cli/socketplane-runc
 gzip -9n <bin/socketplane-runc >bin/socketplane-runc.gz
-cmp -s bin/socketplane-runc.gz "$carried" || cp bin/socketplane-runc.gz "$carried"
+cmp -s bin/socketplane-runc.gz "$carried" || { cp bin/socketplane-runc.gz "$carried.$$" && mv "$carried.$$" "$carried"; }
 CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/socketplane/socketplane/cli.version=$version" \
 	-o bin/socketplane ./cli/socketplane

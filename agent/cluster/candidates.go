@@ -13,7 +13,7 @@ import (
 const (
 	maxCandidates = 64 // hosts that are remembered
 	maxStrangers  = 8  // hosts of other clusters that are remembered, to be named
-	maxAtOnce     = 16 // hosts that are asked at once
+	maxAtOnce     = 16 // probes under way
 
 	// A host that was asked in vain is asked again after firstPause, then ever
 	// more rarely.
@@ -40,6 +40,8 @@ type candidate struct {
 	heard time.Time
 	next  time.Time     // it may be asked then
 	pause time.Duration // after it was asked in vain once more
+
+	cluster string // that it said it is in; empty: it has not answered yet
 }
 
 func newCandidates(token Token, port int) (*candidates, error) {
@@ -113,7 +115,23 @@ func (c *candidates) due() []netip.Addr {
 	slices.SortFunc(list, func(a, b netip.Addr) int {
 		return cmp.Or(cmp.Compare(c.hosts[a].pause, c.hosts[b].pause), c.hosts[a].next.Compare(c.hosts[b].next))
 	})
-	return list[:min(len(list), maxAtOnce)]
+	return list
+}
+
+// answered remembers of which cluster a host is that was asked, and gives another
+// one that was found to be of another cluster, if there is one.
+func (c *candidates) answered(by netip.Addr, cluster string) (other netip.Addr, differs bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.hosts[by]; h != nil {
+		h.cluster = cluster
+	}
+	for addr, h := range c.hosts {
+		if h.cluster != "" && h.cluster != cluster && time.Since(h.heard) <= fresh {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // inVain remembers that hosts were asked and the cluster was not joined.

@@ -114,11 +114,11 @@ func TestAFullListTakesTheNext(t *testing.T) {
 		honest := address(2000)
 		for rounds := 1; ; rounds++ {
 			due := c.due()
-			if len(due) > maxAtOnce {
+			if len(due) > maxCandidates {
 				t.Fatalf("%d are asked at once", len(due))
 			}
 			if slices.Contains(due, honest) {
-				if rounds > 2+maxCandidates/maxAtOnce {
+				if rounds > 3 {
 					t.Errorf("only in round %d", rounds)
 				}
 				break
@@ -159,4 +159,26 @@ func TestStrangersAreNamed(t *testing.T) {
 			t.Errorf("%v", strangers)
 		}
 	})
+}
+
+// Two clusters with one token are seen as two also when their hosts are heard, and
+// asked, one after the other.
+func TestTwoClustersAreRemembered(t *testing.T) {
+	token := NewToken()
+	c := searching(t, token)
+	for n := range 3 {
+		c.hear(announced(t, token, address(n)))
+	}
+	if other, differs := c.answered(address(0), "a"); differs {
+		t.Errorf("alone, and differs from %s", other)
+	}
+	if other, differs := c.answered(address(1), "a"); differs {
+		t.Errorf("the same, and differs from %s", other)
+	}
+	if other, differs := c.answered(address(2), "b"); !differs || other == address(2) {
+		t.Errorf("another cluster: %s, %v", other, differs)
+	}
+	if _, differs := c.answered(address(0), "a"); !differs {
+		t.Error("that is forgotten")
+	}
 }

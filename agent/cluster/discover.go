@@ -215,10 +215,12 @@ func (k *Keeper) ask(ctx context.Context, s *search) {
 	defer k.changes.Unlock()
 	place, _, _, _ := k.current()
 	had, err := LoadToken(k.Dir)
-	if place.InCluster() || place.Left || err != nil {
+	if place.InCluster() || place.Left {
 		return
 	}
-	_, s.failed = k.join(ctx, due, s.token, had, k.probeFound)
+	if s.failed = err; err == nil {
+		_, s.failed = k.join(ctx, due, s.token, had, k.probeThese(s.found))
+	}
 	if s.failed != nil {
 		s.found.inVain(due)
 	}
@@ -279,16 +281,16 @@ func (k *Keeper) Problems() []string {
 
 // find gives the hosts that announce a cluster with a token, for a join that was
 // told no address.
-func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, error) {
+func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, *candidates, error) {
 	at, err := k.moveAlone()
 	if err != nil {
-		return nil, &api.Error{Code: api.CodeUnavailable, Message: err.Error() + "; choose with: socketplane cluster bind IFACE", Cause: err}
+		return nil, nil, &api.Error{Code: api.CodeUnavailable, Message: err.Error() + "; choose with: socketplane cluster bind IFACE", Cause: err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, askedFor)
 	defer cancel()
 	s, err := k.newSearch(ctx, token, "", at)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	select {
 	case <-s.ended: // when ctx does, or it could not begin
@@ -298,15 +300,15 @@ func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, error) {
 		<-s.ended
 	}
 	if s.err != nil {
-		return nil, &api.Error{Code: api.CodeUnavailable, Message: s.err.Error() + "; give the address of a host in the cluster", Cause: s.err}
+		return nil, nil, &api.Error{Code: api.CodeUnavailable, Message: s.err.Error() + "; give the address of a host in the cluster", Cause: s.err}
 	}
 	if due := s.found.due(); len(due) > 0 {
-		return due, nil
+		return due, s.found, nil
 	}
 	beside := ""
 	if strangers, _ := s.found.others(); len(strangers) > 0 {
 		beside = fmt.Sprintf(", but %s that of another token", addresses(strangers))
 	}
-	return nil, api.Errorf(api.CodeUnavailable, "no host announces a cluster with this token on %s (%s)%s; give the address of a host in the cluster, where its token is shown by: socketplane cluster token",
+	return nil, nil, api.Errorf(api.CodeUnavailable, "no host announces a cluster with this token on %s (%s)%s; give the address of a host in the cluster, where its token is shown by: socketplane cluster token",
 		at.Iface, at.Addr, beside)
 }

@@ -53,10 +53,11 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 	}
 	probe := k.probeAll
 	if len(addrs) == 0 {
-		if addrs, err = k.findFor(ctx, req); err != nil {
+		var found *candidates
+		if addrs, found, err = k.findFor(ctx, req); err != nil {
 			return api.Place{}, err
 		}
-		probe = k.probeFound
+		probe = k.probeThese(found)
 	}
 	k.changes.Lock()
 	defer k.changes.Unlock()
@@ -72,6 +73,8 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 		return k.Place(ctx)
 	case place.InCluster():
 		return api.Place{}, errInCluster(place)
+	case len(addrs) == 0 && len(req.Addresses) == 0 && !token.IsZero(): // it was in a cluster when it should have looked for one
+		return api.Place{}, errChanging
 	case token.IsZero():
 		return api.Place{}, api.Errorf(api.CodeInvalid, "joining needs the cluster's token; on a host of the cluster it is shown by: socketplane cluster token")
 	}
@@ -88,11 +91,11 @@ func sameAgain(place Place, req api.JoinRequest, same bool) bool {
 
 // findFor finds the hosts that a join without addresses is about; none where no
 // search is needed, since Join answers otherwise.
-func (k *Keeper) findFor(ctx context.Context, req api.JoinRequest) ([]netip.Addr, error) {
+func (k *Keeper) findFor(ctx context.Context, req api.JoinRequest) ([]netip.Addr, *candidates, error) {
 	token, _, err := k.tokenFor(req.Token)
 	place, _, _, _ := k.current()
 	if err != nil || k.Configured || place.InCluster() || token.IsZero() {
-		return nil, err
+		return nil, nil, err
 	}
 	return k.find(ctx, token)
 }
@@ -156,7 +159,7 @@ func (k *Keeper) tokenFor(said string) (token, had Token, err error) {
 		return Token{}, Token{}, &api.Error{Code: api.CodeInvalid, Message: err.Error(), Cause: err}
 	}
 	if token == publicToken() && !k.InsecureAutojoin && !place.InCluster() {
-		return Token{}, Token{}, api.Errorf(api.CodeInvalid, "this token is the one that everybody knows; make one with: socketplane cluster token --new, or set cluster.insecure_autojoin")
+		return Token{}, Token{}, errPublic
 	}
 	return token, had, nil
 }
@@ -183,6 +186,12 @@ func (k *Keeper) prepare() error {
 	_, at, _, _ := k.current()
 	if !at.Addr.IsValid() {
 		return api.Errorf(api.CodeUnavailable, "it is not known by which interface this host is in the cluster; say it with: socketplane cluster bind IFACE")
+	}
+	k.mu.Lock()
+	ending := k.anew == nil
+	k.mu.Unlock()
+	if ending { // its Consul is still needed for the good-bye
+		return errChanging
 	}
 	stopLeftover(k.consulDir())
 	for _, l := range []struct {

@@ -23,9 +23,9 @@ func lacksWithout(host string, all []seat, quorum []raftServer) string {
 	var away []string
 	stay := false
 	for _, s := range all {
-		alive[s.host] = s.alive
-		// One that leaves and has no record any more is as good as gone.
-		if s.host == host || s.leaving && !s.known {
+		gone := !s.known && (s.leaving || !s.alive) // as good as that, and its vote may go any moment
+		alive[s.host] = s.alive && !gone
+		if s.host == host || gone {
 			continue
 		}
 		stay = true
@@ -83,7 +83,7 @@ func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Sto
 	waiting, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	held, err := k.awaitSuccession(waiting, store)
-	if err != nil && !force {
+	if err != nil && (!force || ctx.Err() != nil) {
 		err = errors.Join(err, k.stay(ctx, store, nil))
 	}
 	return held, err
@@ -177,7 +177,8 @@ func (k *Keeper) handOver(ctx context.Context) error {
 	}
 	if servers[i].Leader {
 		if err := k.consul.transferLeader(ctx); err != nil {
-			return fmt.Errorf("hand the lead over: %w", err)
+			// A leader can take itself out as well; the others then elect one.
+			k.Logger.Warn("the lead is not handed over", "err", err)
 		}
 	}
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -22,6 +22,8 @@ func TestLacksWithout(t *testing.T) {
 		{"the other leaves, and is gone but for its seat", "as< bs!<", "a b", ""},
 		{"the other leaves, too", "as< bs<", "a b", ""},
 		{"it goes, and a client stays", "as< bs!< c", "a c", ""},
+		{"one leaves and has a vote still", "as< bs!< cs", "a b c", "only 1 of 2"},
+		{"a client died after it left", "as< b!-", "a", ""},
 		{"one that has just come has no record", "as< b!", "a", "no other host is a server"},
 	} {
 		var quorum []raftServer

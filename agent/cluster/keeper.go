@@ -80,6 +80,9 @@ type ending struct {
 
 var _ api.ClusterService = (*Keeper)(nil)
 
+// errChanging refuses a change of the place while another takes force.
+var errChanging = api.Errorf(api.CodeUnavailable, "the agent is ending or beginning anew; try again")
+
 // NewKeeper reads this host's place.
 func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	place, err := LoadPlace(cfg.Dir)
@@ -160,7 +163,7 @@ func (k *Keeper) change(place Place, end ending, anew bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if anew && k.anew == nil {
-		return api.Errorf(api.CodeUnavailable, "the agent is ending or beginning anew; try again")
+		return errChanging
 	}
 	if err := place.Save(k.Dir); err != nil {
 		return err

@@ -34,6 +34,10 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, 
 	case !place.InCluster():
 		return api.Place{}, api.Errorf(api.CodeConflict, "this host is in no cluster")
 	}
+	if store == nil && place.Settled && !req.Force {
+		// Nobody could be told, and who would serve the others is not known.
+		return api.Place{}, api.Errorf(api.CodeUnavailable, "the agent has not reached its cluster yet (socketplane agent status says why); try again then, or leave with --force")
+	}
 	if agent != nil {
 		if err := k.release(ctx, agent, req.Force); err != nil {
 			return api.Place{}, err
@@ -42,11 +46,18 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, 
 	var seats state.Session
 	if store != nil {
 		if seats, err = k.replaceServer(ctx, place, store, req.Force); err != nil {
-			if !req.Force {
+			if !req.Force || ctx.Err() != nil {
 				return api.Place{}, &api.Error{Code: api.CodeUnavailable, Message: sentence(err) + "; try again, or leave with --force", Cause: err}
 			}
 			k.Logger.Warn("this host leaves, and the others may be without a server", "err", err)
 		}
+	}
+	if ctx.Err() != nil { // who asked has changed his mind
+		err := ctx.Err()
+		if seats != nil {
+			err = errors.Join(err, k.stay(ctx, store, seats))
+		}
+		return api.Place{}, err
 	}
 	// With its token in the settings it would find its way back by itself.
 	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface, Left: true}, ending{leave: true, seats: seats}, true); err != nil {

@@ -55,9 +55,17 @@ func (k *Keeper) probeAll(ctx context.Context, from netip.Addr, addrs []netip.Ad
 // be of two clusters that have the same token, and then none is chosen.
 const afterFirst = time.Second
 
+// probeThese asks hosts that a search has found, among them those that answered
+// before.
+func (k *Keeper) probeThese(found *candidates) asking {
+	return func(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error) {
+		return k.probeFound(ctx, from, addrs, token, found.answered)
+	}
+}
+
 // probeFound asks hosts that nobody has named. What stands in the way may end:
 // but for two clusters, the error says that it is worth another try.
-func (k *Keeper) probeFound(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error) {
+func (k *Keeper) probeFound(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token, answered func(netip.Addr, string) (netip.Addr, bool)) (Found, error) {
 	answers, end := k.askAll(ctx, from, addrs, token)
 	defer end()
 	var first answer
@@ -70,13 +78,18 @@ func (k *Keeper) probeFound(ctx context.Context, from netip.Addr, addrs []netip.
 		case <-late:
 			return first.found, nil
 		}
-		switch {
-		case a.err != nil:
+		if a.err != nil {
 			errs = append(errs, a.err)
+			continue
+		}
+		if other, differs := answered(a.by, a.found.Cluster); differs {
+			return Found{}, errTwo(other, a.by)
+		}
+		switch {
 		case !first.by.IsValid():
 			first, late = a, time.After(afterFirst)
-		case first.found.Cluster != a.found.Cluster:
-			return Found{}, api.Errorf(api.CodeConflict, "two clusters have this token, that of %s and that of %s; join one by address: socketplane cluster join ADDR", first.by, a.by)
+		case first.found.Cluster != a.found.Cluster: // and one of them is not remembered
+			return Found{}, errTwo(first.by, a.by)
 		}
 	}
 	if first.by.IsValid() {
@@ -84,6 +97,10 @@ func (k *Keeper) probeFound(ctx context.Context, from netip.Addr, addrs []netip.
 	}
 	err := errors.Join(errs...)
 	return Found{}, &api.Error{Code: api.CodeUnavailable, Message: sentence(err), Cause: err}
+}
+
+func errTwo(a, b netip.Addr) error {
+	return api.Errorf(api.CodeConflict, "two clusters have this token, that of %s and that of %s; join one by address: socketplane cluster join ADDR", a, b)
 }
 
 // errNotLetIn says what to do about hosts that were asked in vain.

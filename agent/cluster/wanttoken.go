@@ -23,10 +23,22 @@ func publicToken() Token {
 // maxTokenFile bounds a token's file, in bytes.
 const maxTokenFile = 1 << 10
 
+// errPublic refuses the public token where the settings do not allow it.
+var errPublic = api.Errorf(api.CodeInvalid, "this token is the one that everybody knows; make one with: socketplane cluster token --new, or set cluster.insecure_autojoin")
+
 // wantedToken is the token by which a host that is alone finds its cluster: that
 // of the file in the settings, else the one in the state directory, else the
-// public one if the settings allow that. from says which, for people.
+// public one if the settings allow that. from says which, for people. The public
+// one is refused wherever it comes from without that setting.
 func (k *Keeper) wantedToken() (t Token, from string, err error) {
+	t, from, err = k.tokenThatIsThere()
+	if err == nil && t == publicToken() && !k.InsecureAutojoin {
+		return Token{}, from, errPublic
+	}
+	return t, from, err
+}
+
+func (k *Keeper) tokenThatIsThere() (t Token, from string, err error) {
 	t, err = readTokenFile(k.TokenFile)
 	switch {
 	case err == nil:

@@ -126,6 +126,13 @@ func TestThePublicTokenHasToBeAllowed(t *testing.T) {
 		if (err == nil) != allowed || err != nil && api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("allowed %v: %v", allowed, err)
 		}
+		// Nor is it looked for, when it was left in a file.
+		if err := SaveToken(k.Dir, publicToken()); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := k.wantedToken(); (err == nil) != allowed || !allowed && !got.IsZero() {
+			t.Errorf("allowed %v, in the state directory: %v", allowed, err)
+		}
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 	"github.com/socketplane/socketplane/agent/wholefile"
 )
 
-// embedded has socketplane-runc.gz in a program that scripts/build.sh made, and
-// nothing in one that `go build` or `go test` made.
+// embedded has the socketplane-runc.gz that scripts/build.sh made last in this tree;
+// nothing in a tree that was never built so.
 //
 //go:embed all:embedded
 var embedded embed.FS
@@ -36,18 +36,19 @@ func InstallRuntime(dir string) (string, error) {
 	}
 	path := filepath.Join(dir, oci.RuntimeProgram)
 	program, err := runtimeProgram()
-	if err != nil {
+	if err != nil || program == nil || noexec(dir) {
+		return path, linkRuntime(path)
+	}
+	if err := installProgram(path, program); err != nil {
 		return "", fmt.Errorf("runtime's program: %w", err)
 	}
-	if program != nil {
-		if err := installProgram(path, program); err != nil {
-			return "", fmt.Errorf("runtime's program: %w", err)
-		}
-		if unix.Access(path, unix.X_OK) == nil {
-			return path, nil
-		}
-	}
-	return path, linkRuntime(path)
+	return path, nil
+}
+
+// noexec says whether programs in dir cannot be run, by its mount.
+func noexec(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Flags&unix.ST_NOEXEC != 0
 }
 
 // runtimeProgram gives what is embedded, nil where nothing is.

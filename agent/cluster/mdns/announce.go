@@ -17,6 +17,9 @@ const (
 	minDelay, maxDelay = 20 * time.Millisecond, 120 * time.Millisecond
 	// unasked is how often an announcement is said at first, section 8.3.
 	unasked = 3
+	// lookAgain is how often the interface is looked at: one that was made anew hears
+	// nothing for a socket of before, and nothing says so.
+	lookAgain = 30 * time.Second
 )
 
 // Announce says a to the segment of an interface, unasked at first and then to
@@ -36,6 +39,8 @@ func Announce(ctx context.Context, iface string, a Announcement) error {
 	last, next := time.Time{}, time.Now() // when it was said, and is to be; zero: not before somebody asks
 	due := time.NewTimer(0)
 	defer due.Stop()
+	look := time.NewTicker(lookAgain)
+	defer look.Stop()
 	for said := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -45,6 +50,10 @@ func Announce(ctx context.Context, iface string, a Announcement) error {
 			return nil
 		case err := <-failed:
 			return err
+		case <-look.C:
+			if err := s.stillThere(iface); err != nil {
+				return err
+			}
 		case <-asked:
 			wait := max(minDelay+rand.N(maxDelay-minDelay), time.Until(last.Add(again)))
 			if at := time.Now().Add(wait); next.IsZero() || at.Before(next) {

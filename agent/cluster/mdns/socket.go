@@ -48,6 +48,18 @@ func open(iface string, addr netip.Addr) (*socket, error) {
 	return &socket{conn: conn, send4: ipv4.NewPacketConn(conn), index: ifi.Index, addr: addr, link: link}, nil
 }
 
+// stillThere says whether the interface is the one that the socket is for.
+func (s *socket) stillThere(iface string) error {
+	ifi, err := net.InterfaceByName(iface)
+	if err != nil {
+		return fmt.Errorf("mDNS on %s: %w", iface, err)
+	}
+	if ifi.Index != s.index {
+		return fmt.Errorf("mDNS on %s: the interface is another now", iface)
+	}
+	return nil
+}
+
 func onLink(ifi *net.Interface) ([]netip.Prefix, error) {
 	addrs, err := ifi.Addrs()
 	if err != nil {

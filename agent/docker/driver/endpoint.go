@@ -33,6 +33,8 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "address %.40q of the endpoint is not a CIDR", req.Interface.Address)
 	}
 	var e api.Endpoint
+	// Before it is there: whoever gives the address back now means another endpoint.
+	d.known.begun(req.EndpointID)
 	err = d.onNetwork(ctx, addr.Masked(), func(network string) (err error) {
 		e, err = d.Service.Reserve(ctx, api.ReserveRequest{
 			ID: req.EndpointID, Network: network, IP: addr.Addr().String(), MAC: req.Interface.MacAddress, Source: api.SourceDriver,
@@ -40,9 +42,9 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 		return err
 	})
 	if err != nil {
+		d.known.settled(req.EndpointID)
 		return endpointAnswer{}, err
 	}
-	d.known.begun(req.EndpointID)
 	var answer endpointAnswer
 	if req.Interface.MacAddress == "" { // Docker takes no answer to what it has chosen itself
 		answer.Interface.MacAddress = e.MAC

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -10,35 +11,30 @@ import (
 )
 
 const (
-	// owedEvery paces the tries to give back what Docker gave back in vain.
+	// owedEvery paces the tries to release what Docker gave back in vain.
 	owedEvery = time.Second
-	// owedFor is how long they go on. After that the sweep finds an endpoint, and
-	// a hold has ended by itself.
+	// owedFor is how long they go on. After that the sweep finds the endpoint.
 	owedFor = 2 * time.Minute
 	// owedMost bounds what is remembered.
 	owedMost = 4096
 )
 
-// owed are the addresses that Docker gave back when the agent could not take
-// them: Docker warns of it in its log and never asks again.
+// owed are the endpoints whose address Docker gave back when the agent could not
+// take it: Docker warns of it in its log and never asks again. They go by their
+// ids, which Docker never uses twice; an address may be another's by then.
 type owed struct {
 	mu   sync.Mutex
-	all  []debt
+	all  map[string]time.Time // endpoint's id -> until when it is tried
 	wake chan struct{}
 }
 
-type debt struct {
-	addressRelease
-	until time.Time
-}
+func newOwed() *owed { return &owed{all: map[string]time.Time{}, wake: make(chan struct{}, 1)} }
 
-func newOwed() *owed { return &owed{wake: make(chan struct{}, 1)} }
-
-func (o *owed) add(r addressRelease, now time.Time) {
+func (o *owed) add(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.all) < owedMost {
-		o.all = append(o.all, debt{addressRelease: r, until: now.Add(owedFor)})
+		o.all[id] = time.Now().Add(owedFor)
 	}
 	select {
 	case o.wake <- struct{}{}:
@@ -46,51 +42,54 @@ func (o *owed) add(r addressRelease, now time.Time) {
 	}
 }
 
-// paid forgets that an address is owed: Docker was given it anew, or it is back.
-func (o *owed) paid(r addressRelease) {
+func (o *owed) paid(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.all = slices.DeleteFunc(o.all, func(d debt) bool { return d.addressRelease == r })
+	delete(o.all, id)
 }
 
-func (o *owed) list() []debt {
+func (o *owed) list() map[string]time.Time {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Clone(o.all)
+	return maps.Clone(o.all)
 }
 
-// payOwed gives back what is owed, until ctx ends.
+// payOwed releases what is owed, until ctx ends.
 func (d *Driver) payOwed(ctx context.Context) {
+	tick := time.NewTicker(owedEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.owed.wake:
 		}
-		for {
-			for _, debt := range d.owed.list() {
-				d.pay(ctx, debt)
-			}
-			if len(d.owed.list()) == 0 {
-				break
+		for all := d.owed.list(); len(all) > 0; all = d.owed.list() {
+			for _, id := range slices.Sorted(maps.Keys(all)) {
+				d.pay(ctx, id, all[id])
 			}
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(owedEvery):
+			case <-tick.C:
 			}
 		}
 	}
 }
 
-func (d *Driver) pay(ctx context.Context, debt debt) {
+func (d *Driver) pay(ctx context.Context, id string, until time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := d.giveBack(ctx, debt.addressRelease)
-	if err == nil || time.Now().After(debt.until) || final(err) {
-		d.owed.paid(debt.addressRelease)
-		d.Logger.Info("an address that Docker gave back in vain", "ip", debt.Address, "pool", debt.PoolID, "err", err)
+	err := d.Service.Release(ctx, id)
+	switch {
+	case err == nil:
+		d.Logger.Info("released what Docker gave back in vain", "endpoint", id)
+	case time.Now().After(until), final(err):
+		d.Logger.Warn("an endpoint whose address Docker gave back stays until the next comparison", "endpoint", id, "err", err)
+	default:
+		return
 	}
+	d.owed.paid(id)
 }
 
 // final says whether asking again cannot help.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -123,7 +122,6 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 	if err != nil {
 		return addressAnswer{}, err
 	}
-	d.owed.paid(addressRelease{PoolID: req.PoolID, Address: held.IP.String()})
 	return answerAddress(held.IP, subnet), nil
 }
 
@@ -169,34 +167,30 @@ type addressRelease struct{ PoolID, Address string }
 // deleted, or one that no endpoint came for. Not that of an endpoint in the
 // making: another container asked for the same address, and lost.
 func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty, error) {
-	err := d.giveBack(ctx, req)
-	if err != nil && !final(err) {
-		d.owed.add(req, time.Now())
-	}
-	return empty{}, err
-}
-
-func (d *Driver) giveBack(ctx context.Context, req addressRelease) error {
 	subnet, err := api.ParseSubnet(req.PoolID)
 	if err != nil {
-		return err
+		return empty{}, err
 	}
 	ip, err := api.ParseIP(req.Address)
 	if err != nil {
-		return err
+		return empty{}, err
 	}
 	endpoints, err := d.Service.Endpoints(ctx)
 	if err != nil {
-		return err
+		return empty{}, err
 	}
 	for _, e := range endpoints {
 		if e.Source == api.SourceDriver && e.IP == ip && subnet.Bits() == e.PrefixLen && !e.Attached && !d.known.inTheMaking(e.ID) {
-			return d.Service.Release(ctx, e.ID)
+			err := d.Service.Release(ctx, e.ID)
+			if err != nil && !final(err) {
+				d.owed.add(e.ID)
+			}
+			return empty{}, err
 		}
 	}
 	network, ok := d.known.pool(subnet)
 	if !ok {
-		return nil // a network that went: its addresses went with it
+		return empty{}, nil // a network that went: its addresses went with it
 	}
-	return d.Service.Unhold(ctx, network, ip.String())
+	return empty{}, d.Service.Unhold(ctx, network, ip.String())
 }
