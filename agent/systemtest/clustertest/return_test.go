@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Promise: a host that was off and comes back with another address, a client or a
@@ -37,7 +38,16 @@ func TestReturnsWithAnotherAddress(t *testing.T) {
 				powerOff(t, k)
 				address(t, k, at)
 				sp(t, k, "agent", "start")
-				awaitReady(t, k)
+				began := time.Now()
+				// The others give a name to another address only 30 s after the old one
+				// has gone silent (Consul's dead node reclaim time).
+				eventually(t, 2*time.Minute, "it has read the state", func() error {
+					if s, err := statusOf(t, k); err != nil || !s.Ready {
+						return fmt.Errorf("%v, %q", err, s.Problems)
+					}
+					return nil
+				})
+				t.Logf("a %s is back at %s after %s", role, at, time.Since(began).Round(100*time.Millisecond))
 				awaitPeers(t, 1, others(at)...)
 				awaitServers(t, 1, 4, 3)
 				there := connect(t, k, "moved", fmt.Sprintf("there%d", k))
