@@ -28,9 +28,10 @@ type prober struct {
 	fd    int
 	id    uint16
 	to    unix.Sockaddr
-	end   chan struct{} // no more requests
-	close chan struct{} // nor answers
-	done  sync.WaitGroup
+	end   chan struct{}  // no more requests
+	close chan struct{}  // nor answers
+	sends sync.WaitGroup // the one who sends
+	hears sync.WaitGroup // the one who receives
 
 	mu   sync.Mutex
 	sent []time.Time          // by sequence number
@@ -58,8 +59,8 @@ func startProbe(t testing.TB, name, namespace, ip string) *prober {
 	if err != nil {
 		t.Fatalf("probe %s: %v", name, err)
 	}
-	p.done.Go(p.send)
-	p.done.Go(p.receive)
+	p.sends.Go(p.send)
+	p.hears.Go(p.receive)
 	t.Cleanup(func() { p.finish(0) })
 	return p
 }
@@ -148,6 +149,7 @@ func (p *prober) finish(grace time.Duration) (sent int, lost []int) {
 	case <-p.close:
 	default:
 		close(p.end)
+		p.sends.Wait() // it may just be sending one more
 		deadline := time.Now().Add(grace)
 		for time.Now().Before(deadline) {
 			if sent, answered := p.counts(); sent == answered {
@@ -156,7 +158,7 @@ func (p *prober) finish(grace time.Duration) (sent int, lost []int) {
 			<-time.After(probeEvery)
 		}
 		close(p.close)
-		p.done.Wait()
+		p.hears.Wait()
 		_ = unix.Close(p.fd)
 	}
 	p.mu.Lock()
