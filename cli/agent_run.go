@@ -133,7 +133,8 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	// Before the socket is there, so that who sees it can run containers. But a
 	// dockerd that starts at the same moment may wait for the socket itself, with
 	// the containers that it brings back.
-	registered := registerRuntime(ctx, s, logger)
+	runtime := installRuntime(s, logger)
+	registered := registerRuntime(ctx, runtime)
 	listener, err := listen(s.API.Socket)
 	if err != nil {
 		return err
@@ -163,7 +164,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		g.Go(func() error { return serveLegacy(ctx, legacy) })
 	}
 	if !registered {
-		g.Go(func() error { return keepRegistering(ctx, s, logger) })
+		g.Go(func() error { return keepRegistering(ctx, runtime) })
 	}
 	if s.Docker.Enabled {
 		plugin := driver.New(driver.Config{
@@ -234,8 +235,25 @@ func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(conte
 	}
 }
 
+// installRuntime lays our runtime down, once, and says how Docker is told of it;
+// nil: it is not to be told.
+func installRuntime(s Settings, logger *slog.Logger) *docker.Registration {
+	if !s.Docker.Enabled || !s.Docker.RegisterRuntime {
+		return nil
+	}
+	path, err := docker.InstallRuntime(filepath.Join(s.Host.StateDir, "bin"))
+	if err != nil {
+		logger.Error("socketplane run will not work: its runtime cannot be laid down", "err", err)
+		return nil
+	}
+	return &docker.Registration{
+		DaemonJSON: s.Docker.DaemonJSON, Host: "unix://" + s.Docker.Socket, RuntimePath: path,
+		Socket: s.API.Socket, Logger: logger,
+	}
+}
+
 // keepRegistering registers the runtime once dockerd answers.
-func keepRegistering(ctx context.Context, s Settings, logger *slog.Logger) error {
+func keepRegistering(ctx context.Context, r *docker.Registration) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -244,7 +262,7 @@ func keepRegistering(ctx context.Context, s Settings, logger *slog.Logger) error
 			return nil
 		case <-tick.C:
 		}
-		if registerRuntime(ctx, s, logger) {
+		if registerRuntime(ctx, r) {
 			return nil
 		}
 	}
@@ -253,22 +271,16 @@ func keepRegistering(ctx context.Context, s Settings, logger *slog.Logger) error
 // registerRuntime makes Docker know our runtime. An agent without it still
 // serves everything but new containers of `socketplane run`. False says that
 // dockerd does not answer yet and has to be asked again.
-func registerRuntime(ctx context.Context, s Settings, logger *slog.Logger) bool {
-	if !s.Docker.Enabled || !s.Docker.RegisterRuntime {
+func registerRuntime(ctx context.Context, r *docker.Registration) bool {
+	if r == nil {
 		return true
 	}
-	path, err := docker.InstallRuntime(filepath.Join(s.Host.StateDir, "bin"))
-	if err == nil {
-		err = docker.Register(ctx, docker.Registration{
-			DaemonJSON: s.Docker.DaemonJSON, Host: "unix://" + s.Docker.Socket, RuntimePath: path,
-			Socket: s.API.Socket, Logger: logger,
-		})
-	}
+	err := docker.Register(ctx, *r)
 	if errors.Is(err, docker.ErrNotAnswering) {
 		return false
 	}
 	if err != nil {
-		logger.Error("socketplane run will not work: Docker does not know the runtime", "err", err)
+		r.Logger.Error("socketplane run will not work: Docker does not know the runtime", "err", err)
 	}
 	return true
 }

@@ -305,6 +305,14 @@ func powerCycle(t testing.TB, k int, network string) {
 	off := time.Now()
 	eventually(t, time.Minute, "the others go on", func() error { return makes(t, other, network) })
 	t.Logf("h%d made a network %s after h%d was off", other, time.Since(off).Round(time.Millisecond), k)
+	powerOn(t, k)
+	sp(t, k, "agent", "start")
+	awaitReady(t, k)
+}
+
+// powerOn boots host k, without its agent.
+func powerOn(t testing.TB, k int) {
+	t.Helper()
 	if err := hosts.Host(k).Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -313,8 +321,6 @@ func powerCycle(t testing.TB, k int, network string) {
 			t.Fatal(err)
 		}
 	}
-	sp(t, k, "agent", "start")
-	awaitReady(t, k)
 }
 
 // leaderOf is the number of the host that leads the cluster.

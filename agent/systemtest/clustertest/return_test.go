@@ -35,7 +35,10 @@ func TestReturnsWithAnotherAddress(t *testing.T) {
 				return list
 			}
 			comesBack := func(at string) {
-				powerOff(t, k)
+				if err := hosts.Host(k).PowerOff(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				powerOn(t, k)
 				address(t, k, at)
 				sp(t, k, "agent", "start")
 				began := time.Now()
@@ -82,22 +85,6 @@ func hostWith(t testing.TB, role string) int {
 	}
 	t.Fatalf("no host is a %s: %+v", role, all)
 	return 0
-}
-
-// powerOff turns host k off and on again, without its agent.
-func powerOff(t testing.TB, k int) {
-	t.Helper()
-	if err := hosts.Host(k).PowerOff(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := hosts.Host(k).Boot(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, service := range []string{"ovsdb-server", "ovs-vswitchd"} {
-		if err := hosts.Host(k).Service(t.Context(), "start", service); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // address gives host k another address in place of the one it has.
