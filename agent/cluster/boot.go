@@ -16,7 +16,9 @@ import (
 func BootID() (string, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	stat, statErr := os.ReadFile("/proc/1/stat")
-	netns, nsErr := os.Readlink("/proc/self/ns/net")
+	// The thread's, since the process's is that of its first thread, which link
+	// may have sent into a container for a moment.
+	netns, nsErr := os.Readlink("/proc/thread-self/ns/net")
 	if err := errors.Join(err, statErr, nsErr); err != nil {
 		return "", fmt.Errorf("tell this boot of the machine from others: %w", err)
 	}

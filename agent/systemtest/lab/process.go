@@ -80,6 +80,8 @@ func findInit(host string) (int, error) {
 
 // ours lists what Down has to kill: each host's first process, with which all of
 // its namespace dies, and whatever else sits in a network namespace of the lab.
+// The caller is none of them, though its first thread may rest in one: Go ends no
+// first thread, so when a goroutine locked it, went there and ended, it stays.
 func ours() ([]int, error) {
 	names, err := namespaces()
 	if err != nil {
@@ -98,6 +100,9 @@ func ours() ([]int, error) {
 	}
 	var found []int
 	for _, pid := range pids {
+		if pid == os.Getpid() {
+			continue
+		}
 		if initOf(pid) != "" {
 			found = append(found, pid)
 			continue
