@@ -17,7 +17,8 @@ func (a *app) clusterCommand() *cobra.Command {
 		Short: "Form, enter, leave and see the cluster",
 		Long: `A cluster is the hosts that share networks. It begins on one host and others join
 it with its token. The agents run Consul for it; where consul.address is set, the
-cluster is whoever uses that Consul, and nothing here is needed.`,
+cluster is whoever uses that Consul, and nothing here is needed. What changes the place
+of this host in it prints with -o json what the place is now.`,
 		Example: `  socketplane cluster bootstrap
   socketplane cluster token
   socketplane cluster join --token-file /root/token 192.0.2.11

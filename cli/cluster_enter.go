@@ -19,6 +19,7 @@ it. On a host where a cluster began it changes nothing.`,
 		Args: args(0, 0),
 	}
 	token := tokenFlags(cmd)
+	format := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		secret, err := a.readToken(token)
 		if err != nil {
@@ -27,15 +28,17 @@ it. On a host where a cluster began it changes nothing.`,
 		before, after, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
 			return svc.Bootstrap(cmd.Context(), api.BootstrapRequest{Token: secret})
 		})
-		switch {
-		case err != nil:
-			return err
-		case before.Cluster == after.Cluster:
-			a.warnInsecure(after)
-			_, err = fmt.Fprintf(a.stdout, "cluster %s began on this host already\n", after.Cluster)
+		if err != nil {
 			return err
 		}
 		a.warnInsecure(after)
+		switch {
+		case *format == outputJSON:
+			return writeJSON(a.stdout, after)
+		case before.Cluster == after.Cluster:
+			_, err = fmt.Fprintf(a.stdout, "cluster %s began on this host already\n", after.Cluster)
+			return err
+		}
 		_, err = fmt.Fprintf(a.stdout, "cluster %s begins on this host, at %s (%s)\nanother host joins it with its token (socketplane cluster token):\n  socketplane cluster join %s\n",
 			after.Cluster, after.Address, after.Iface, after.Address)
 		return err
@@ -59,6 +62,7 @@ networks of its own but an unused "default".`,
 		Args: args(0, -1),
 	}
 	token := tokenFlags(cmd)
+	format := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, err := api.ParseJoin(args); err != nil {
 			return err
@@ -74,6 +78,9 @@ networks of its own but an unused "default".`,
 			return err
 		}
 		a.warnInsecure(after)
+		if *format == outputJSON {
+			return writeJSON(a.stdout, after)
+		}
 		_, err = fmt.Fprintf(a.stdout, "this host is in cluster %s, at %s (%s)\n", after.Cluster, after.Address, after.Iface)
 		return err
 	}
@@ -91,12 +98,16 @@ its own again, with an empty state. It is refused while the host has endpoints.`
 		Args: args(0, 0),
 	}
 	force := cmd.Flags().Bool("force", false, "take the interfaces of all containers of this host away and release their addresses")
+	format := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		before, _, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
+		before, after, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
 			return svc.Leave(cmd.Context(), api.LeaveRequest{Force: *force})
 		})
 		if err != nil {
 			return err
+		}
+		if *format == outputJSON {
+			return writeJSON(a.stdout, after)
 		}
 		_, err = fmt.Fprintf(a.stdout, "this host has left cluster %s\n", before.Cluster)
 		return err
@@ -117,6 +128,7 @@ setting cluster.iface. --default undoes it.`,
 		DisableFlagsInUseLine: true,
 	}
 	undo := cmd.Flags().Bool("default", false, "back to the setting cluster.iface, or what is found")
+	format := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *undo == (len(args) == 1) {
 			return usagef("name an interface or say --default; usage: %s", usageLine(cmd))
@@ -133,6 +145,9 @@ setting cluster.iface. --default undoes it.`,
 		})
 		if err != nil {
 			return err
+		}
+		if *format == outputJSON {
+			return writeJSON(a.stdout, after)
 		}
 		_, err = fmt.Fprintf(a.stdout, "tunnels are at %s (%s)\n", after.Address, after.Iface)
 		return err
