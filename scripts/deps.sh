@@ -11,6 +11,14 @@ die() {
 	exit 1
 }
 
+# First what no package of the distribution brings: nobody waits minutes to hear of it.
+command -v go >/dev/null || die "no go on the PATH: Go 1.26 or newer is needed (https://go.dev/dl)"
+version=$(go env GOVERSION 2>/dev/null) || version=unknown
+case $version in
+go1.2[1-9]* | go1.[3-9][0-9]* | go[2-9]*) ;; # from 1.21 on go fetches the version that go.mod wants
+go1.*) die "$version is too old: Go 1.26 or newer is needed (https://go.dev/dl)" ;;
+esac
+
 missing=
 # need PROGRAM PACKAGE
 need() {
@@ -99,10 +107,3 @@ if ! command -v docker >/dev/null 2>&1; then
 	update
 	install docker-cli
 fi
-
-command -v go >/dev/null || die "no go on the PATH: Go 1.26 or newer is needed (https://go.dev/dl)"
-version=$(go env GOVERSION 2>/dev/null) || version=unknown
-case $version in
-go1.2[1-9]* | go1.[3-9][0-9]* | go[2-9]*) ;; # from 1.21 on go fetches the version that go.mod wants
-go1.*) die "$version is too old: Go 1.26 or newer is needed (https://go.dev/dl)" ;;
-esac
