@@ -51,20 +51,20 @@ test-long: deps build consul tools ## all tests, with hundreds of repeats; vagra
 
 test-vagrant: build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
 	@scripts/deps.sh vagrant
-	@go test -v -tags long -count=1 -timeout 40m ./vagrant
+	@bin/testrun -v -tags long -count=1 -timeout 40m ./vagrant
 
 test-cloud-init: deps build consul tools ## the examples of cloud-init, executed by cloud-init
-	@go test -v -tags long -count=1 -timeout 30m ./agent/systemtest/cloudinit
+	@bin/testrun -v -tags long -count=1 -timeout 30m ./agent/systemtest/cloudinit
 
 test-package: deps build consul tools ## the package and install.sh on machines with systemd, over boots
 	@bin/testrun -tags long -count=1 -timeout 30m ./agent/systemtest/machine
 
 test-vm: deps build consul tools ## three VMs (emulated) with a kernel that has openvswitch, made by cloud-init
 	@scripts/deps.sh vm
-	@go test -v -tags long -count=1 -timeout 30m ./agent/systemtest/vm
+	@bin/testrun -v -tags long -count=1 -timeout 30m ./agent/systemtest/vm
 
 test-walk: deps build consul tools ## docs/walk-2015.md, typed; UPDATE=1 writes the answers into it
-	@go test -v -tags long -count=1 -timeout 20m ./agent/systemtest/walk $(if $(UPDATE),-update)
+	@bin/testrun -v -tags long -count=1 -timeout 20m ./agent/systemtest/walk $(if $(UPDATE),-update)
 
 unit: deps consul tools ## the tests of single packages
 	@bin/testrun -race -count=1 -timeout 10m $(UNIT)

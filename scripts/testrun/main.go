@@ -2,6 +2,7 @@
 // by a lone "--"), one group after the other, and judges them together: it prints
 // each package's result, the output of what failed, and "N passed, N failed" at
 // the end. A skipped test counts as failed: a test that could not run proves nothing.
+// With -v among a group's arguments all output of its tests is printed as it comes.
 package main
 
 import (
@@ -34,6 +35,7 @@ type tally struct {
 	failed []string
 	said   map[string][]string // output by package and test, until its end is known
 	bad    map[string]bool     // packages with a failed test
+	loud   bool                // output is printed as it comes, and not kept
 }
 
 func main() {
@@ -86,6 +88,7 @@ func (t *tally) run(args []string) error {
 	}
 	before := len(t.failed)
 	clear(t.bad) // a group may test a package again
+	t.loud = slices.Contains(args, "-v")
 	readErr := t.read(stdout)
 	err = cmd.Wait()
 	var exit *exec.ExitError
@@ -113,6 +116,10 @@ func (t *tally) event(e event) {
 	key := e.Package + " " + e.Test
 	switch e.Action {
 	case "output":
+		if t.loud {
+			fmt.Fprint(t.out, e.Output)
+			return
+		}
 		t.said[key] = append(t.said[key], e.Output)
 	case "build-output":
 		fmt.Fprint(t.out, e.Output)
