@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -24,8 +25,10 @@ func macOfGateway(t testing.TB, k int, network string) string {
 
 // Promise: no ARP or ND on the underlay while fresh containers find each other.
 func TestFindingEachOtherIsQuiet(t *testing.T) {
+	subnet := netip.MustParsePrefix("10.143.0.0/24")
+	knowsFinding(t, subnet)
 	underlay := tapOf(t, "the underlay", underlayNamespace, "br0")
-	makeNetwork(t, 1, "quiet", "10.143.0.0/24")
+	makeNetwork(t, 1, "quiet", subnet.String())
 	var all []container
 	for k := 1; k <= 3; k++ {
 		all = append(all, runContainer(t, k, "quiet", fmt.Sprintf("qu-%d", k)))
@@ -58,6 +61,9 @@ func TestFindingEachOtherIsQuiet(t *testing.T) {
 	outer := map[string]int{}
 	for _, f := range underlay.all() {
 		outer[kindOf(f.data)]++
+		if finds(f.data, subnet) {
+			t.Errorf("%s of the network on the underlay, in no tunnel: %x", kindOf(f.data), f.data)
+		}
 	}
 	t.Logf("inside the network: %v; the underlay itself: %v", kinds, outer)
 }
@@ -77,6 +83,62 @@ func kindOf(f []byte) string {
 		return "IPv6"
 	}
 	return fmt.Sprintf("%#04x", etherType(f))
+}
+
+// finds says whether a frame is ARP or ND by or about a station of the subnet. There
+// ND knows stations by the MAC that is made of their address, and by the link-local
+// address that is made of that (RFC 4291, appendix A).
+func finds(f []byte, subnet netip.Prefix) bool {
+	for ip := subnet.Addr(); subnet.Contains(ip); ip = ip.Next() {
+		a := ip.As4()
+		var known [][]byte
+		switch kindOf(f) {
+		case "ARP":
+			known = [][]byte{append([]byte{0x02, 0x42}, a[:]...)}
+			if len(f) >= 42 && (bytes.Equal(f[28:32], a[:]) || bytes.Equal(f[38:42], a[:])) { // sender, target
+				return true
+			}
+		case "ND":
+			known = [][]byte{append([]byte{0x02, 0x42}, a[:]...), {0x00, 0x42, a[0], 0xff, 0xfe, a[1], a[2], a[3]}}
+		}
+		if slices.ContainsFunc(known, func(k []byte) bool { return bytes.Contains(f, k) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// knowsFinding is the control of finds: it knows what it is for, and only that.
+func knowsFinding(t *testing.T, subnet netip.Prefix) {
+	t.Helper()
+	at := func(n byte) station {
+		a := subnet.Addr().As4()
+		a[3] = n
+		return station{net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], n}, netip.AddrFrom4(a)}
+	}
+	x, y, vtep := at(2), at(64), station{nobody.mac, netip.MustParseAddr("198.18.0.1")}
+	six := "fe80::42:" + fmt.Sprintf("%xff:fe%02x:%x", subnet.Addr().As4()[0], subnet.Addr().As4()[1], 2)
+	solicit := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, netip.MustParseAddr(six).AsSlice()...)
+	for what, f := range map[string][]byte{
+		"a question":                           arp(x.mac, everybody.mac, arpRequest, x, y, ""),
+		"an answer":                            arp(y.mac, x.mac, arpReply, y, x, ""),
+		"a question by who has no address yet": arp(x.mac, everybody.mac, arpRequest, x.at(netip.IPv4Unspecified()), vtep, ""),
+		"a question of the host's":             arp(vtep.mac, everybody.mac, arpRequest, vtep, y, ""),
+		"ND of a container":                    ipv6(x.mac, everybody.mac, "fe80::1", "ff02::1", unix.IPPROTO_ICMPV6, solicit, ""),
+		"ND about a container":                 ipv6(vtep.mac, everybody.mac, "fe80::1", "ff02::1", unix.IPPROTO_ICMPV6, solicit, ""),
+	} {
+		if !finds(f, subnet) {
+			t.Errorf("%s is not known: %x", what, f)
+		}
+	}
+	for what, f := range map[string][]byte{
+		"a question between hosts": arp(vtep.mac, everybody.mac, arpRequest, vtep, vtep.at(netip.MustParseAddr("198.18.0.2")), ""),
+		"a datagram":               datagram(x, y, ""),
+	} {
+		if finds(f, subnet) {
+			t.Errorf("%s is taken for one: %x", what, f)
+		}
+	}
 }
 
 // lie is a frame that a container may not send.
