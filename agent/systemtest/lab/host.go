@@ -176,7 +176,7 @@ func (h *Host) Exec(ctx context.Context, args ...string) (string, error) {
 // consul, dockerd, and returns when it is done.
 func (h *Host) Service(ctx context.Context, verb, service string) error {
 	// A file takes the output: a pipe would stay open in the daemon.
-	out, err := os.CreateTemp("", "lab-service-")
+	out, err := os.CreateTemp(StateDir, "service-") // there Down finds it
 	if err != nil {
 		return err
 	}
