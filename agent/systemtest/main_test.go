@@ -17,6 +17,9 @@ import (
 // networks and containers of its own and takes them away.
 var cluster *lab.Lab
 
+// onlyOn3 is a route that h3 has, and no other host; see TestBadNetworks.
+const onlyOn3 = "10.71.0.0/16"
+
 func TestMain(m *testing.M) { os.Exit(runMain(m)) }
 
 func runMain(m *testing.M) int {
@@ -32,5 +35,9 @@ func runMain(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, "systemtest: the lab does not go down:", err)
 		}
 	}()
+	if _, err := cluster.Host(3).Exec(ctx, "ip", "route", "add", "blackhole", onlyOn3); err != nil {
+		fmt.Fprintln(os.Stderr, "systemtest:", err)
+		return 1
+	}
 	return m.Run()
 }
