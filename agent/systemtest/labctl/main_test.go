@@ -74,7 +74,7 @@ func TestLab(t *testing.T) {
 		{"no such command", "", []string{"h1", "no-such"}, said{127, "", `h1: exec: "no-such": executable file not found in $PATH` + "\n"}},
 		{"no such host", "", []string{"h3", "true"}, said{1, "", `lab: host "h3" is not there or is off; scripts/lab status shows the hosts` + "\n"}},
 		{"no command", "", []string{"h1"}, said{2, "", usage}},
-		{"bare", "", []string{"h1", "sh", "-c", "command -v consul; ps -e -o comm= | grep -x -e consul -e socketplane"}, said{1, "/usr/local/sbin/consul\n", ""}},
+		{"bare", "", []string{"h1", "sh", "-c", "command -v consul; cat /proc/[0-9]*/comm | grep -x -e consul -e socketplane"}, said{1, "/usr/local/sbin/consul\n", ""}},
 		{"the wire", "", []string{"ul", "sh", "-c", "ip -br link show master br0 | grep -c UP"}, said{0, "3\n", ""}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
