@@ -13,10 +13,10 @@ type recorder struct {
 	mu          sync.Mutex
 	endpoints   []api.Endpoint
 	released    []string
-	renamed     []api.ReserveRequest
+	renamed     []api.DescribeRequest
 }
 
-func (r *recorder) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
+func (r *recorder) Describe(_ context.Context, req api.DescribeRequest) (api.Endpoint, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.renamed = append(r.renamed, req)
@@ -46,6 +46,12 @@ func (r *recorder) Release(_ context.Context, id string) error {
 	r.released = append(r.released, id)
 	r.endpoints = slicesWithout(r.endpoints, id)
 	return nil
+}
+
+func (r *recorder) renames() []api.DescribeRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]api.DescribeRequest{}, r.renamed...)
 }
 
 func slicesWithout(list []api.Endpoint, id string) []api.Endpoint {

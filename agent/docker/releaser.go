@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/moby/moby/client"
 
@@ -44,17 +45,25 @@ func (r *Releaser) Event(ctx context.Context, _ *Engine, ev Event) error {
 	if ev.Kind == ContainerRemoved {
 		return r.release(ctx, e)
 	}
-	_, err = r.svc.Reserve(ctx, api.ReserveRequest{ID: e.ID, ContainerName: ev.Name, Network: e.Network, Source: e.Source})
-	if err != nil {
-		// It works under its old name.
-		r.logger.Warn("a container's new name is not known to the agent", "container", e.ID, "name", ev.Name, "err", err)
-	}
+	r.rename(ctx, e, ev.Name)
 	return nil
 }
 
-// Sweep implements Follower: it releases the endpoints whose container is gone.
-// The endpoints are read first: a container that is made meanwhile is in the
-// later list at least.
+// rename tells the agent the name that a container has now.
+func (r *Releaser) rename(ctx context.Context, e api.Endpoint, name string) {
+	if name == "" || name == e.ContainerName {
+		return
+	}
+	_, err := r.svc.Describe(ctx, api.DescribeRequest{ID: e.ID, ContainerID: e.ID, ContainerName: name})
+	if err != nil && api.CodeOf(err) != api.CodeNotFound {
+		// It works under its old name; the next sweep tries again.
+		r.logger.Warn("a container's new name is not known to the agent", "container", e.ID, "name", name, "err", err)
+	}
+}
+
+// Sweep implements Follower: it releases the endpoints whose container is gone,
+// and passes on the names of those that were renamed unseen. The endpoints are
+// read first: a container that is made meanwhile is in the later list at least.
 func (r *Releaser) Sweep(ctx context.Context, engine *Engine) error {
 	endpoints, err := r.svc.Endpoints(ctx)
 	if err != nil {
@@ -64,12 +73,16 @@ func (r *Releaser) Sweep(ctx context.Context, engine *Engine) error {
 	if err != nil {
 		return fmt.Errorf("docker's containers: %w", err)
 	}
-	there := make(map[string]bool, len(list.Items))
+	names := make(map[string]string, len(list.Items)) // of the containers that are there
 	for _, c := range list.Items {
-		there[c.ID] = true
+		names[c.ID] = nameOf(c.Names)
 	}
 	for _, e := range endpoints {
-		if e.Source != api.SourceDocker || there[e.ID] {
+		if e.Source != api.SourceDocker {
+			continue
+		}
+		if name, there := names[e.ID]; there {
+			r.rename(ctx, e, name)
 			continue
 		}
 		if err := r.release(ctx, e); err != nil {
@@ -77,6 +90,17 @@ func (r *Releaser) Sweep(ctx context.Context, engine *Engine) error {
 		}
 	}
 	return nil
+}
+
+// nameOf gives a container's own name of those that Docker lists; the others,
+// with two slashes, are what containers linked to it call it.
+func nameOf(names []string) string {
+	for _, n := range names {
+		if own := strings.TrimPrefix(n, "/"); !strings.Contains(own, "/") {
+			return own
+		}
+	}
+	return ""
 }
 
 func (r *Releaser) release(ctx context.Context, e api.Endpoint) error {

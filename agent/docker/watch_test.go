@@ -23,7 +23,8 @@ import (
 type daemon struct {
 	mu         sync.Mutex
 	containers []string
-	events     chan string // ids of destroyed containers
+	names      map[string][]string // of containers; "/<id>" where there is none
+	events     chan string         // ids of destroyed containers
 	gone       chan struct{}
 }
 
@@ -36,9 +37,13 @@ func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(r.URL.Path, "/containers/json"):
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		list := []map[string]string{}
+		list := []map[string]any{}
 		for _, id := range d.containers {
-			list = append(list, map[string]string{"Id": id})
+			names := d.names[id]
+			if names == nil {
+				names = []string{"/" + id}
+			}
+			list = append(list, map[string]any{"Id": id, "Names": names})
 		}
 		_ = json.NewEncoder(w).Encode(list)
 	case strings.HasSuffix(r.URL.Path, "/events"):
@@ -91,7 +96,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 func TestWatcher(t *testing.T) {
 	id := func(c string) string { return strings.Repeat(c, 64) }
 	endpoint := func(id string, source api.Source) api.Endpoint {
-		return api.Endpoint{ID: id, Source: source}
+		return api.Endpoint{ID: id, ContainerName: id, Source: source}
 	}
 	r := &recorder{endpoints: []api.Endpoint{
 		endpoint(id("a"), api.SourceDocker), endpoint(id("b"), api.SourceDocker), endpoint(id("c"), api.SourceDocker),
@@ -105,10 +110,13 @@ func TestWatcher(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }() // before there is a dockerd
 
-	// Container a was removed while nobody watched.
-	d := &daemon{containers: []string{id("b"), id("c"), id("d")}, events: make(chan string), gone: make(chan struct{})}
+	// Container a was removed while nobody watched, and c renamed.
+	d := &daemon{containers: []string{id("b"), id("c"), id("d")}, names: map[string][]string{id("c"): {"/b/alias", "/shop"}}, events: make(chan string), gone: make(chan struct{})}
 	stop := d.listen(t, socket)
 	eventually(t, "a released", func() bool { return slices.Contains(r.releasedIDs(), id("a")) })
+	eventually(t, "c renamed", func() bool {
+		return slices.Equal(r.renames(), []api.DescribeRequest{{ID: id("c"), ContainerID: id("c"), ContainerName: "shop"}})
+	})
 	// Others are Docker's alone; b goes while we watch.
 	d.events <- id("d")
 	d.events <- id("b")
@@ -145,7 +153,7 @@ func TestRenamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := []api.ReserveRequest{{ID: ours, ContainerName: "shop", Network: "web", Source: api.SourceDocker}}; fmt.Sprint(r.renamed) != fmt.Sprint(want) {
+	if want := []api.DescribeRequest{{ID: ours, ContainerID: ours, ContainerName: "shop"}}; !slices.Equal(r.renamed, want) {
 		t.Errorf("renamed %+v, want %+v", r.renamed, want)
 	}
 }

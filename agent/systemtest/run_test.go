@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -47,7 +48,8 @@ func TestFirstInstructionHasNetwork(t *testing.T) {
 	}
 }
 
-// Promise: restart, and stop and start, keep the address; rm -f leaves nothing.
+// Promise: restart, and stop and start, keep the address; a container that is
+// renamed is known by its new name; rm -f leaves nothing.
 func TestAddressIsKeptUntilRemoved(t *testing.T) {
 	before := footprint(t, 1)
 	makeNetwork(t, 1, "keep", "10.22.0.0/24")
@@ -71,6 +73,16 @@ func TestAddressIsKeptUntilRemoved(t *testing.T) {
 	}
 	sp(t, 1, "start", "keep-a")
 	eventually(t, "reach it again", func() error { return peer.pings(t, a.ip) })
+	for _, name := range []string{"keep-z", "keep-a"} {
+		must(t, 1, "docker", "rename", a.name, name)
+		a.name = name
+		eventually(t, "the agent knows "+name, func() error {
+			if r := try(t, 1, "socketplane", "info", name, "-o", "json"); r.code != 0 || !strings.Contains(r.stdout, `"`+a.ip+`"`) {
+				return errors.New(r.stdout + r.stderr)
+			}
+			return nil
+		})
+	}
 
 	must(t, 1, "docker", "rm", "-f", "keep-a")
 	eventually(t, "its endpoint goes", func() error {
