@@ -32,10 +32,11 @@ func NewReviver(logger *slog.Logger) *Reviver { return &Reviver{logger: logger} 
 func (r *Reviver) Event(context.Context, *Engine, Event) error { return nil }
 
 // Sweep implements Follower. A container that fails again for another reason
-// is Docker's and its user's matter.
+// is Docker's and its user's matter; so is one that has never run: whoever asked
+// for it was told that it did not start, and Docker brings back no such one either.
 func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 	list, err := engine.cli.ContainerList(ctx, client.ContainerListOptions{
-		All: true, Filters: make(client.Filters).Add("status", "exited", "created"),
+		All: true, Filters: make(client.Filters).Add("status", "exited"), // "created" is what has never run
 	})
 	if err != nil {
 		return fmt.Errorf("docker's containers: %w", err)

@@ -17,6 +17,7 @@ import (
 type halted struct {
 	mu         sync.Mutex
 	containers map[string][2]string // id -> restart policy, what its last start failed for
+	created    string               // the one of them that has never run
 	fails      string               // what a start fails for now
 	started    []string
 }
@@ -29,9 +30,17 @@ func (d *halted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(r.URL.Path, "/")
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/containers/json"):
+		var filters struct{ Status map[string]bool }
+		_ = json.Unmarshal([]byte(r.URL.Query().Get("filters")), &filters)
 		list := []map[string]string{}
 		for id := range d.containers {
-			list = append(list, map[string]string{"Id": id})
+			status := "exited"
+			if id == d.created {
+				status = "created"
+			}
+			if len(filters.Status) == 0 || filters.Status[status] {
+				list = append(list, map[string]string{"Id": id})
+			}
 		}
 		_ = json.NewEncoder(w).Encode(list)
 	case strings.HasSuffix(r.URL.Path, "/json"):
@@ -52,10 +61,11 @@ func (d *halted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // started; nothing else is. While it has not passed, one is enough to see it.
 func TestReviver(t *testing.T) {
 	const away = `IpamDriver.RequestAddress: list "x": the store cannot be reached: consul at http://127.0.0.1:8500: connection refused; see that it runs, and try again`
-	d := &halted{containers: map[string][2]string{
+	d := &halted{created: "never", containers: map[string][2]string{
 		"store":   {"always", away},
 		"switch":  {"unless-stopped", "NetworkDriver.Join: Open vSwitch cannot be reached; see that ovsdb-server and ovs-vswitchd run, and try again"},
 		"lost":    {"always", "NetworkDriver.Join: " + LostCall + "; try again"},
+		"never":   {"always", away}, // its user was told
 		"once":    {"no", away},
 		"retries": {"on-failure", away},
 		"stopped": {"always", ""},
