@@ -18,6 +18,9 @@ const reviveTimeout = 30 * time.Second
 // what it asked for.
 const LostCall = "the agent went away while Docker spoke to it"
 
+// LateCall is what it says to one that the agent has no answer to in time.
+const LateCall = "the agent did not answer in time"
+
 // Reviver starts the containers that Docker was to bring back, with its own start
 // or after a crash, and could not, because the agent, the store or the switch was
 // not there yet.
@@ -90,6 +93,7 @@ func passing(said string) bool {
 		"the store cannot be reached",    // the agent's, when it is away later (state.ErrUnavailable)
 		"Open vSwitch cannot be reached", // (ovs.ErrUnavailable)
 		LostCall,                         // the driver's, of a call during which the agent went away
+		LateCall,                         // the driver's, of one that lasted too long: the switch hangs, say
 	} {
 		if strings.Contains(said, words) {
 			return true

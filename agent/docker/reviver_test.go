@@ -65,6 +65,7 @@ func TestReviver(t *testing.T) {
 		"store":   {"always", away},
 		"switch":  {"unless-stopped", "NetworkDriver.Join: Open vSwitch cannot be reached; see that ovsdb-server and ovs-vswitchd run, and try again"},
 		"lost":    {"always", "NetworkDriver.Join: " + LostCall + "; try again"},
+		"late":    {"always", "NetworkDriver.Join: " + LateCall + "; what was begun is taken back"},
 		"never":   {"always", away}, // its user was told
 		"once":    {"no", away},
 		"retries": {"on-failure", away},
@@ -90,7 +91,7 @@ func TestReviver(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(d.started)
-	if want := []string{"lost", "store", "switch"}; !slices.Equal(d.started, want) {
+	if want := []string{"late", "lost", "store", "switch"}; !slices.Equal(d.started, want) {
 		t.Errorf("started %q, want %q", d.started, want)
 	}
 	d.started, d.fails = nil, away

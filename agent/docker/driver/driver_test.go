@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,10 +31,20 @@ type agent struct {
 	asked     []string
 	busy      map[uint16]bool // host ports that are taken
 	block     bool            // never answer
+	stall     time.Duration   // how long a call takes, whatever its context says
+	mu        sync.Mutex      // of asked
 }
 
 func (a *agent) ask(format string, args ...any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.asked = append(a.asked, fmt.Sprintf(format, args...))
+}
+
+func (a *agent) wasAsked() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.asked)
 }
 
 func (a *agent) Networks(ctx context.Context) ([]api.Network, error) {
@@ -41,6 +52,7 @@ func (a *agent) Networks(ctx context.Context) ([]api.Network, error) {
 		<-ctx.Done()
 		return nil, api.Errorf(api.CodeUnavailable, "too late")
 	}
+	time.Sleep(a.stall)
 	return a.networks, nil
 }
 
@@ -94,6 +106,7 @@ func (a *agent) Unhold(_ context.Context, network, ip string) error {
 }
 
 func (a *agent) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
+	time.Sleep(a.stall)
 	a.ask("reserve %s %s %s %s %s", req.ID, req.Network, req.IP, req.MAC, req.Source)
 	mac := req.MAC
 	if mac == "" {
@@ -103,12 +116,17 @@ func (a *agent) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint
 }
 
 func (a *agent) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {
+	time.Sleep(a.stall)
 	a.ask("attach %s %s %v", req.ID, req.NetNS, req.HandOver)
 	return api.Endpoint{ID: req.ID, Peer: "spp1", Gateway: netip.MustParseAddr("10.6.0.1")}, nil
 }
 
-func (a *agent) Detach(_ context.Context, id string) error {
+func (a *agent) Detach(ctx context.Context, id string) error {
 	a.ask("detach %s", id)
+	if a.stall > 0 { // what goes on with the endpoint is waited for
+		<-ctx.Done()
+		return api.Errorf(api.CodeUnavailable, "too late")
+	}
 	return api.CheckEndpointID(id)
 }
 
@@ -369,16 +387,72 @@ func TestHugeBody(t *testing.T) {
 	}
 }
 
-// TestSlowAgent: Docker has an answer within 5 s, whatever the agent does.
+// TestSlowAgent: Docker has an answer within 5 s, whatever the agent does, also
+// when it goes on past its time. What it still makes is taken back.
 func TestSlowAgent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newTestDriver(&agent{block: true}).Handler()
-		start := time.Now()
-		status, answer := call(t, h, "IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24"}`)
-		if took := time.Since(start); status == http.StatusOK || took > 5*time.Second {
-			t.Errorf("%d %v after %s", status, answer, took)
+	for _, tt := range []struct {
+		name, method, body string
+		block              bool
+		stall              time.Duration
+		released           bool
+	}{
+		{"obeys", "IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24"}`, true, 0, false},
+		{"goes on", "IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24"}`, false, 20 * time.Second, false},
+		{"reserves late", "NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24"}}`, false, 20 * time.Second, true},
+		{"attaches late", "NetworkDriver.Join", `{"NetworkID":"n","EndpointID":"e"}`, false, 20 * time.Second, true},
+		{"attaches a little late", "NetworkDriver.Join", `{"NetworkID":"n","EndpointID":"e"}`, false, callTimeout + lastWords/2, true},
+		{"cannot detach", "NetworkDriver.DeleteEndpoint", `{"NetworkID":"n","EndpointID":"e"}`, false, 20 * time.Second, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &agent{block: tt.block, stall: tt.stall}
+				d := newTestDriver(a)
+				d.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.6.0.0/24"): "foo"})
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() { defer close(ended); d.payOwed(ctx) }()
+				start := time.Now()
+				status, answer := call(t, d.Handler(), tt.method, tt.body)
+				if took := time.Since(start); status == http.StatusOK || took > 5*time.Second {
+					t.Errorf("%d %v after %s", status, answer, took)
+				}
+				time.Sleep(time.Minute) // of the bubble's clock
+				if got := slices.Contains(a.wasAsked(), "release e"); got != tt.released {
+					t.Errorf("released: %v; the agent was asked %q", got, a.wasAsked())
+				}
+				if left := d.owed.list(); len(left) != 0 || d.known.inTheMaking("e") {
+					t.Errorf("still owed: %v; in the making: %v", left, d.known.inTheMaking("e"))
+				}
+				cancel()
+				<-ended
+			})
+		})
+	}
+}
+
+// TestGivenUp: the address of an endpoint that is owed already is not waited for.
+func TestGivenUp(t *testing.T) {
+	a := &agent{endpoints: []api.Endpoint{
+		{ID: "e", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.7"), PrefixLen: 24},
+	}}
+	d := newTestDriver(a)
+	d.owed.add("e")
+	status, answer := call(t, d.Handler(), "IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.7"}`)
+	if status != http.StatusOK || len(a.asked) != 0 {
+		t.Errorf("%d %v, asked %q", status, answer, a.asked)
+	}
+}
+
+// TestPanic: a call that panics does so where the server expects it.
+func TestPanic(t *testing.T) {
+	d := newTestDriver(&agent{})
+	d.Service = nil
+	defer func() {
+		if p := recover(); p == nil {
+			t.Error("nobody heard of it")
 		}
-	})
+	}()
+	call(t, d.Handler(), "NetworkDriver.Join", `{}`)
 }
 
 // FuzzCalls: whatever is sent to whatever call is answered in JSON and harms

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -41,6 +42,9 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 		})
 		return err
 	})
+	if err == nil {
+		err = d.inTime(ctx, req.EndpointID)
+	}
 	if err != nil {
 		d.known.settled(req.EndpointID)
 		return endpointAnswer{}, err
@@ -52,14 +56,35 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 	return answer, nil
 }
 
-// deleteEndpoint takes the interface away. The address goes when Docker gives it
-// back, which it does next; until then nobody may be given it.
-func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRef) (empty, error) {
-	if err := d.Service.Detach(ctx, req.EndpointID); err != nil {
-		return empty{}, err
+// inTime fails when a call that made something of an endpoint has ended too late:
+// Docker has been told that it failed, or is about to be, and may have asked for
+// the endpoint's end already. It is ended from here.
+func (d *Driver) inTime(ctx context.Context, endpoint string) error {
+	if ctx.Err() == nil {
+		return nil
 	}
-	d.known.settled(req.EndpointID)
-	return empty{}, nil
+	d.owed.add(endpoint)
+	return errLate
+}
+
+// detachPatience is how long deleteEndpoint waits for what goes on with the same
+// endpoint: a Join that failed, say, and is being taken back.
+const detachPatience = time.Second
+
+// deleteEndpoint takes the interface away. The address goes when Docker gives it
+// back, which it does next; until then nobody may be given it. Docker goes on also
+// when this fails, and does not ask again: then all of it is owed.
+func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRef) (empty, error) {
+	ctx, cancel := context.WithTimeout(ctx, detachPatience)
+	defer cancel()
+	err := d.Service.Detach(ctx, req.EndpointID)
+	if err != nil && !final(err) {
+		d.owed.add(req.EndpointID)
+	}
+	if err == nil || !final(err) {
+		d.known.settled(req.EndpointID)
+	}
+	return empty{}, err
 }
 
 type information struct{ Value map[string]any }
@@ -90,5 +115,8 @@ func (d *Driver) join(ctx context.Context, req joinRequest) (joinAnswer, error) 
 		return joinAnswer{}, err
 	}
 	d.known.settled(req.EndpointID)
+	if err := d.inTime(ctx, req.EndpointID); err != nil {
+		return joinAnswer{}, err
+	}
 	return joinAnswer{InterfaceName: interfaceName{SrcName: e.Peer, DstPrefix: "eth"}, Gateway: e.Gateway.String()}, nil
 }

@@ -19,8 +19,8 @@ const (
 	owedMost = 4096
 )
 
-// owed are the endpoints whose address Docker gave back when the agent could not
-// take it: Docker warns of it in its log and never asks again. They go by their
+// owed are the endpoints whose end, or whose address, Docker gave up when the agent
+// could not take it: Docker warns of it in its log and never asks again. They go by their
 // ids, which Docker never uses twice; an address may be another's by then.
 type owed struct {
 	mu   sync.Mutex
@@ -40,6 +40,13 @@ func (o *owed) add(id string) {
 	case o.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (o *owed) has(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.all[id]
+	return ok
 }
 
 func (o *owed) paid(id string) {

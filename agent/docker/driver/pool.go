@@ -180,13 +180,20 @@ func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty,
 		return empty{}, err
 	}
 	for _, e := range endpoints {
-		if e.Source == api.SourceDriver && e.IP == ip && subnet.Bits() == e.PrefixLen && !e.Attached && !d.known.inTheMaking(e.ID) {
-			err := d.Service.Release(ctx, e.ID)
-			if err != nil && !final(err) {
-				d.owed.add(e.ID)
-			}
-			return empty{}, err
+		if e.Source != api.SourceDriver || e.IP != ip || subnet.Bits() != e.PrefixLen {
+			continue
 		}
+		if d.owed.has(e.ID) {
+			return empty{}, nil // it is on its way
+		}
+		if e.Attached || d.known.inTheMaking(e.ID) {
+			continue
+		}
+		err := d.Service.Release(ctx, e.ID)
+		if err != nil && !final(err) {
+			d.owed.add(e.ID)
+		}
+		return empty{}, err
 	}
 	network, ok := d.known.pool(subnet)
 	if !ok {

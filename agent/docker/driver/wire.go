@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -20,6 +23,9 @@ const (
 	maxBody = 1 << 20
 	// callTimeout bounds a call: dockerd holds a lock of the network meanwhile.
 	callTimeout = 4500 * time.Millisecond
+	// lastWords is how long a call whose time is over may take to say why it
+	// failed. Then dockerd is answered all the same.
+	lastWords = 300 * time.Millisecond
 	// contentType is what dockerd's plugin protocol speaks (docker/cli,
 	// docs/extend/plugin_api.md).
 	contentType = "application/vnd.docker.plugins.v1.1+json"
@@ -35,8 +41,8 @@ type failure struct {
 	Error string
 }
 
-// serve decodes a call, runs it within callTimeout, and answers. dockerd adds
-// fields with its versions: unknown ones are passed over.
+// serve decodes a call, runs it, and answers within callTimeout and lastWords.
+// dockerd adds fields with its versions: unknown ones are passed over.
 func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
@@ -49,7 +55,7 @@ func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, erro
 		}
 		var resp Resp
 		if err == nil {
-			resp, err = call(ctx, req)
+			resp, err = bounded(ctx, d.Logger.With("method", method), func() (Resp, error) { return call(ctx, req) })
 		}
 		if err != nil {
 			d.Logger.Warn("docker's call failed", "method", method, "err", err)
@@ -58,6 +64,58 @@ func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, erro
 		}
 		answer(w, http.StatusOK, resp)
 	})
+}
+
+// errLate is what dockerd is told of a call that goes on without it.
+var errLate = api.Errorf(api.CodeUnavailable, "%s; what was begun is taken back; see: socketplane agent status", docker.LateCall)
+
+// outcome is how a call ended.
+type outcome[Resp any] struct {
+	resp     Resp
+	err      error
+	panicked string // with its stack
+}
+
+// bounded runs a call, and returns soon after ctx has ended, also when the call
+// has not: to take back what it had begun may last longer than dockerd may wait.
+// It then ends by itself, having no time left for anything new.
+func bounded[Resp any](ctx context.Context, logger *slog.Logger, call func() (Resp, error)) (Resp, error) {
+	done := make(chan outcome[Resp], 1)
+	go func() {
+		var o outcome[Resp]
+		defer func() {
+			if p := recover(); p != nil { // the server expects it in its own goroutine
+				o.panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
+			}
+			done <- o
+		}()
+		o.resp, o.err = call()
+	}()
+	select {
+	case o := <-done:
+		return o.result()
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(lastWords)
+	defer late.Stop()
+	select {
+	case o := <-done:
+		return o.result()
+	case <-late.C:
+	}
+	go func() {
+		o := <-done
+		logger.Warn("a call that docker was answered without has ended", "err", o.err, "panic", o.panicked)
+	}()
+	var none Resp
+	return none, errLate
+}
+
+func (o outcome[Resp]) result() (Resp, error) {
+	if o.panicked != "" {
+		panic(o.panicked)
+	}
+	return o.resp, o.err
 }
 
 func answer(w http.ResponseWriter, status int, v any) {
