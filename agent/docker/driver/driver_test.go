@@ -137,6 +137,20 @@ func (a *agent) Release(_ context.Context, id string) error {
 
 func (a *agent) Endpoints(context.Context) ([]api.Endpoint, error) { return a.endpoints, nil }
 
+func (a *agent) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
+	for _, e := range a.endpoints {
+		if e.ID == ref {
+			return e, nil
+		}
+	}
+	return api.Endpoint{}, api.Errorf(api.CodeNotFound, "container %q has no endpoint", ref)
+}
+
+func (a *agent) Describe(_ context.Context, req api.DescribeRequest) (api.Endpoint, error) {
+	a.ask("describe %s %s %s", req.ID, req.ContainerID, req.ContainerName)
+	return api.Endpoint{}, nil
+}
+
 func (a *agent) Publish(_ context.Context, id string, ports []api.PortMapping) (api.Endpoint, error) {
 	for _, p := range ports {
 		if a.busy[p.HostPort] {

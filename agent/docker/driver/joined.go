@@ -2,29 +2,45 @@ package driver
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
+)
+
+const (
+	// describePatience is how long one container's answer is waited for: Docker
+	// says nothing of it until its start is done.
+	describePatience = 5 * time.Second
+	// describeAtOnce bounds how many are asked for side by side.
+	describeAtOnce = 8
 )
 
 // joined are the containers that have joined a network and are not described to
 // the agent yet. Docker tells of them while it still starts them, and says what
 // they are only afterwards: who follows the events must not wait for that.
 type joined struct {
-	mu   sync.Mutex
-	ids  []string
-	wake chan struct{}
+	mu       sync.Mutex
+	ids      map[string]bool
+	wake     chan struct{}
+	patience time.Duration
 }
 
-func newJoined() *joined { return &joined{wake: make(chan struct{}, 1)} }
+func newJoined() *joined {
+	return &joined{ids: map[string]bool{}, wake: make(chan struct{}, 1), patience: describePatience}
+}
 
 func (j *joined) add(id string) {
 	if api.CheckEndpointID(id) != nil {
 		return
 	}
 	j.mu.Lock()
-	j.ids = append(j.ids, id)
+	j.ids[id] = true
 	j.mu.Unlock()
 	select {
 	case j.wake <- struct{}{}:
@@ -35,8 +51,8 @@ func (j *joined) add(id string) {
 func (j *joined) take() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	ids := j.ids
-	j.ids = nil
+	ids := slices.Sorted(maps.Keys(j.ids))
+	clear(j.ids)
 	return ids
 }
 
@@ -48,12 +64,31 @@ func (d *Driver) describe(ctx context.Context, engine *docker.Engine) {
 			return
 		case <-d.joined.wake:
 		}
+		var g errgroup.Group
+		g.SetLimit(describeAtOnce)
 		for _, id := range d.joined.take() {
-			if err := d.describeOne(ctx, engine, id); err != nil && ctx.Err() == nil {
-				// It works without; the next sweep tries again.
-				d.Logger.Warn("a container's name is not known", "container", id, "err", err)
-			}
+			g.Go(func() error {
+				d.describeInTime(ctx, engine, id)
+				return nil
+			})
 		}
+		_ = g.Wait()
+	}
+}
+
+// describeInTime describes a container; one whose start lasts must not keep the
+// others from it, and has its turn again.
+func (d *Driver) describeInTime(ctx context.Context, engine *docker.Engine, id string) {
+	in, cancel := context.WithTimeout(ctx, d.joined.patience)
+	defer cancel()
+	err := d.describeOne(in, engine, id)
+	switch {
+	case err == nil, ctx.Err() != nil:
+	case in.Err() != nil:
+		d.joined.add(id)
+	default:
+		// It works without; the next sweep tries again.
+		d.Logger.Warn("a container's name is not known", "container", id, "err", err)
 	}
 }
 

@@ -21,18 +21,40 @@ type dockerd struct {
 	mu       sync.Mutex
 	networks []map[string]any
 	asked    []string
+	// endpoints are the networks' by id: endpoint -> container, "" where none has joined.
+	endpoints map[string]map[string]string
+	// containers are those that can be inspected: id -> endpoint. Of one whose
+	// endpoint is "hangs" nothing is said while the caller waits.
+	containers map[string]string
 }
 
 func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	w.Header().Set("Api-Version", "1.41")
 	w.Header().Set("Content-Type", "application/json")
 	_, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if id, ok := strings.CutPrefix(strings.TrimSuffix(path, "/json"), "containers/"); ok && d.containers[id] == "hangs" {
+		<-r.Context().Done()
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/_ping"):
 	case r.Method == http.MethodGet && path == "networks":
 		_ = json.NewEncoder(w).Encode(d.networks)
+	case r.Method == http.MethodGet && strings.HasPrefix(path, "networks/"):
+		list := map[string]any{}
+		for endpoint, container := range d.endpoints[strings.TrimPrefix(path, "networks/")] {
+			if container == "" {
+				container = "ep-" + endpoint
+			}
+			list[container] = map[string]string{"EndpointID": endpoint}
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"Containers": list})
+	case r.Method == http.MethodGet && strings.HasPrefix(path, "containers/"):
+		id := strings.TrimSuffix(strings.TrimPrefix(path, "containers/"), "/json")
+		networks := map[string]any{"web": map[string]string{"EndpointID": d.containers[id]}}
+		_ = json.NewEncoder(w).Encode(map[string]any{"Id": id, "Name": "/name-" + id, "NetworkSettings": map[string]any{"Networks": networks}})
 	case r.Method == http.MethodDelete && strings.HasPrefix(path, "networks/"):
 		d.asked = append(d.asked, "remove "+strings.TrimPrefix(path, "networks/"))
 		w.WriteHeader(http.StatusNoContent)
