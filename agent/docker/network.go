@@ -1,12 +1,9 @@
 package docker
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"time"
-
-	"github.com/containerd/errdefs"
-	"github.com/moby/moby/client"
 
 	"github.com/socketplane/socketplane/agent/api"
 )
@@ -27,23 +24,16 @@ func NetworkName(network string) string {
 	return network
 }
 
-// NetworkDriver says which driver has the network of this name in Docker; empty:
-// there is no such network.
-func (e *Engine) NetworkDriver(ctx context.Context, name string) (string, error) {
-	got, err := e.cli.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
-	switch {
-	case errdefs.IsNotFound(err):
-		return "", nil
-	case err != nil:
-		return "", fmt.Errorf("inspect network %s: %w", name, err)
-	case got.Network.Name != name: // Docker takes the beginning of an id, too
-		return "", nil
-	}
-	return got.Network.Driver, nil
-}
+// OptionNetwork is the option of a Docker network that names its network in the
+// cluster: docker network create -o socketplane.network=web.
+const OptionNetwork = "socketplane.network"
+
+// StandsFor gives the network of the cluster that a Docker network of our driver
+// stands for: the one that it names, or that is called like it.
+func (n Network) StandsFor() string { return cmp.Or(n.Options[OptionNetwork], n.Name) }
 
 // AwaitNetwork waits until Docker has a network of ours, which it gets a moment
-// after the agent, and gives its name in Docker.
+// after the agent, and gives its name in Docker, which may be one of a user's.
 func (e *Engine) AwaitNetwork(ctx context.Context, network string) (string, error) {
 	name := NetworkName(network)
 	ctx, cancel := context.WithTimeout(ctx, networkWait)
@@ -51,16 +41,16 @@ func (e *Engine) AwaitNetwork(ctx context.Context, network string) (string, erro
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		driver, err := e.NetworkDriver(ctx, name)
+		list, err := e.Networks(ctx)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
 			return "", api.Errorf(api.CodeUnavailable, "Docker does not tell of network %q: %w", name, err)
-		case driver == DriverName:
-			return name, nil
-		case driver != "":
-			return "", api.Errorf(api.CodeConflict,
-				"Docker on this host has a network %q of its own, driver %s; remove it with: docker network rm %s", name, driver, name)
+		default:
+			found, err := ourNetwork(list, network)
+			if err != nil || found != "" {
+				return found, err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -69,4 +59,22 @@ func (e *Engine) AwaitNetwork(ctx context.Context, network string) (string, erro
 		case <-tick.C:
 		}
 	}
+}
+
+// ourNetwork gives the name of the Docker network that stands for a network;
+// empty: there is none yet. It fails when there can be none.
+func ourNetwork(list []Network, network string) (string, error) {
+	for _, n := range list {
+		if n.Driver == DriverName && n.StandsFor() == network {
+			return n.Name, nil
+		}
+	}
+	name := NetworkName(network)
+	for _, n := range list {
+		if n.Name == name && n.Driver != DriverName {
+			return "", api.Errorf(api.CodeConflict,
+				"Docker on this host has a network %q of its own, driver %s; remove it with: docker network rm %s", name, n.Driver, name)
+		}
+	}
+	return "", nil
 }

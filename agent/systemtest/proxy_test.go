@@ -152,6 +152,12 @@ func TestNetworkThroughProxy(t *testing.T) {
 			}
 		})
 	}
+	// Docker may know a network by another name.
+	must(t, 1, "docker", "network", "create", "-d", "socketplane", "--ipam-driver", "socketplane", "--subnet", "10.66.0.0/24", "-o", "socketplane.network=named-too", "mine")
+	if out := p1.docker(t, "run", "--rm", "-e", "SP_NETWORK=named-too", lab.Image, "ip", "-4", "addr", "show", "eth0"); !strings.Contains(out.stdout, "inet 10.66.0.") {
+		t.Errorf("on a network of another name: %d %s%s", out.code, out.stdout, out.stderr)
+	}
+	must(t, 1, "docker", "network", "rm", "mine")
 	eventually(t, "delete what was made", func() error {
 		if r := try(t, 1, "socketplane", "network", "delete", "cidr-10.63.6.0-24"); r.code != 0 {
 			return errors.New(r.stderr)

@@ -16,10 +16,6 @@ import (
 // PluginSocket is where dockerd looks for the driver.
 const PluginSocket = "/run/docker/plugins/" + docker.DriverName + ".sock"
 
-// optionNetwork is the option of a Docker network that names its network in the
-// cluster: docker network create -o socketplane.network=web.
-const optionNetwork = "socketplane.network"
-
 // Config says with what a Driver works.
 type Config struct {
 	Service api.Service

@@ -46,7 +46,7 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 			return empty{}, api.Errorf(api.CodeInvalid, "options of the network: %w", err)
 		}
 	}
-	name, _ := generic[optionNetwork].(string)
+	name, _ := generic[docker.OptionNetwork].(string)
 	if name == "" {
 		d.known.await(req.NetworkID, w)
 		return empty{}, nil

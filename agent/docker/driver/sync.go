@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,7 +132,7 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 // subnet: it names it, or is called like it. Another host may have taken the
 // subnet in the moment in which a user's Docker network waited for its name.
 func standsFor(dn docker.Network, n api.Network) bool {
-	return cmp.Or(dn.Options[optionNetwork], dn.Name) == n.ID
+	return dn.StandsFor() == n.ID
 }
 
 // make makes the Docker network of a network of the cluster.
@@ -142,7 +141,7 @@ func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network)
 	defer done()
 	_, err := engine.CreateNetwork(ctx, docker.NetworkSpec{
 		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
-		Options: map[string]string{optionNetwork: n.ID},
+		Options: map[string]string{docker.OptionNetwork: n.ID},
 	})
 	if err != nil {
 		return err
@@ -156,16 +155,13 @@ func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network)
 func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.Network) error {
 	w, awaited := d.known.awaited(dn.ID)
 	_, bound := d.known.network(dn.ID) // it was in the cluster, and is not any more
-	if !awaited && !bound && dn.Options[optionNetwork] == "" && time.Since(dn.Created) < youth {
+	if !awaited && !bound && dn.Options[docker.OptionNetwork] == "" && time.Since(dn.Created) < youth {
 		w, awaited = wish{subnet: dn.Subnet, gateway: dn.Gateway}, true
 	}
 	if awaited {
 		return d.named(ctx, engine, dn.ID, dn.Name, w)
 	}
-	name := dn.Options[optionNetwork]
-	if name == "" {
-		name = dn.Name
-	}
+	name := dn.StandsFor()
 	// A record that cannot be read is no network that is gone.
 	if n, err := d.Service.Network(ctx, name); err == nil && n.Subnet == dn.Subnet || err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return err

@@ -115,9 +115,9 @@ func TestSync(t *testing.T) {
 		present bool // it stands for the cluster's network "web"
 	}{
 		"none":                  {nil, false, []string{"make web"}, false},
-		"ours":                  {dockersNetwork("n1", "web", "10.6.0.0/24", map[string]string{optionNetwork: "web"}), false, nil, true},
+		"ours":                  {dockersNetwork("n1", "web", "10.6.0.0/24", map[string]string{docker.OptionNetwork: "web"}), false, nil, true},
 		"a user's":              {dockersNetwork("n1", "web", "10.6.0.0/24", nil), false, nil, true},
-		"named otherwise":       {dockersNetwork("n1", "mine", "10.6.0.0/24", map[string]string{optionNetwork: "web"}), false, nil, true},
+		"named otherwise":       {dockersNetwork("n1", "mine", "10.6.0.0/24", map[string]string{docker.OptionNetwork: "web"}), false, nil, true},
 		"taken by another host": {dockersNetwork("n1", "shop", "10.6.0.0/24", nil), true, []string{"remove n1", "make web"}, false},
 		"taken long ago":        {dockersNetwork("n1", "shop", "10.6.0.0/24", nil), false, []string{"remove n1", "make web"}, false},
 	} {
