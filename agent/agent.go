@@ -52,6 +52,7 @@ type Networks interface {
 	EnsureDefault(ctx context.Context) (network.Record, error)
 	Get(ctx context.Context, name string) (network.Record, error)
 	Delete(ctx context.Context, name string) error
+	DeleteDockers(ctx context.Context, name string, subnet netip.Prefix) error
 }
 
 // Addresses hands out the addresses of a subnet, by owner.

@@ -207,3 +207,29 @@ func TestNetworkDeletedWhileAttaching(t *testing.T) {
 	h.converge()
 	h.wantWhole("taken back", empty)
 }
+
+// A network that Docker made went, and one of the name came that it did not make:
+// removing the Docker network that stood for the first leaves the second, also
+// while this host has not heard of it.
+func TestDockersNetworkIsAnotherNow(t *testing.T) {
+	h := newTestHost(t)
+	n, err := h.CreateNetwork(t.Context(), api.CreateNetworkRequest{ID: "web", Subnet: "10.9.0.0/24", ByDocker: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Catalog.Delete(t.Context(), "web"); err != nil { // as another host does
+		t.Fatal(err)
+	}
+	if _, _, err := h.Catalog.Create(t.Context(), network.Spec{Name: "web", Subnet: n.Subnet}); err != nil {
+		t.Fatal(err)
+	}
+	if seen, err := h.Network(t.Context(), "web"); err != nil || !seen.ByDocker {
+		t.Fatalf("this host has heard of it: %+v, %v", seen, err)
+	}
+	if err := h.DeleteDockersNetwork(t.Context(), "web", n.Subnet); api.CodeOf(err) != api.CodeInUse {
+		t.Errorf("it is deleted: %v", err)
+	}
+	if _, err := h.Catalog.Get(t.Context(), "web"); err != nil {
+		t.Error(err)
+	}
+}

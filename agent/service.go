@@ -129,10 +129,21 @@ func (a *Agent) Network(ctx context.Context, id string) (api.Network, error) {
 
 // DeleteNetwork implements api.Service.
 func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
+	return a.deleteNetwork(id, func() error { return a.Catalog.Delete(ctx, id) })
+}
+
+// DeleteDockersNetwork is DeleteNetwork for what a user of Docker removes: a
+// network that was made through Docker with this subnet, as the store has it. What
+// is shown here may be older, and another network by now.
+func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error {
+	return a.deleteNetwork(id, func() error { return a.Catalog.DeleteDockers(ctx, id, subnet) })
+}
+
+func (a *Agent) deleteNetwork(id string, remove func() error) error {
 	if err := api.CheckNetworkRef(id); err != nil {
 		return err
 	}
-	err := a.Catalog.Delete(ctx, id)
+	err := remove()
 	if use, ok := errors.AsType[*network.InUseError](err); ok {
 		named := *use
 		named.Hosts = nil

@@ -205,7 +205,7 @@ func (m *Manager) put(ctx context.Context, rec Record, bump state.Op) error {
 // finish ends a deletion that somebody has begun, and may have died of. It
 // always gives an error: ErrConflict tells the caller to look again.
 func (m *Manager) finish(ctx context.Context, name string) error {
-	err := m.deleteOnce(ctx, name)
+	err := m.deleteOnce(ctx, name, anyRecord)
 	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInUse) {
 		return state.ErrConflict // gone, or there again: either way not as it was
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -21,8 +22,30 @@ const restoreWithin = 5 * time.Second
 // ErrNotFound when there is none. A deletion that was begun and not ended, by
 // whomever, is continued.
 func (m *Manager) Delete(ctx context.Context, name string) error {
+	return m.delete(ctx, name, anyRecord)
+}
+
+func anyRecord(Record) error { return nil }
+
+// DeleteDockers is Delete for a network that a user of Docker made with this subnet.
+// Another of the name stays: with ErrInUse when nobody made it through Docker,
+// ErrNotFound when it has another subnet.
+func (m *Manager) DeleteDockers(ctx context.Context, name string, subnet netip.Prefix) error {
+	return m.delete(ctx, name, func(rec Record) error {
+		switch {
+		case !rec.ByDocker:
+			return refuse(ErrInUse, "network %q was not made through Docker and stays; delete it with: socketplane network delete %s", name, name)
+		case rec.Subnet != subnet:
+			return refuse(ErrNotFound, "network %q has subnet %s, not %s; see: socketplane network list", name, rec.Subnet, subnet)
+		}
+		return nil
+	})
+}
+
+// delete removes a network whose record may be removed.
+func (m *Manager) delete(ctx context.Context, name string, may func(Record) error) error {
 	for lost := 0; ; lost++ {
-		err := m.deleteOnce(ctx, name)
+		err := m.deleteOnce(ctx, name, may)
 		switch {
 		case err == nil:
 			m.log.Info("network deleted", "network", name)
@@ -45,13 +68,16 @@ func (m *Manager) Delete(ctx context.Context, name string) error {
 // unmarked record. So it either came before the mark, and is seen here, or it
 // fails. The last transaction checks the marked version in turn, so that a mark
 // that somebody took back in between stops it.
-func (m *Manager) deleteOnce(ctx context.Context, name string) error {
+func (m *Manager) deleteOnce(ctx context.Context, name string, may func(Record) error) error {
 	bump, err := m.bump(ctx)
 	if err != nil {
 		return err
 	}
 	rec, err := m.read(ctx, name)
 	if err != nil {
+		return err
+	}
+	if err := may(rec); err != nil {
 		return err
 	}
 	if !rec.Deleting {

@@ -14,6 +14,36 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
+// TestDeleteDockers: what goes with its Docker network is what was made with it;
+// another network of the name stays, unmarked.
+func TestDeleteDockers(t *testing.T) {
+	eachStore(t, func(t *testing.T, store state.Store) {
+		m := network.New(network.Config{Store: store})
+		ours := mustCreate(t, m, "ours", "10.6.0.0/16")
+		dockers, _, err := m.Create(t.Context(), network.Spec{Name: "dockers", Subnet: prefix("10.7.0.0/16"), ByDocker: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.DeleteDockers(t.Context(), "ours", ours.Subnet); !errors.Is(err, network.ErrInUse) {
+			t.Errorf("one that nobody made through Docker: %v", err)
+		}
+		if err := m.DeleteDockers(t.Context(), "dockers", prefix("10.8.0.0/16")); !errors.Is(err, network.ErrNotFound) {
+			t.Errorf("one with another subnet: %v", err)
+		}
+		for _, want := range []network.Record{ours, dockers} {
+			if got, err := m.Get(t.Context(), want.ID); err != nil || got != want {
+				t.Errorf("%v, %v, want %v untouched", got, err, want)
+			}
+		}
+		if err := m.DeleteDockers(t.Context(), "dockers", dockers.Subnet); err != nil {
+			t.Error(err)
+		}
+		if err := m.DeleteDockers(t.Context(), "dockers", dockers.Subnet); !errors.Is(err, network.ErrNotFound) {
+			t.Errorf("again: %v", err)
+		}
+	})
+}
+
 func TestDelete(t *testing.T) {
 	eachStore(t, func(t *testing.T, store state.Store) {
 		m := network.New(network.Config{Store: store})

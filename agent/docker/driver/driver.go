@@ -6,8 +6,10 @@
 package driver
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -16,9 +18,17 @@ import (
 // PluginSocket is where dockerd looks for the driver.
 const PluginSocket = "/run/docker/plugins/" + docker.DriverName + ".sock"
 
+// Service is the agent. What only Docker's users cause is not part of its api.
+type Service interface {
+	api.Service
+	// DeleteDockersNetwork deletes a network that was made through Docker, with
+	// this subnet; another of the name stays, with an error.
+	DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error
+}
+
 // Config says with what a Driver works.
 type Config struct {
-	Service api.Service
+	Service Service
 	Docker  string          // where dockerd answers, such as unix:///run/docker.sock
 	Changed <-chan struct{} // receives when the networks of the cluster may have changed
 	Logger  *slog.Logger

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -83,7 +84,10 @@ func (a *agent) CreateNetwork(_ context.Context, req api.CreateNetworkRequest) (
 	return n, nil
 }
 
-func (a *agent) DeleteNetwork(_ context.Context, id string) error {
+func (a *agent) DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error {
+	if n, err := a.Network(ctx, id); err != nil || !n.ByDocker || n.Subnet != subnet {
+		return errors.Join(err, api.Errorf(api.CodeInUse, "network %q stays", id))
+	}
 	a.ask("delete %s", id)
 	return nil
 }

@@ -118,18 +118,12 @@ type networkRef struct{ NetworkID string }
 // still there. So does that of a network which nobody made through Docker: a
 // docker system prune on one host is not meant for all.
 func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, error) {
-	name := d.known.forget(req.NetworkID)
+	name, subnet := d.known.forget(req.NetworkID)
 	if name == "" || d.known.beingMade(name) {
 		return empty{}, nil // removed by us, or never named; or Docker takes back what it could not make for us
 	}
 	defer d.soon()
-	n, err := d.Service.Network(ctx, name)
-	if err == nil && !n.ByDocker {
-		return empty{}, api.Errorf(api.CodeInUse, "network %q was not made through Docker and stays; delete it with: socketplane network delete %s", name, name)
-	}
-	if err == nil {
-		err = d.Service.DeleteNetwork(ctx, name)
-	}
+	err := d.Service.DeleteDockersNetwork(ctx, name, subnet)
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return empty{}, err
 	}

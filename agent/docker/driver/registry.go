@@ -10,13 +10,20 @@ import (
 // tells: it is made anew from that after a restart.
 type registry struct {
 	mu       sync.Mutex
-	bound    map[string]string       // Docker's id -> network of the cluster
+	bound    map[string]segment      // Docker's id -> network of the cluster
 	pending  map[string]wish         // Docker's id -> made by a user, its name is not known yet
 	making   map[netip.Prefix]string // subnet -> network whose Docker network is being made by us
 	users    map[string]time.Time    // network -> until when a user's Docker network of it may be in the making
 	pools    map[netip.Prefix]string // subnet -> network, as last seen
 	unjoined map[string]bool         // endpoints in the making
 	changed  chan struct{}           // closed and replaced when bound grows
+}
+
+// segment is a network of the cluster, as it was when a Docker network came to
+// stand for it.
+type segment struct {
+	network string
+	subnet  netip.Prefix
 }
 
 // wish is the network that a user's Docker network asks for.
@@ -28,7 +35,7 @@ type wish struct {
 
 func newRegistry() *registry {
 	return &registry{
-		bound: map[string]string{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{}, unjoined: map[string]bool{},
+		bound: map[string]segment{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{}, unjoined: map[string]bool{},
 		pools: map[netip.Prefix]string{}, changed: make(chan struct{}),
 	}
 }
@@ -36,26 +43,27 @@ func newRegistry() *registry {
 func (r *registry) bind(id, network string, subnet netip.Prefix) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bound[id], r.pools[subnet] = network, network
+	r.bound[id], r.pools[subnet] = segment{network, subnet}, network
 	delete(r.pending, id)
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
-func (r *registry) forget(id string) (network string) {
+// forget gives the network that a Docker network stood for; no name: none.
+func (r *registry) forget(id string) (network string, subnet netip.Prefix) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	network = r.bound[id]
+	s := r.bound[id]
 	delete(r.bound, id)
 	delete(r.pending, id)
-	return network
+	return s.network, s.subnet
 }
 
 func (r *registry) network(id string) (string, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n, ok := r.bound[id]
-	return n, ok
+	s, ok := r.bound[id]
+	return s.network, ok
 }
 
 func (r *registry) await(id string, w wish) {

@@ -171,7 +171,7 @@ func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.
 
 // remove takes one of Docker's networks away, and nothing with it.
 func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Network, network string) error {
-	bound := d.known.forget(dn.ID) // or our own driver would take Docker's call for a user's
+	bound, _ := d.known.forget(dn.ID) // or our own driver would take Docker's call for a user's
 	if err := engine.RemoveNetwork(ctx, dn.ID); err != nil {
 		if bound != "" {
 			d.known.bind(dn.ID, bound, dn.Subnet)
