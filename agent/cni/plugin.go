@@ -31,6 +31,9 @@ var Versions = version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 // a host with some ten thousand containers is below it.
 const maxConfig = 4 << 20
 
+// configTimeout bounds the wait for the configuration: a runtime writes it at once.
+const configTimeout = 10 * time.Second
+
 // callTimeout bounds one command. It is above the agent's own limit, so that
 // the agent's reason is what the runtime gets to see.
 const callTimeout = 25 * time.Second
@@ -41,9 +44,11 @@ func IsPlugin(argv0 string) bool { return filepath.Base(argv0) == Name }
 // Main is one call of the plugin: the command in the environment, the
 // configuration on stdin, the answer or the error on stdout. It gives the exit
 // code.
-func Main() int {
+func Main() int { return run(configTimeout) }
+
+func run(patience time.Duration) int {
 	p := plugin{out: os.Stdout, connect: func(socket string) api.Service { return api.NewClient(socket) }}
-	err := boundStdin()
+	err := boundStdin(patience)
 	if err == nil {
 		err = skel.PluginMainFuncsWithError(p.commands(), Versions,
 			"This is SocketPlane's CNI plugin. Container runtimes call it; set them up with: socketplane cni install")
@@ -57,16 +62,29 @@ func Main() int {
 	return 1
 }
 
-// boundStdin puts what is on standard input, if it is not too much, in its
-// place again: the library reads all there is.
-func boundStdin() *types.Error {
+// boundStdin puts what is on standard input, if it is not too much and comes in
+// time, in its place again: the library reads all there is, and waits for it.
+func boundStdin(patience time.Duration) *types.Error {
 	switch os.Getenv("CNI_COMMAND") {
 	case "", "VERSION": // nothing is read
 		return nil
 	}
-	data, err := io.ReadAll(io.LimitReader(os.Stdin, maxConfig+1))
-	if err != nil {
-		return failf(types.ErrIOFailure, "network configuration on standard input: %v", err)
+	var data []byte
+	read := make(chan error, 1)
+	go func() { // a file that is no pipe has no deadline; the program ends with it, or soon after
+		var err error
+		data, err = io.ReadAll(io.LimitReader(os.Stdin, maxConfig+1))
+		read <- err
+	}()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case err := <-read:
+		if err != nil {
+			return failf(types.ErrIOFailure, "network configuration on standard input: %v", err)
+		}
+	case <-late.C:
+		return failf(types.ErrIOFailure, "network configuration on standard input has no end after %s; see that the runtime writes it and closes it", patience)
 	}
 	if len(data) > maxConfig {
 		return failf(types.ErrDecodingFailure, "network configuration is larger than %d bytes", maxConfig)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -276,10 +278,41 @@ func TestStatus(t *testing.T) {
 
 // TestMain lets the test's binary be the plugin, as the program is by its name.
 func TestMain(m *testing.M) {
-	if os.Getenv("BE_THE_PLUGIN") != "" {
+	switch os.Getenv("BE_THE_PLUGIN") {
+	case "":
+	case "impatient":
+		os.Exit(run(100 * time.Millisecond))
+	default:
 		os.Exit(Main())
 	}
 	os.Exit(m.Run())
+}
+
+// TestSlowSender: a configuration that never ends is waited for no longer than
+// its time, also where only a part of it comes.
+func TestSlowSender(t *testing.T) {
+	for _, part := range []string{"", plain[:9], plain} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		cmd := exec.CommandContext(ctx, os.Args[0])
+		cmd.Env = []string{"BE_THE_PLUGIN=impatient", "CNI_COMMAND=DEL", "CNI_PATH=/x", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_NETNS=/n"}
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(stdin, part) // it may have ended
+		err = cmd.Wait()
+		_ = stdin.Close()
+		cancel()
+		var said types.Error
+		if json.Unmarshal(out.Bytes(), &said) != nil || cmd.ProcessState.ExitCode() != 1 || said.Code != types.ErrIOFailure {
+			t.Errorf("after %q: %v %s", part, err, out.String())
+		}
+	}
 }
 
 // TestProgram: what goes in by the environment and stdin comes out as the
