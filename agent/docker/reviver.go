@@ -74,6 +74,8 @@ func forsaken(c container.InspectResponse) bool {
 	if c.HostConfig == nil || c.State == nil || c.State.Running {
 		return false
 	}
+	// Of on-failure nobody knows whether it should: Docker counts its tries, and one
+	// that ended well and was started by hand looks the same.
 	switch c.HostConfig.RestartPolicy.Name {
 	case container.RestartPolicyAlways, container.RestartPolicyUnlessStopped:
 		return passing(c.State.Error)

@@ -55,6 +55,8 @@ func New(cfg Config) *Driver {
 func (d *Driver) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /Plugin.Activate", serve(d, activate))
+	// Not here: AllocateNetwork and FreeNetwork, which Docker calls of drivers of
+	// global scope, and GwAllocCheck, of those whose capabilities name it.
 	for name, h := range map[string]http.Handler{
 		"GetCapabilities":             serve(d, networkCapabilities),
 		"CreateNetwork":               serve(d, d.createNetwork),
