@@ -21,6 +21,7 @@ type dockerd struct {
 	mu       sync.Mutex
 	networks []map[string]any
 	asked    []string
+	fails    bool // says nothing of a network
 	// endpoints are the networks' by id: endpoint -> container, "" where none has joined.
 	endpoints map[string]map[string]string
 	// containers are those that can be inspected: id -> endpoint. Of one whose
@@ -42,6 +43,8 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(r.URL.Path, "/_ping"):
 	case r.Method == http.MethodGet && path == "networks":
 		_ = json.NewEncoder(w).Encode(d.networks)
+	case r.Method == http.MethodGet && strings.HasPrefix(path, "networks/") && d.fails:
+		w.WriteHeader(http.StatusInternalServerError)
 	case r.Method == http.MethodGet && strings.HasPrefix(path, "networks/"):
 		list := map[string]any{}
 		for endpoint, container := range d.endpoints[strings.TrimPrefix(path, "networks/")] {

@@ -1,0 +1,91 @@
+package driver
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// TestSweep: an endpoint that Docker does not know goes; one that it knows stays,
+// whatever else is, and so does, for once, one that it may be making just now.
+func TestSweep(t *testing.T) {
+	driven := func(e api.Endpoint) api.Endpoint {
+		e.ID, e.Source, e.ContainerID = "e", api.SourceDriver, "e"
+		return e
+	}
+	for name, tt := range map[string]struct {
+		endpoint api.Endpoint
+		docker   map[string]string // endpoints that Docker has, with their containers
+		making   bool              // Docker has asked for it in this life of the agent
+		sweeps   int
+		released bool
+		describe []string
+	}{
+		"known, not joined":           {driven(api.Endpoint{}), map[string]string{"e": ""}, false, 2, false, nil},
+		"known, in the making":        {driven(api.Endpoint{}), map[string]string{"e": ""}, true, 2, false, nil},
+		"known, attached, no name":    {driven(api.Endpoint{Attached: true}), map[string]string{"e": "c"}, false, 1, false, []string{"c"}},
+		"known, attached, described":  {api.Endpoint{ID: "e", Source: api.SourceDriver, ContainerID: "c", Attached: true}, map[string]string{"e": "c"}, false, 1, false, nil},
+		"unknown, attached":           {driven(api.Endpoint{Attached: true}), map[string]string{"f": "c"}, false, 1, true, nil},
+		"unknown, attached, making":   {driven(api.Endpoint{Attached: true}), nil, true, 1, true, nil},
+		"unknown, making, once":       {driven(api.Endpoint{}), nil, true, 1, false, nil},
+		"unknown, making, twice":      {driven(api.Endpoint{}), nil, true, 2, true, nil},
+		"unknown, of an earlier life": {driven(api.Endpoint{}), nil, false, 1, true, nil},
+		"another door's":              {api.Endpoint{ID: "e", Source: api.SourceDocker, Attached: true}, nil, false, 2, false, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &agent{endpoints: []api.Endpoint{tt.endpoint}}
+			d := newTestDriver(a)
+			if tt.making {
+				d.known.begun("e")
+			}
+			there := &dockerd{
+				networks: []map[string]any{
+					dockersNetwork("n1", "web", "10.6.0.0/24", nil), {"Id": "n2", "Name": "bridge", "Driver": "bridge"},
+				},
+				endpoints: map[string]map[string]string{"n1": tt.docker},
+			}
+			engine := there.engine(t)
+			for range tt.sweeps {
+				if err := d.Sweep(t.Context(), engine); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := slices.Contains(a.asked, "release e"); got != tt.released || len(a.asked) > 1 {
+				t.Errorf("released: %v; asked %q", got, a.asked)
+			}
+			if got := d.joined.take(); !slices.Equal(got, tt.describe) {
+				t.Errorf("to be described: %q, want %q", got, tt.describe)
+			}
+		})
+	}
+}
+
+// TestSweepDoubtEnds: what was in doubt at one sweep, and known at the next, is
+// not released when it is in doubt once more.
+func TestSweepDoubtEnds(t *testing.T) {
+	a := &agent{endpoints: []api.Endpoint{{ID: "e", Source: api.SourceDriver, ContainerID: "e"}}}
+	d := newTestDriver(a)
+	d.known.begun("e")
+	there := &dockerd{networks: []map[string]any{dockersNetwork("n1", "web", "10.6.0.0/24", nil)}}
+	engine := there.engine(t)
+	for _, known := range []map[string]string{nil, {"e": ""}, nil} {
+		there.mu.Lock()
+		there.endpoints = map[string]map[string]string{"n1": known}
+		there.mu.Unlock()
+		if err := d.Sweep(t.Context(), engine); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(a.asked) != 0 {
+		t.Errorf("asked %q", a.asked)
+	}
+	// Docker cannot say: nothing is touched.
+	a.endpoints[0].Attached = true
+	there.mu.Lock()
+	there.fails = true
+	there.mu.Unlock()
+	if err := d.Sweep(t.Context(), engine); err == nil || len(a.asked) != 0 {
+		t.Errorf("%v; asked %q", err, a.asked)
+	}
+}
