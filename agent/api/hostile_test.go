@@ -158,7 +158,7 @@ func TestHostilePorts(t *testing.T) {
 		`{}`, `"80"`, `[80]`, `[{"container_port":"80"}]`, `[{"container_port":70000}]`, `[{"container_port":-1}]`, `[{"container_port":1.5}]`,
 		`[{"host_port":1e9}]`, `[{"host_ip":"x"}]`, `[{"host_ip":"1.2.3"}]`, `[{"host_ip":1}]`, `[{"proto":1}]`, `[{"proto":"tcp","x":1}]`,
 	} {
-		for _, path := range []string{"/v1/endpoints", "/v1/attach", "/v1/publish"} {
+		for _, path := range []string{"/v1/endpoints", "/v1/attach", "/v1/publish", "/v1/holds", "/v1/describe"} {
 			fake.asked = nil
 			status, code, message := post(h, http.MethodPost, path, `{"id":"a","ports":`+ports+`}`)
 			if status != http.StatusBadRequest || code != CodeInvalid || message == "" || fake.asked != nil {
@@ -208,7 +208,7 @@ func FuzzParseSubnet(f *testing.F) {
 }
 
 func FuzzRequest(f *testing.F) {
-	for _, s := range []string{`{"id":"a"}`, `{"id":"a","ports":[{"proto":"tcp","host_ip":"1.2.3.4","host_port":1,"container_port":2}]}`, `{"id":"a","netns":"/x","ip":"1"}`, `{}`, `null`, `[]`, `{"id":"a"}x`, `{"ID":"a","id":"b"}`, "{\"id\":\"\xff\"}", `{"id":"\u0000"}`} {
+	for _, s := range []string{`{"id":"a"}`, `{"id":"a","ports":[{"proto":"tcp","host_ip":"1.2.3.4","host_port":1,"container_port":2}]}`, `{"id":"a","netns":"/x","ip":"1"}`, `{}`, `null`, `[]`, `{"id":"a"}x`, `{"ID":"a","id":"b"}`, `{"network":"foo","ip":"10.6.0.2"}`, `{"id":"a","container_id":"b","container_name":"c"}`, "{\"id\":\"\xff\"}", `{"id":"\u0000"}`} {
 		f.Add(s)
 	}
 	fake := &fakeService{}

@@ -253,13 +253,15 @@ func FuzzLegacyConnection(f *testing.F) {
 }
 
 func FuzzLegacyNetwork(f *testing.F) {
-	for _, s := range []string{`{"id":"foo","subnet":"10.1.2.3/16"}`, `{"id":"foo","subnet":"::/0"}`, `{"ID":"a","id":"b"}`, `{"id":1}`, ``} {
+	for _, s := range []string{`{"id":"foo","subnet":"10.1.2.3/16"}`, `{"id":"foo","subnet":"::/0"}`, `{"ID":"a","id":"b"}`, `{"id":1}`, ``, `{"bridge_ip":"10.6.0.1","bridge_name":"br0","bridge_cidr":"10.6.0.0/16","bridge_mtu":1450}`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		w := askLegacy(&legacyFake{}, http.MethodPost, "/v0.1/networks", body)
-		if w.Code >= 500 {
-			t.Fatalf("%q: %d %s", body, w.Code, w.Body)
+		for _, path := range []string{"/v0.1/networks", "/v0.1/configuration"} {
+			w := askLegacy(&legacyFake{}, http.MethodPost, path, body)
+			if w.Code >= 500 && w.Code != http.StatusNotImplemented { // another bridge is
+				t.Fatalf("%q to %s: %d %s", body, path, w.Code, w.Body)
+			}
 		}
 	})
 }

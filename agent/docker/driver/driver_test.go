@@ -479,17 +479,21 @@ func FuzzCalls(f *testing.F) {
 	methods := []string{
 		"NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join", "NetworkDriver.ProgramExternalConnectivity",
 		"IpamDriver.RequestPool", "IpamDriver.RequestAddress", "IpamDriver.ReleaseAddress",
+		"NetworkDriver.DeleteNetwork", "NetworkDriver.DeleteEndpoint", "NetworkDriver.RevokeExternalConnectivity",
 	}
 	for i, body := range []string{
 		`{"NetworkID":"n1","IPv4Data":[{` + aPool + `}]}`, `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24"}}`,
 		`{"SandboxKey":"/x"}`, `{"EndpointID":"e","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":65535,"HostPortEnd":65535}]}}`,
 		`{"Pool":"10.7.0.0/24"}`, `{"PoolID":"10.6.0.0/24","Address":"10.6.0.9","Options":{"RequestAddressType":"com.docker.network.gateway"}}`, `null`,
+		`{"NetworkID":"n1"}`, `{"NetworkID":"n1","EndpointID":"e"}`, `{"EndpointID":"../e"}`,
 	} {
 		f.Add(uint8(i), body)
 	}
 	f.Fuzz(func(t *testing.T, n uint8, body string) {
 		a := &agent{networks: []api.Network{aNetwork("foo", "10.6.0.0/24")}}
-		status, answer := call(t, newTestDriver(a).Handler(), methods[int(n)%len(methods)], body)
+		d := newTestDriver(a)
+		d.known.bind("n1", "foo", netip.MustParsePrefix("10.6.0.0/24"))
+		status, answer := call(t, d.Handler(), methods[int(n)%len(methods)], body)
 		if sentence, _ := answer["Err"].(string); status != http.StatusOK && (sentence == "" || strings.ContainsAny(sentence, "\x00")) {
 			t.Errorf("%d %v", status, answer)
 		}
