@@ -13,7 +13,8 @@ import (
 // name, and what there is to do about it does not grow.
 func TestDescribe(t *testing.T) {
 	a := &agent{endpoints: []api.Endpoint{
-		{ID: "e1", Source: api.SourceDriver, ContainerID: "e1"}, {ID: "e2", Source: api.SourceDriver, ContainerID: "e2"},
+		{ID: "e1", Source: api.SourceDriver, ContainerID: "e1"},
+		{ID: "e2", Source: api.SourceDriver, ContainerID: "e2"},
 		{ID: "e3", Source: api.SourceDriver, ContainerID: "c3", ContainerName: "name-c3"},
 	}}
 	d := newTestDriver(a)
