@@ -147,7 +147,19 @@ func TestDoors(t *testing.T) {
 	}
 	for k := 1; k <= 2; k++ {
 		leavesNothing(t, k, before[k-1])
+		dockerEmpty(t, k, network)
 	}
+}
+
+// dockerEmpty waits until Docker on host k has nobody on a network.
+func dockerEmpty(t testing.TB, k int, network string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("docker on h%d has nobody on %s", k, network), func() error {
+		if n := strings.TrimSpace(must(t, k, "docker", "network", "inspect", "-f", "{{len .Containers}}", network)); n != "0" {
+			return fmt.Errorf("it has %s:\n%s", n, must(t, k, "docker", "network", "inspect", network))
+		}
+		return nil
+	})
 }
 
 // lives leads one container of host 1 through its life, watched from host 2.
