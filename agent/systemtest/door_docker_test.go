@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/socketplane/socketplane/agent/systemtest/lab"
@@ -85,30 +86,29 @@ func dockersOwn(env []string, flags func(network string) []string) door {
 // legacyDoor is the API of 2015: a container without a network is given one by
 // the id of its process. Whoever starts it again has to ask again.
 func legacyDoor() door {
-	call := func(t testing.TB, k int, args ...string) {
+	ask := func(t testing.TB, k int, network, name string) {
 		t.Helper()
-		must(t, k, append([]string{"curl", "-sf", "--unix-socket", "/run/socketplane/socketplane.sock"}, args...)...)
+		fields := strings.Fields(must(t, k, "docker", "inspect", "-f", "{{.Id}} {{.State.Pid}}", name))
+		must(t, k, "curl", "-sSf", "--unix-socket", "/run/socketplane/socketplane.sock", "-X", "POST", "http://agent/v0.1/connections", "-d",
+			fmt.Sprintf(`{"container_id":%q,"container_name":%q,"container_pid":%q,"network":%q}`, fields[0], name, fields[1], network))
 	}
-	id := func(t testing.TB, k int, name string) string {
-		return strings.TrimSpace(try(t, k, "docker", "inspect", "-f", "{{.Id}}", name).stdout)
+	var on sync.Map // network of each container
+	again := func(verb func(testing.TB, int, string)) func(testing.TB, int, string) {
+		return func(t testing.TB, k int, name string) {
+			t.Helper()
+			verb(t, k, name)
+			network, _ := on.Load(name)
+			ask(t, k, network.(string), name)
+		}
 	}
 	d := runDoor()
-	d.name, d.keeps, d.again = "legacy", false, false
-	d.once, d.stop, d.startAgain, d.restart = nil, nil, nil, nil
+	d.name, d.keeps, d.once = "legacy", false, nil
 	d.start = func(t testing.TB, k int, network, name string) {
 		t.Helper()
 		must(t, k, "docker", "run", "-d", "--net", "none", "--name", name, lab.Image, "sleep", "100000")
-		pid := strings.TrimSpace(must(t, k, "docker", "inspect", "-f", "{{.State.Pid}}", name))
-		call(t, k, "-X", "POST", "http://agent/v0.1/connections", "-d",
-			fmt.Sprintf(`{"container_id":%q,"container_name":%q,"container_pid":%q,"network":%q}`, id(t, k, name), name, pid, network))
+		on.Store(name, network)
+		ask(t, k, network, name)
 	}
-	remove := d.remove
-	d.remove = func(t testing.TB, k int, name string) {
-		t.Helper()
-		if try(t, k, "socketplane", "info", name).code == 0 {
-			call(t, k, "-X", "DELETE", "http://agent/v0.1/connections/"+id(t, k, name))
-		}
-		remove(t, k, name)
-	}
+	d.startAgain, d.restart = again(d.startAgain), again(d.restart)
 	return d
 }
