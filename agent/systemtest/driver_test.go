@@ -72,7 +72,11 @@ func TestDockersNetworks(t *testing.T) {
 	var before [4][]string
 	for k := 1; k <= 3; k++ {
 		dockerHas(t, k, "drv", true)
+		dockerHas(t, k, "socketplane", true) // default: Docker keeps that name for itself
 		before[k] = traces(t, k)
+	}
+	if out := must(t, 2, "docker", "run", "--rm", "--net", "socketplane", lab.Image, "ip", "-4", "addr", "show", "eth0"); !strings.Contains(out, "inet 10.1.") {
+		t.Errorf("a container of --net socketplane is on the network default, and has:\n%s", out)
 	}
 	out := must(t, 3, "docker", "run", "--rm", "--net", "drv", lab.Image, "ip", "-4", "addr", "show", "eth0")
 	if !strings.Contains(out, "inet 10.180.0.") || !strings.Contains(out, "mtu 1450") {
