@@ -35,12 +35,18 @@ func withLegacy(own, legacy http.Handler) http.Handler {
 	return mux
 }
 
-// serveLegacy serves the API of 2015 on loopback, to programs of this host.
-func serveLegacy(ctx context.Context, legacy http.Handler) error {
+// listenLegacy opens the port of 2015. It comes before the agent's socket: who
+// sees the agent ready can call both.
+func listenLegacy() (net.Listener, error) {
 	l, err := net.Listen("tcp", legacyAddress)
 	if err != nil {
-		return fmt.Errorf("api.legacy: %w; stop what listens there, or set it to false", err)
+		return nil, fmt.Errorf("api.legacy: %w; stop what listens there, or set it to false", err)
 	}
+	return l, nil
+}
+
+// serveLegacy serves the API of 2015 on loopback, to programs of this host.
+func serveLegacy(ctx context.Context, legacy http.Handler, l net.Listener) error {
 	return serve(ctx, apiServer(api.NoBrowser(legacy, true, func(w http.ResponseWriter, status int, message string) {
 		http.Error(w, message, status)
 	})), l)

@@ -135,6 +135,12 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	// the containers that it brings back.
 	runtime := installRuntime(s, logger)
 	registered := registerRuntime(ctx, runtime)
+	var legacyListener netListener
+	if s.API.Legacy {
+		if legacyListener, err = listenLegacy(); err != nil {
+			return err
+		}
+	}
 	listener, err := listen(s.API.Socket)
 	if err != nil {
 		return err
@@ -161,7 +167,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	g.Go(func() error { return keeper.Discover(ctx) })
 	g.Go(func() error { return serve(ctx, server, listener) })
 	if s.API.Legacy {
-		g.Go(func() error { return serveLegacy(ctx, legacy) })
+		g.Go(func() error { return serveLegacy(ctx, legacy, legacyListener) })
 	}
 	if !registered {
 		g.Go(func() error { return keepRegistering(ctx, runtime) })
