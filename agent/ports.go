@@ -81,7 +81,7 @@ func (a *Agent) openPorts(ctx context.Context, l local) error {
 func (a *Agent) closePorts(ctx context.Context, l local) error {
 	a.HostPorts.Release(l.ID)
 	a.clearNotes(notePorts + l.ID)
-	if len(l.Ports) == 0 {
+	if len(l.Ports) == 0 && !l.Served {
 		return nil
 	}
 	if err := a.nat.Do(ctx); err != nil {
@@ -208,6 +208,7 @@ func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping)
 	if err != nil {
 		return before, err
 	}
+	l.Served = l.Served || len(before.Ports) > 0
 	a.table.put(l)
 	signal(a.kick) // the store hears of it
 	// The port on the bridge is what the next life of this agent knows them by, and

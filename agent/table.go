@@ -22,6 +22,7 @@ type local struct {
 	Releasing bool   // its owner is gone, and the address must go back
 	Dirty     bool   // not attached, but something of the interface may be left
 	Evicted   bool   // its address was given to another while this host was gone
+	Served    bool   // published ports were taken back: connections that were led to it may go on
 	Doubt     bool   // the store did not say whether it took the address: a write may still be under way
 
 	pool    ipam.Pool // where the address is from; zero: from the network as it is
