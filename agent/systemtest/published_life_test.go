@@ -5,8 +5,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-
-	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
 
 // Promise: connections to a published port, and new ones, go on while the agent is
@@ -15,12 +13,17 @@ func TestPublishedPortsOutliveTheAgent(t *testing.T) {
 	makeNetwork(t, 1, "publife", "10.173.0.0/24")
 	runContainer(t, 2, "publife", "pl-far") // so that answers to h2 could go by the tunnel
 	before := traces(t, 1)
-	web := runContainer(t, 1, "publife", "pl-web", "-p", "18280:80", "-p", "15253:53/udp", "-p", "91")
-	answer(t, web.namespace(t), "tcp", ":80")
-	answer(t, web.namespace(t), "udp", ":53")
+	var webs []container
+	for i, p := range publishers() {
+		web := p.start(t, 1, "publife", "pl-web-"+p.cmd, "-p", fmt.Sprintf("%d:80", 18280+i), "-p", fmt.Sprintf("%d:53/udp", 15253+i), "-p", "91")
+		answer(t, web.namespace(t), "tcp", ":80")
+		answer(t, web.namespace(t), "udp", ":53")
+		webs = append(webs, web)
+	}
+	ports := map[string]string{"18280": "tcp", "15253": "udp", "18281": "tcp", "15254": "udp"}
 	var open []*speaker
 	for _, from := range []string{outsideNamespace, hostNamespace(1), hostNamespace(2)} {
-		for proto, port := range map[string]string{"tcp": "18280", "udp": "15253"} {
+		for port, proto := range ports {
 			s, err := dialFrom(from, proto, "198.18.0.1:"+port)
 			if err != nil {
 				t.Fatal(from, proto, err)
@@ -37,26 +40,35 @@ func TestPublishedPortsOutliveTheAgent(t *testing.T) {
 			}
 		}
 		for _, from := range []string{outsideNamespace, hostNamespace(1), hostNamespace(2)} {
-			for proto, port := range map[string]string{"tcp": "18280", "udp": "15253"} {
+			for port, proto := range ports {
 				if _, err := askFrom(from, proto, "198.18.0.1:"+port); err != nil {
-					t.Errorf("%s: a new one by %s from %s: %v", when, proto, from, err)
+					t.Errorf("%s: a new one to %s/%s from %s: %v", when, port, proto, from, err)
 				}
 			}
 		}
 	}
 	check("at first")
-	shown := info(t, 1, web.name)
+	shown := func() string {
+		var all []endpoint
+		for _, web := range webs {
+			all = append(all, info(t, 1, web.name))
+		}
+		return fmt.Sprint(all)
+	}
+	first := shown()
 	killAgent(t, 1)
 	check("without an agent")
 	sp(t, 1, "agent", "start")
 	awaitAgent(t, 1)
 	healthy(t, 1)
 	check("with a new agent")
-	if now := info(t, 1, web.name); fmt.Sprint(now) != fmt.Sprint(shown) {
-		t.Errorf("info shows %v, before %v", now, shown)
+	if now := shown(); now != first {
+		t.Errorf("info shows %v, before %v", now, first)
 	}
-	if r := try(t, 1, "socketplane", "run", "--rm", "-n", "publife", "-p", "18280:80", lab.Image, "true"); r.code != 125 || !strings.Contains(r.stderr, "pl-web") {
-		t.Errorf("the port is not held any more: %d %q", r.code, r.stderr)
+	for i, p := range publishers() {
+		if r := p.run(t, "publife", "pl-second", "--rm", "-p", fmt.Sprintf("%d:80", 18280+i)); r.code != 125 || !strings.Contains(r.stderr, webs[i].name) {
+			t.Errorf("the port is not held any more: %d %q", r.code, r.stderr)
+		}
 	}
 	t.Run("the switch restarts", func(t *testing.T) {
 		service(t, 1, "kill", "ovs-vswitchd")
@@ -72,10 +84,12 @@ func TestPublishedPortsOutliveTheAgent(t *testing.T) {
 		})
 		check("with a new switch")
 	})
-	remove(t, 1, web.name)
+	for _, web := range webs {
+		must(t, 1, "docker", "rm", "-f", web.name)
+	}
 	leavesNothing(t, 1, before, "flow ") // of the switch's new ports
-	eventually(t, "no connection to it is tracked", func() error {
-		if out := try(t, 1, "grep", "-w", web.ip, "/proc/net/nf_conntrack").stdout; out != "" {
+	eventually(t, "no connection to them is tracked", func() error {
+		if out := try(t, 1, "grep", "-w", "-e", webs[0].ip, "-e", webs[1].ip, "/proc/net/nf_conntrack").stdout; out != "" {
 			return fmt.Errorf("%s", out)
 		}
 		return nil
