@@ -3,6 +3,8 @@ package systemtest
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -47,7 +49,8 @@ func bare(t testing.TB, k int, name string) (id, pid string) {
 }
 
 // Promise: a script of 2015 makes a network, connects containers by their
-// process ids on two hosts, and they reach each other; DELETE leaves nothing.
+// process ids on two hosts, and they reach each other; what Powerstrip's adapter
+// makes of a creation is on the network, too; DELETE leaves nothing.
 func TestScriptOf2015(t *testing.T) {
 	before := []([]string){nil, traces(t, 1), traces(t, 2)}
 	must(t, 1, "env", "SOCKETPLANE_API_LEGACY=true", "socketplane", "agent", "restart")
@@ -114,6 +117,8 @@ func TestScriptOf2015(t *testing.T) {
 		t.Errorf("info says %+v", e)
 	}
 
+	hooksOf2015(t)
+
 	for k, way := range []string{"", onTCP, onSocket} {
 		if k == 0 {
 			continue
@@ -135,6 +140,63 @@ func TestScriptOf2015(t *testing.T) {
 	for k := 1; k <= 2; k++ {
 		leavesNothing(t, k, before[k])
 	}
+}
+
+// hooksOf2015 has Powerstrip's adapter of host 1 change the creation of a
+// container, on both of its paths and both sockets, and Docker start what came
+// out of it.
+func hooksOf2015(t *testing.T) {
+	create, err := json.Marshal(map[string]any{
+		"Image": lab.Image, "Cmd": []string{"sleep", "100000"}, "Env": []string{"SP_NETWORK=old"}, "HostConfig": map[string]any{"Init": true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const target = "/v1.41/containers/create?name=old-hook"
+	hook, err := json.Marshal(map[string]any{
+		"PowerstripProtocolVersion": 1, "Type": "pre-hook",
+		"ClientRequest": map[string]any{"Method": "POST", "Request": target, "Body": string(create)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first string
+	for _, path := range []string{"/adapter", "/v0.1/adapter"} {
+		for _, way := range []string{onSocket, onTCP} {
+			status, said := curl(t, 1, way, "-X", "POST", "http://localhost:6675"+path, "-d", string(hook))
+			var answer struct {
+				PowerstripProtocolVersion int
+				ModifiedClientRequest     struct{ Method, Request, Body string }
+			}
+			if decode(t, said, &answer); status != "200" || answer.ModifiedClientRequest.Request != target || !strings.Contains(answer.ModifiedClientRequest.Body, `"NetworkMode":"old"`) {
+				t.Fatalf("%s %s: %s %s", way, path, status, said)
+			}
+			if first == "" {
+				first = answer.ModifiedClientRequest.Body
+			}
+			if answer.ModifiedClientRequest.Body != first {
+				t.Errorf("%s %s: %s, want %s", way, path, answer.ModifiedClientRequest.Body, first)
+			}
+		}
+	}
+	resp, err := overSocket(t, 1, "/run/docker.sock").Post("http://docker"+target, "application/json", strings.NewReader(first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if said, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusCreated {
+		t.Fatalf("create: %s %s %v", resp.Status, said, err)
+	}
+	t.Cleanup(func() { removeByDocker(t, 1, "old-hook") })
+	must(t, 1, "docker", "start", "old-hook")
+	c := container{host: 1, name: "old-hook", ip: dockersIP(t, 1, "old-hook", "old")}
+	if shown := c.exec(t, "ip", "-4", "addr", "show", "eth0").stdout; c.ip == "" || !strings.Contains(shown, "inet "+c.ip+"/16") {
+		t.Errorf("Docker says %q, and it has:\n%s", c.ip, shown)
+	}
+	described(t, c)
+	far := container{host: 2, name: "old-2"}
+	eventually(t, "reach it across hosts", func() error { return far.pings(t, c.ip) })
+	removeByDocker(t, 1, c.name)
 }
 
 // Promise: what cannot be is refused with an honest status and one line, web
