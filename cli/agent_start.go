@@ -148,7 +148,9 @@ func waitReachable(ctx context.Context, s Settings, died <-chan struct{}) (int, 
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if st, err := client.Status(ctx); err == nil {
+		// On its way to its place the agent answers for an instant, with no tunnel
+		// address, and then anew. That counts when it says what it waits for.
+		if st, err := client.Status(ctx); err == nil && (st.Host.VTEP != "" || len(st.Problems) > 0) {
 			return st.PID, nil
 		}
 		select {
