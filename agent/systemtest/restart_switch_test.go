@@ -61,9 +61,7 @@ func TestSwitchRestart(t *testing.T) {
 	// Once back, it stays, but for a packet where the switch learns its routes anew.
 	calm := startProbe(t, "afterwards", a.namespace(t), b.ip)
 	calm.awaitSent(t, 100)
-	if sent, lost := calm.finish(probeGrace); float64(len(lost)) > forgiven*float64(sent) {
-		t.Errorf("afterwards %d of %d pings were lost: %v", len(lost), sent, lost)
-	}
+	lostLittle(t, calm)
 	eventually(t, "full-size ping", func() error { return a.pings(t, b.ip, "-s", "1422") })
 }
 
