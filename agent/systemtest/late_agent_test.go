@@ -44,3 +44,25 @@ func TestLateAgent(t *testing.T) {
 		t.Error("what was stopped by hand was started")
 	}
 }
+
+// Promise: an agent that is dead costs who starts a container Docker's own
+// retries and no more, with an error that names the driver; nothing is left.
+func TestDeadAgent(t *testing.T) {
+	makeNetwork(t, 1, "deadone", "10.189.0.0/24")
+	dockerHas(t, 3, "deadone", true)
+	before := traces(t, 3)
+	killAgent(t, 3)
+	t.Cleanup(func() { sp(t, 3, "agent", "start") })
+	start := time.Now()
+	r := try(t, 3, "docker", "run", "--rm", "--net", "deadone", lab.Image, "true")
+	if took := time.Since(start); r.code != 125 || !strings.Contains(r.stderr, "socketplane") || took > 40*time.Second {
+		t.Errorf("after %s: exit status %d, %s", took, r.code, r.stderr)
+	} else {
+		t.Logf("after %s: %s", took.Round(time.Second), r.stderr)
+	}
+	sp(t, 3, "agent", "start")
+	awaitAgent(t, 3)
+	leavesNothing(t, 3, before)
+	must(t, 3, "docker", "run", "--rm", "--net", "deadone", lab.Image, "true")
+	leavesNothing(t, 3, before)
+}
