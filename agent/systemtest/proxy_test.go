@@ -63,6 +63,14 @@ func (p *proxyProcess) dockerInput(t testing.TB, stdin string, args ...string) r
 	return tryInput(t, p.k, stdin, append([]string{"docker", "-H", p.listen}, args...)...)
 }
 
+// requestTo is what curl needs for a path of the proxy.
+func requestTo(listen, path string) []string {
+	if socket, ok := strings.CutPrefix(listen, "unix://"); ok {
+		return []string{"--unix-socket", socket, "http://localhost" + path}
+	}
+	return []string{"http" + strings.TrimPrefix(listen, "tcp") + path}
+}
+
 // Promise: everything that Docker does, it does through the proxy: streams with
 // both their ends, exit codes, files, builds.
 func TestDockerThroughProxy(t *testing.T) {
@@ -83,6 +91,11 @@ func TestDockerThroughProxy(t *testing.T) {
 			check("exec -it", try(t, 2, "script", "-qec", "docker -H "+listen+" exec -it px tty", "/dev/null"), 0, "/dev/")
 			check("logs -f", try(t, 2, "timeout", "2", "docker", "-H", listen, "logs", "-f", "px"), 124, "tick\ntick\n")
 			check("attach", try(t, 2, "sh", "-c", "timeout -s KILL 2 docker -H "+listen+" attach --sig-proxy=false px; true"), 0, "tick\ntick\n")
+			// The handshake's key and its answer are those of RFC 6455, section 1.3.
+			check("a websocket", try(t, 2, append([]string{
+				"sh", "-c", `curl -sSiN --max-time 2 -H Connection:Upgrade -H Upgrade:websocket -H Sec-WebSocket-Version:13 -H Sec-WebSocket-Key:dGhlIHNhbXBsZSBub25jZQ== "$@" |
+				tr -d '\000\r' | grep -a -o -m 3 -e '101 Switching Protocols' -e 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=' -e tick`, "sh",
+			}, requestTo(listen, "/containers/px/attach/ws?stream=1&stdout=1")...)...), 0, "101 Switching Protocols\ns3pPLMBiTxaQ9kYGzzhZRbK+xOo=\ntick\n")
 			check("cp out", try(t, 2, "sh", "-c", "docker -H "+listen+" cp px:/bin/busybox - | tar t"), 0, "busybox")
 			check("cp in", try(t, 2, "sh", "-c", "docker -H "+listen+" cp /etc/hostname px:/copied && docker exec px cat /copied"), 0, "h2")
 			check("a much larger output", try(t, 2, "sh", "-c", "docker -H "+listen+" exec px head -c 300000000 /dev/zero | wc -c"), 0, "300000000")
