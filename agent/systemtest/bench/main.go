@@ -1,5 +1,5 @@
-// Bench is what `make bench` runs: what an attach, a container, a packet and an
-// address cost, each measured in turn with its floor in the same run. It only
+// Bench is what `make bench` runs: what an attach, a container, a packet, an
+// address and a byte through the proxy cost, each measured in turn with its floor in the same run. It only
 // prints; nothing passes or fails by time.
 package main
 
@@ -23,7 +23,7 @@ func main() {
 	run := bench
 	if len(os.Args) == 2 { // a part: join and across stand alone, the others run inside a host
 		run = map[string]func(context.Context) error{
-			"attach": attachPart, "run": runPart, "allocate": allocatePart, "memory": memoryPart, "join": joining, "across": across,
+			"attach": attachPart, "run": runPart, "allocate": allocatePart, "memory": memoryPart, "proxy": proxyPart, "join": joining, "across": across,
 		}[os.Args[1]]
 	}
 	if run == nil {
@@ -67,7 +67,7 @@ func onThree(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, part := range []string{"attach", "run", "allocate", "memory"} {
+	for _, part := range []string{"attach", "run", "allocate", "memory", "proxy"} {
 		cmd := l.Host(1).Command(ctx, self, part)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		if err := cmd.Run(); err != nil {
