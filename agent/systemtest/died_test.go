@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -18,6 +19,14 @@ func TestEndsWhileTheAgentIsDown(t *testing.T) {
 	before := traces(t, 1)
 	lives := runByDriver(t, 1, "ended", "en-lives")
 	described(t, lives)
+	eventually(t, "the store knows its name, too", func() error {
+		for _, value := range kv(t, "endpoints/ended/") {
+			if strings.Contains(value, lives.name) {
+				return nil
+			}
+		}
+		return fmt.Errorf("it does not")
+	})
 	with := traces(t, 1)
 	dies, removed := runByDriver(t, 1, "ended", "en-dies", "--rm"), runByDriver(t, 1, "ended", "en-removed")
 	described(t, dies)
@@ -30,7 +39,11 @@ func TestEndsWhileTheAgentIsDown(t *testing.T) {
 
 	killAgent(t, 1)
 	must(t, 1, "kill", "-9", pidOf(t, dies))
-	byPodman.kill(t, 1, byPodman.cname)
+	if os.Getenv("SOCKETPLANE_TEST_LONG") != "" {
+		byPodman.kill(t, 1, byPodman.cname) // until podman has given up, which is after the plugin's patience
+	} else {
+		must(t, 1, "kill", "-9", strings.TrimSpace(must(t, 1, podman("inspect", "-f", "{{.State.Pid}}", byPodman.cname)...)))
+	}
 	must(t, 1, "ip", "netns", "del", "en-cni")
 	// Docker calls the driver until it answers: that must not be waited for here.
 	ended := make(chan result)
