@@ -63,9 +63,13 @@ func TestHostileBodies(t *testing.T) {
 	healthy(t, 1)
 	const own, plugin = "/run/socketplane/socketplane.sock", "/run/docker/plugins/socketplane.sock"
 	doors := []bodyDoor{
-		{"the API", own, "/v1/networks"}, {"the API of 2015", own, "/v0.1/networks"}, {"the adapter", own, "/adapter"},
-		{"the port of 2015", "", "/v0.1/connections"}, {"the port's adapter", "", "/v0.1/adapter"},
-		{"the driver", plugin, "/NetworkDriver.Join"}, {"the driver's addresses", plugin, "/IpamDriver.RequestAddress"},
+		{"the API", own, "/v1/networks"},
+		{"the API of 2015", own, "/v0.1/networks"},
+		{"the adapter", own, "/adapter"},
+		{"the port of 2015", "", "/v0.1/connections"},
+		{"the port's adapter", "", "/v0.1/adapter"},
+		{"the driver", plugin, "/NetworkDriver.Join"},
+		{"the driver's addresses", plugin, "/IpamDriver.RequestAddress"},
 	}
 	before := traces(t, 1)
 	pid := strings.TrimSpace(must(t, 1, "cat", "/run/socketplane/agent.pid"))

@@ -46,7 +46,7 @@ func TestEndsWhileTheAgentIsDown(t *testing.T) {
 	}
 	must(t, 1, "ip", "netns", "del", "en-cni")
 	// Docker calls the driver until it answers: that must not be waited for here.
-	ended := make(chan result)
+	ended := make(chan result, 1)
 	go func() { ended <- try(t, 1, "docker", "rm", "-f", removed.name) }()
 	eventually(t, "the process ends", func() error {
 		if try(t, 1, "kill", "-0", process).code == 0 {
