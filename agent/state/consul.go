@@ -27,7 +27,7 @@ type ConsulConfig struct {
 
 // callDeadline is how long a call other than Wait may take when its context
 // has no deadline.
-const callDeadline = 10 * time.Second
+const callDeadline = 15 * time.Second
 
 var errClosed = errors.New("the store was closed")
 

@@ -48,10 +48,16 @@ const (
 	// refusedPatience outlasts a Consul that is just being restarted by its
 	// supervisor, and is short enough for a person who waits.
 	refusedPatience = time.Second
-	// lostPatience outlasts the election of a new leader.
-	lostPatience = 5 * time.Second
-	// attemptDeadline makes room for a second attempt within callDeadline.
-	attemptDeadline = 4 * time.Second
+	// lostPatience outlasts the election of a new leader, which Consul's followers
+	// begin 5 to 10 s after the last sign of the old one unless it is set up to be
+	// quicker (performance.raft_multiplier).
+	lostPatience = 10 * time.Second
+	// firstAttempt is short: a request that met a leader's end can hang in Consul
+	// for seconds after the next has come, when a new one is answered at once. Each
+	// that was not answered in time gives the next twice the time, for a store that
+	// is only slow; lastAttempt makes room for a second within callDeadline.
+	firstAttempt = time.Second
+	lastAttempt  = 4 * time.Second
 
 	firstPause = 25 * time.Millisecond
 	lastPause  = 400 * time.Millisecond
@@ -146,6 +152,7 @@ func shortCause(err error) error {
 type pacer struct {
 	since time.Time // of the first failure
 	pause time.Duration
+	limit time.Duration // of the next attempt; 0: firstAttempt
 }
 
 // again waits before the next attempt. It is false when patience, counted from
@@ -173,7 +180,7 @@ func (p *pacer) again(ctx context.Context, patience time.Duration) bool {
 func (c *consulStore) read(ctx context.Context, request func(context.Context) error) error {
 	var pace pacer
 	for {
-		err := c.attempt(ctx, request)
+		err := c.attempt(ctx, &pace, request)
 		if err == nil {
 			return nil
 		}
@@ -187,8 +194,13 @@ func (c *consulStore) read(ctx context.Context, request func(context.Context) er
 	}
 }
 
-func (c *consulStore) attempt(ctx context.Context, request func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, attemptDeadline, fmt.Errorf("no answer within %v", attemptDeadline))
+func (c *consulStore) attempt(ctx context.Context, pace *pacer, request func(context.Context) error) error {
+	limit := max(pace.limit, firstAttempt)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %v", limit))
 	defer cancel()
-	return request(ctx)
+	err := request(ctx)
+	if err != nil && ctx.Err() != nil {
+		pace.limit = min(2*limit, lastAttempt)
+	}
+	return err
 }

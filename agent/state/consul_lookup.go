@@ -31,7 +31,7 @@ func (w *write) lookUp(ctx context.Context, pace *pacer, f failure) (bool, error
 		return false, nil
 	}
 	for {
-		found, err := w.fetch(ctx, keys)
+		found, err := w.fetch(ctx, pace, keys)
 		if err == nil {
 			switch w.decide(found) {
 			case applied:
@@ -70,16 +70,16 @@ func (w *write) evidence() []Op {
 }
 
 // fetch reads the keys at one moment; those that are absent have ModifyIndex 0.
-func (w *write) fetch(ctx context.Context, ops []Op) (map[string]*api.KVPair, error) {
+func (w *write) fetch(ctx context.Context, pace *pacer, ops []Op) (map[string]*api.KVPair, error) {
 	if w.large {
-		return w.fetchLarge(ctx, ops[0].Key)
+		return w.fetchLarge(ctx, pace, ops[0].Key)
 	}
 	var gets api.TxnOps
 	for _, op := range ops {
 		gets = append(gets, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: op.Key}})
 	}
 	found := make(map[string]*api.KVPair, len(ops))
-	err := w.store.attempt(ctx, func(ctx context.Context) error {
+	err := w.store.attempt(ctx, pace, func(ctx context.Context) error {
 		_, reply, _, err := w.store.client.Txn().Txn(gets, consistent().WithContext(ctx))
 		if err != nil {
 			return err
@@ -97,9 +97,9 @@ func (w *write) fetch(ctx context.Context, ops []Op) (map[string]*api.KVPair, er
 	return found, err
 }
 
-func (w *write) fetchLarge(ctx context.Context, key string) (map[string]*api.KVPair, error) {
+func (w *write) fetchLarge(ctx context.Context, pace *pacer, key string) (map[string]*api.KVPair, error) {
 	pair := &api.KVPair{Key: key}
-	err := w.store.attempt(ctx, func(ctx context.Context) error {
+	err := w.store.attempt(ctx, pace, func(ctx context.Context) error {
 		found, _, err := w.store.client.KV().Get(key, consistent().WithContext(ctx))
 		if found != nil {
 			pair = found

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,6 +97,35 @@ func TestConsulLostAnswers(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A request of which nothing is heard, as happens to those that a leader's end
+// overtakes, is made again early enough for a caller that has not much time.
+func TestConsulHangs(t *testing.T) {
+	t.Parallel()
+	addr := consultest.Start(t)
+	direct := openConsul(t, state.ConsulConfig{Address: addr})
+	for name, fates := range map[string][]fate{
+		"request": {hangBefore}, "answer": {hangAfter}, "two requests": {hangBefore, hangBefore}, "request-then-answer": {hangBefore, hangAfter},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := newCutter(t, addr)
+			s := openConsul(t, state.ConsulConfig{Address: proxy.addr()})
+			key := "hangs/" + strings.ReplaceAll(name, " ", "-")
+			old := mustSet(t, direct, key, "old", 0)
+			proxy.plan(nil, fates...)
+			ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond) // what Docker's calls have
+			defer cancel()
+			version, err := s.CompareAndSet(ctx, key, []byte("new"), old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e, err := direct.Get(ctx, key); err != nil || string(e.Value) != "new" || e.Version != version {
+				t.Errorf("got %q at version %d, the call said %d: %v", e.Value, e.Version, version, err)
+			}
+		})
 	}
 }
 

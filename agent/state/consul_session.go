@@ -117,7 +117,7 @@ func (s *consulSession) renew(ctx context.Context, alive time.Time) {
 			s.lose("it could not be renewed in time")
 			return
 		}
-		found, err := s.renewOnce(ctx, min(left, attemptDeadline))
+		found, err := s.renewOnce(ctx, min(left, lastAttempt))
 		switch {
 		case ctx.Err() != nil:
 			return

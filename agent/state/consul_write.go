@@ -90,7 +90,7 @@ func (w *write) do(ctx context.Context) error {
 	w.mark = rand.Uint64N(1<<53-1) + 1
 	var pace pacer
 	for {
-		err := w.attempt(ctx)
+		err := w.attempt(ctx, &pace)
 		if err == nil {
 			return nil
 		}
@@ -139,9 +139,9 @@ func (w *write) failed(ctx context.Context, f failure) error {
 }
 
 // attempt sends the write once.
-func (w *write) attempt(ctx context.Context) error {
+func (w *write) attempt(ctx context.Context, pace *pacer) error {
 	if w.large {
-		return w.attemptLarge(ctx)
+		return w.attemptLarge(ctx, pace)
 	}
 	var ops api.TxnOps
 	for _, op := range w.ops {
@@ -153,7 +153,7 @@ func (w *write) attempt(ctx context.Context) error {
 		ok    bool
 		reply *api.TxnResponse
 	)
-	err := w.store.attempt(ctx, func(ctx context.Context) (err error) {
+	err := w.store.attempt(ctx, pace, func(ctx context.Context) (err error) {
 		ok, reply, _, err = w.store.client.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
 		return err
 	})
@@ -225,10 +225,10 @@ func (w *write) refusal(reasons api.TxnErrors) error {
 
 // attemptLarge sends a value that fits no transaction the plain way, whose
 // answer has no version: that is looked up.
-func (w *write) attemptLarge(ctx context.Context) error {
+func (w *write) attemptLarge(ctx context.Context, pace *pacer) error {
 	op := w.ops[0]
 	var set bool
-	err := w.store.attempt(ctx, func(ctx context.Context) (err error) {
+	err := w.store.attempt(ctx, pace, func(ctx context.Context) (err error) {
 		pair := &api.KVPair{Key: op.Key, Value: op.Value, Flags: w.mark, ModifyIndex: op.Version}
 		set, _, err = w.store.client.KV().CAS(pair, (&api.WriteOptions{}).WithContext(ctx))
 		return err

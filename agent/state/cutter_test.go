@@ -22,6 +22,8 @@ const (
 	failAfter        // the server has done it, the client gets a 500
 	cutHalfway       // half of the answer arrives
 	tooManyThen      // the client gets a 429
+	hangBefore       // the server never sees the request, the client hears nothing
+	hangAfter        // the server has done it, the client hears nothing
 )
 
 // cutter is a proxy before a real server that loses requests and answers.
@@ -121,6 +123,10 @@ func (c *cutter) serve(conn net.Conn) {
 		}
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		f, lost := c.fateOf(req, body)
+		if f == hangBefore {
+			_, _ = in.Peek(1) // until the client gives up
+			return
+		}
 		if f == cutBefore || f == failBefore || f == tooManyThen {
 			lost()
 			if f == cutBefore {
@@ -144,6 +150,9 @@ func (c *cutter) serve(conn net.Conn) {
 		switch f {
 		case cutAfter:
 			lost()
+			return
+		case hangAfter:
+			_, _ = in.Peek(1)
 			return
 		case cutHalfway:
 			_, _ = conn.Write(answer.Bytes()[:answer.Len()-5])

@@ -34,7 +34,11 @@ func consulServers(n int) int {
 	return 3
 }
 
-// consulConfig is the configuration of host h's Consul in a lab of n hosts.
+// consulConfig is the configuration of host h's Consul in a lab of n hosts. Its
+// timing is Consul's own (performance.raft_multiplier 5, a leader may be silent
+// for 2.5 s): what the servers say to each other passes the hosts' switches, and
+// those wait for the one kernel they share, up to two seconds when a hundred
+// containers start at once. A leader that was given up for that is a wait more.
 func consulConfig(h *Host, n int) string {
 	servers := consulServers(n)
 	var join []string
@@ -50,7 +54,6 @@ func consulConfig(h *Host, n int) string {
 		"retry_join":           join,
 		"retry_interval":       "500ms",
 		"disable_update_check": true,
-		"performance":          map[string]any{"raft_multiplier": 1},
 	}
 	if h.Number <= servers {
 		config["server"] = true
