@@ -36,7 +36,7 @@ type Settings struct {
 		ReclaimAfter Duration `toml:"reclaim_after"` // from then until its addresses are anybody's
 	} `toml:"cluster"`
 	Consul struct {
-		Address   string `toml:"address"` // URL; empty: the embedded store of a single host
+		Address   string `toml:"address"` // URL; empty: the agent runs one in a cluster, and a host alone has a file
 		Token     string `toml:"token"`
 		TokenFile string `toml:"token_file"`
 		CAFile    string `toml:"ca_file"`
@@ -140,13 +140,13 @@ func settingTable() []setting {
 	return []setting{
 		{"host.name", "name", "name of this host", false, func(s *Settings) any { return &s.Host.Name }, checkHostName},
 		{"host.state_dir", "state-dir", "directory of the host's identity and the embedded store", false, func(s *Settings) any { return &s.Host.StateDir }, checkAbs},
-		{"cluster.iface", "iface", "interface that carries the tunnels (default: the one with the default route)", false, func(s *Settings) any { return &s.Cluster.Iface }, orEmpty(checkInterface)},
+		{"cluster.iface", "iface", "interface that carries the tunnels, unless cluster bind names one (default: the one with the default route, or the only global address)", false, func(s *Settings) any { return &s.Cluster.Iface }, orEmpty(checkInterface)},
 		{"cluster.token_file", "", "file, root's alone, with the token of the cluster that this host finds and joins by itself", false, func(s *Settings) any { return &s.Cluster.TokenFile }, orEmpty(checkAbs)},
 		{"cluster.insecure_autojoin", "", "for demonstrations: without a token, find, join and be joined by anybody on the network", false, func(s *Settings) any { return &s.Cluster.InsecureAutojoin }, nil},
 		{"cluster.session_ttl", "", "how long a silent host counts as alive", false, func(s *Settings) any { return &s.Cluster.SessionTTL }, checkTTL},
 		{"cluster.drain_after", "", "how long after that a host whose machine is dead keeps its tunnel", false, func(s *Settings) any { return &s.Cluster.DrainAfter }, checkWait(time.Second)},
 		{"cluster.reclaim_after", "", "how long after that its addresses are kept for it", false, func(s *Settings) any { return &s.Cluster.ReclaimAfter }, checkWait(time.Second)},
-		{"consul.address", "consul", "URL of Consul, such as http://127.0.0.1:8500 (default: an embedded store for this host alone)", false, func(s *Settings) any { return &s.Consul.Address }, orEmpty(checkConsul)},
+		{"consul.address", "consul", "URL of Consul, such as http://127.0.0.1:8500 (default: the one that the agent runs in a cluster; none for a host alone)", false, func(s *Settings) any { return &s.Consul.Address }, orEmpty(checkConsul)},
 		{"consul.token", "", "Consul ACL token", true, func(s *Settings) any { return &s.Consul.Token }, checkToken},
 		{"consul.token_file", "", "file that holds the Consul ACL token", false, func(s *Settings) any { return &s.Consul.TokenFile }, orEmpty(checkAbs)},
 		{"consul.ca_file", "", "certificates that Consul's must be signed by", false, func(s *Settings) any { return &s.Consul.CAFile }, orEmpty(checkAbs)},
