@@ -17,13 +17,6 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// States of a peer, see api.Peer.
-const (
-	peerAlive   = "alive"
-	peerSuspect = "suspect"
-	peerGone    = "gone"
-)
-
 // Status implements api.Service.
 func (a *Agent) Status(context.Context) (api.Status, error) {
 	a.mu.Lock()
@@ -42,12 +35,12 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 		s.Problems = append([]string{"the database of Open vSwitch cannot be reached; start it: systemctl start openvswitch-switch"}, s.Problems...)
 	}
 	for _, h := range a.view.peers() {
-		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: peerSuspect}
+		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: api.StateSuspect}
 		switch {
 		case h.Alive:
-			p.State = peerAlive
+			p.State = api.StateAlive
 		case a.view.isGone(h.ID):
-			p.State = peerGone
+			p.State = api.StateGone
 		}
 		if tunnels[h.ID] > 0 {
 			p.Tunnel = ovs.TunnelName(h.ID)

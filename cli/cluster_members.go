@@ -7,8 +7,10 @@ func (a *app) clusterMembersCommand() *cobra.Command {
 		Use:   "members",
 		Short: "List the hosts of the cluster",
 		Long: `Lists the hosts of the cluster, this one marked with a star. A host is suspect when
-its agent has not been heard of; its containers may run on. The role is that of its
-Consul: three servers carry a cluster of three hosts and more.`,
+its agent has not been heard of; its containers may run on. It is gone when its machine
+is dead, too: nothing is sent to it any more, and after a while its addresses are given
+up, and it is in the list no more. The role is that of its Consul: three servers carry a
+cluster of three hosts and more.`,
 		Example: `  socketplane cluster members
   socketplane cluster members -o json`,
 		Args: args(0, 0),

@@ -56,7 +56,7 @@ type Member struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Role    string `json:"role"`  // server, client, or empty: its Consul is not ours
-	State   string `json:"state"` // alive or suspect
+	State   string `json:"state"` // StateAlive, StateSuspect or StateGone
 	Self    bool   `json:"self"`
 }
 

@@ -59,11 +59,18 @@ type Host struct {
 	Datapath string `json:"datapath"` // system or netdev
 }
 
+// States of a host as another one sees it.
+const (
+	StateAlive   = "alive"
+	StateSuspect = "suspect" // its session has ended
+	StateGone    = "gone"    // its machine is dead, and nothing is sent to it
+)
+
 // Peer is another host as seen from here.
 type Peer struct {
 	ID     string `json:"id"`
 	Name   string `json:"name"`
 	VTEP   string `json:"vtep"`
-	State  string `json:"state"`  // alive; suspect: its session has ended; gone: its machine is dead, and nothing is sent to it
+	State  string `json:"state"`  // StateAlive, StateSuspect or StateGone
 	Tunnel string `json:"tunnel"` // port on the integration bridge; empty: not yet
 }

@@ -44,6 +44,7 @@ type KeeperConfig struct {
 type Endpoints interface {
 	Endpoints(ctx context.Context) ([]api.Endpoint, error)
 	Release(ctx context.Context, id string) error
+	Status(ctx context.Context) (api.Status, error)
 }
 
 // Keeper keeps this host's place in its cluster, over the lives of the agent. It

@@ -94,7 +94,7 @@ func (k *Keeper) peersNow(ctx context.Context, place Place) []netip.Addr {
 
 // Members implements api.ClusterService.
 func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
-	place, _, store, _ := k.current()
+	place, _, store, agent := k.current()
 	if store == nil {
 		return nil, api.Errorf(api.CodeUnavailable, "the agent waits: %s", k.Waiting())
 	}
@@ -122,11 +122,18 @@ func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
 			}
 		}
 	}
+	// Which of those that are silent are dead each host judges for itself.
+	status, err := agent.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
 	list := []api.Member{}
 	for _, h := range hosts {
-		m := api.Member{ID: h.ID, Name: h.Name, Address: h.VTEP.String(), Role: roles[h.ID], State: "suspect", Self: h.ID == k.HostID}
+		m := api.Member{ID: h.ID, Name: h.Name, Address: h.VTEP.String(), Role: roles[h.ID], State: api.StateSuspect, Self: h.ID == k.HostID}
 		if h.Alive {
-			m.State = "alive"
+			m.State = api.StateAlive
+		} else if slices.ContainsFunc(status.Peers, func(p api.Peer) bool { return p.ID == h.ID && p.State == api.StateGone }) {
+			m.State = api.StateGone
 		}
 		list = append(list, m)
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
 )
 
 // hurry makes the agents of hosts ks take a dead host for dead after some
@@ -46,6 +48,21 @@ func peerState(t testing.TB, k int, name string) string {
 	return ""
 }
 
+// memberState is the same from `cluster members`.
+func memberState(t testing.TB, k int, name string) string {
+	t.Helper()
+	all, err := agentOn(t, k).Members(within(t))
+	if err != nil {
+		return err.Error()
+	}
+	for _, m := range all {
+		if m.Name == name {
+			return m.State
+		}
+	}
+	return ""
+}
+
 // lostItsAddress waits until host k says that a container's address is another's.
 func lostItsAddress(t testing.TB, k int, c container) {
 	t.Helper()
@@ -65,7 +82,7 @@ func lostItsAddress(t testing.TB, k int, c container) {
 // address has two owners, and what it had says so.
 func TestDeadHost(t *testing.T) {
 	const network, subnet = "dead", "10.154.0.0/24"
-	const drain, reclaim = time.Second, 2 * time.Second
+	const drain, reclaim = time.Second, 8 * time.Second
 	makeNetwork(t, 1, network, subnet)
 	near, there := runContainer(t, 1, network, "de-near"), runContainer(t, 3, network, "de-there")
 	beside := runContainer(t, 2, network, "de-beside")
@@ -78,8 +95,8 @@ func TestDeadHost(t *testing.T) {
 	killAgent(t, 3)
 	hurry(t, drain, reclaim, 1, 2)
 	eventuallyIn(t, 25*time.Second, "h3 is suspect", func() error {
-		if s := peerState(t, 1, "h3"); s != "suspect" {
-			return fmt.Errorf("it is %q", s)
+		if s, m := peerState(t, 1, "h3"), memberState(t, 1, "h3"); s != api.StateSuspect || m != api.StateSuspect {
+			return fmt.Errorf("it is %q as a peer and %q as a member", s, m)
 		}
 		return nil
 	})
@@ -98,8 +115,8 @@ func TestDeadHost(t *testing.T) {
 	powerCut(t, 3)
 	for _, k := range []int{1, 2} {
 		eventuallyIn(t, 30*time.Second, "h3 is gone", func() error {
-			if s := peerState(t, k, "h3"); s != "gone" && s != "" {
-				return fmt.Errorf("h%d says it is %q", k, s)
+			if s, m := peerState(t, k, "h3"), memberState(t, k, "h3"); s != api.StateGone || m != api.StateGone {
+				return fmt.Errorf("h%d says it is %q as a peer and %q as a member", k, s, m)
 			}
 			return nil
 		})

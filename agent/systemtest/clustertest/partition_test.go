@@ -73,6 +73,15 @@ func partition(t testing.TB, k int, least time.Duration, ends []end, ks ...int) 
 				return err
 			})
 		}
+		// Its record outlives the minute: it can come back.
+		name := fmt.Sprintf("h%d", k)
+		for _, o := range others {
+			all, err := members(t, o)
+			i := slices.IndexFunc(all, func(m member) bool { return m.Name == name })
+			if err != nil || i < 0 || all[i].State != "gone" {
+				t.Errorf("h%d says of %s, which it has drained: %+v, %v", o, name, all, err)
+			}
+		}
 		t.Logf("h%d has no tunnel any more %s after it was cut off", k, time.Since(began).Round(100*time.Millisecond))
 	}
 	<-time.After(time.Until(began.Add(least)))
