@@ -16,7 +16,7 @@ import (
 func newKeeper(s Settings, id string, links *link.Links, logger *slog.Logger) (*cluster.Keeper, error) {
 	return cluster.NewKeeper(cluster.KeeperConfig{
 		Dir: s.Host.StateDir, HostID: id, HostName: s.Host.Name, Configured: s.Consul.Address != "",
-		Iface: s.Cluster.Iface, Ports: cluster.DefaultPorts(), Logger: logger,
+		Iface: s.Cluster.Iface, Ports: cluster.DefaultPorts(), SessionTTL: s.Cluster.SessionTTL.Duration, Logger: logger,
 		TokenFile: s.Cluster.TokenFile, TokenFileMust: s.Cluster.TokenFile != "" && s.Cluster.TokenFile != DefaultTokenFile, InsecureAutojoin: s.Cluster.InsecureAutojoin,
 		Underlay: func(iface string) (cluster.Underlay, error) {
 			u, err := links.Underlay(iface)
@@ -47,6 +47,10 @@ func enterPlace(ctx context.Context, s Settings, id string, keeper *cluster.Keep
 			return nil, nil, err
 		}
 		return store, func() { _ = store.Close() }, nil
+	}
+	// Before its Consul says a word under this host's name.
+	if err := keeper.CheckIdentity(ctx); err != nil {
+		return nil, nil, unlessAnew(ctx, err)
 	}
 	stop, err := keeper.StartConsul(ctx)
 	if err != nil {

@@ -99,7 +99,7 @@ func TestConsulIsKept(t *testing.T) {
 	}
 
 	found, err := probe(t.Context(), opts.Bind, opts.Bind, opts.Ports.Gossip, opts.Token)
-	if err != nil || found.Cluster != clusterID || found.Nodes[id] != "h-1-example-11111111" || len(found.Hosts) != 1 {
+	if err != nil || found.Cluster != clusterID || found.Nodes[id] != (Node{"h-1-example-11111111", opts.Bind}) || len(found.Hosts) != 1 {
 		t.Errorf("%+v, %v", found, err)
 	}
 	if _, err := probe(t.Context(), opts.Bind, opts.Bind, opts.Ports.Gossip, NewToken()); !errors.Is(err, ErrRefused) {

@@ -123,8 +123,8 @@ func (k *Keeper) join(ctx context.Context, addrs []netip.Addr, token, had Token,
 	if err != nil {
 		return api.Place{}, err
 	}
-	if name, ok := cluster.Nodes[k.HostID]; ok {
-		return api.Place{}, api.Errorf(api.CodeConflict, "a host with this one's identity is in the cluster, as %q; if this is a copy of its disk, stop the agent, remove %s/host-id and start it again", name, k.Dir)
+	if node, ok := cluster.Nodes[k.HostID]; ok {
+		return api.Place{}, api.Errorf(api.CodeConflict, "a host with this one's identity is in the cluster, as %q; if this is a copy of its disk, stop the agent, remove %s/host-id and start it again", node.Name, k.Dir)
 	}
 	next := Place{Is: api.PlaceJoined, Cluster: cluster.Cluster, Peers: cluster.Hosts, Iface: place.Iface}
 	k.Logger.Info("this host joins a cluster", "cluster", next.Cluster, "peers", len(next.Peers))

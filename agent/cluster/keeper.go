@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
@@ -32,6 +33,7 @@ type KeeperConfig struct {
 	Iface      string                               // by the settings; empty: found
 	Underlay   func(iface string) (Underlay, error) // finds the interface when iface is empty
 	Ports      Ports
+	SessionTTL time.Duration // of this host's session, see NewMember
 
 	TokenFile        string // where an administrator leaves the cluster's token
 	TokenFileMust    bool   // it was named: that it is missing is a problem

@@ -33,9 +33,15 @@ var ErrSilent = errors.New("no cluster answers there")
 
 // Found is a cluster that has the same token.
 type Found struct {
-	Cluster string       // UUID
-	Hosts   []netip.Addr // of its members
-	Nodes   map[string]string
+	Cluster string          // UUID
+	Hosts   []netip.Addr    // of its members
+	Nodes   map[string]Node // by the ids of their hosts
+}
+
+// Node is a member that has not left. Whether it lives the answer does not tell.
+type Node struct {
+	Name string
+	Addr netip.Addr
 }
 
 // probe asks the host at an address which cluster it is in. It speaks Consul's
@@ -113,7 +119,7 @@ func (l *listener) NotifyMerge(members []*serf.Member) error {
 // found reads the answer strictly: it comes from one who has the token, and may
 // still be another program's.
 func (l *listener) found() (Found, error) {
-	f := Found{Nodes: map[string]string{}}
+	f := Found{Nodes: map[string]Node{}}
 	for _, m := range l.members {
 		if m.Status == serf.StatusLeft {
 			continue
@@ -126,8 +132,9 @@ func (l *listener) found() (Found, error) {
 			return Found{}, errors.New("hosts of two clusters answer there")
 		}
 		f.Cluster = id
-		f.Nodes[m.Tags["id"]] = m.Name
-		if a, ok := netip.AddrFromSlice(m.Addr); ok && len(f.Hosts) < maxPeers {
+		a, ok := netip.AddrFromSlice(m.Addr)
+		f.Nodes[m.Tags["id"]] = Node{Name: m.Name, Addr: a.Unmap()}
+		if ok && len(f.Hosts) < maxPeers {
 			f.Hosts = append(f.Hosts, a.Unmap())
 		}
 	}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/state"
 )
@@ -31,7 +32,11 @@ func (m *Member) compare(self Host, old state.Entry) error {
 		return fmt.Errorf("%w: %q at %s holds its record; it is known within %v",
 			errDoubt, theirs.Name, theirs.VTEP, rivalTTLs*m.ttl)
 	}
+	return errTwin(self.ID, theirs.Name, theirs.VTEP)
+}
+
+func errTwin(id, name string, at netip.Addr) error {
 	return fmt.Errorf("%w, %s: host %q at %s lives under it, and this disk seems to be a copy of that one's; "+
 		"remove the file host-id from this machine's state directory (/var/lib/socketplane unless set), and start the agent again",
-		ErrTwin, self.ID, theirs.Name, theirs.VTEP)
+		ErrTwin, id, name, at)
 }
