@@ -72,16 +72,13 @@ func writeStatus(w io.Writer, st api.Status) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	named := map[string]int{st.Host.Name: 1}
+	named := namesakes{st.Host.Name: 1}
 	for _, p := range st.Peers {
 		named[p.Name]++
 	}
 	rows := make([][]string, 0, len(st.Peers))
 	for _, p := range st.Peers {
-		if named[p.Name] > 1 { // names need not be unique
-			p.Name += " (" + p.ID[:min(8, len(p.ID))] + ")"
-		}
-		rows = append(rows, []string{p.Name, p.VTEP, p.State, p.Tunnel})
+		rows = append(rows, []string{named.shown(p.Name, p.ID), p.VTEP, p.State, p.Tunnel})
 	}
 	return writeTable(w, []string{"PEER", "ADDRESS", "STATE", "TUNNEL"}, rows)
 }

@@ -31,9 +31,13 @@ cluster of three hosts and more.`,
 		if *format == outputJSON {
 			return writeJSON(a.stdout, members)
 		}
+		named := namesakes{}
+		for _, m := range members {
+			named[m.Name]++
+		}
 		var rows [][]string
 		for _, m := range members {
-			name := m.Name
+			name := named.shown(m.Name, m.ID)
 			if m.Self {
 				name += " *"
 			}

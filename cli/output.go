@@ -48,6 +48,17 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// namesakes counts how many hosts have a name: names need not be unique.
+type namesakes map[string]int
+
+// shown is a host's name, with the beginning of its id where others have it, too.
+func (n namesakes) shown(name, id string) string {
+	if n[name] > 1 {
+		name += " (" + id[:min(8, len(id))] + ")"
+	}
+	return name
+}
+
 // writeTable prints aligned columns under their headings.
 func writeTable(w io.Writer, head []string, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)

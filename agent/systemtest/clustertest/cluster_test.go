@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func TestCluster(t *testing.T) {
 		must(t, 5, "ip", "address", "add", "192.0.2.5/24", "dev", "ul1")
 		must(t, 5, "ip", "link", "set", "ul1", "up")
 		must(t, 5, "ip", "route", "del", "default")
-		start(t, 5, "")
+		startAs(t, 5, "h1", "") // as another host is called
 		s, err := statusOf(t, 5)
 		if err != nil || s.Ready || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "br-phy (198.18.0.5)") ||
 			!strings.Contains(s.Problems[0], "ul1 (192.0.2.5)") || !strings.Contains(s.Problems[0], "cluster bind") {
@@ -246,6 +247,26 @@ func TestCluster(t *testing.T) {
 		}
 		awaitServers(t, 5, 5, 3)
 		awaitWhole(t, ends, 1, 2, 3, 4, 5)
+	})
+
+	step("two hosts of one name are two hosts", func(t *testing.T) {
+		for _, k := range []int{1, 5} {
+			s, err := statusOf(t, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			shown := "h1 (" + s.Host.ID[:8] + ")"
+			if out := sp(t, 2, "cluster", "members"); !strings.Contains(out, shown+" ") {
+				t.Errorf("no %s among the members\n%s", shown, out)
+			}
+			if out := sp(t, 2, "agent", "status"); !strings.Contains(out, shown+" ") {
+				t.Errorf("no %s among the peers\n%s", shown, out)
+			}
+		}
+		one, other := connect(t, 1, "web", "n1"), connect(t, 5, "web", "n5")
+		awaitWhole(t, append(slices.Clone(ends), one, other), 1, 2, 3, 4, 5) // all reach each other
+		one.disconnect(t)
+		other.disconnect(t)
 	})
 
 	step("hosts leave one right after the other, down to one", func(t *testing.T) {

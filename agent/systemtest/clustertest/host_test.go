@@ -104,7 +104,13 @@ func begin(t testing.TB, k int, settings string) {
 
 func start(t testing.TB, k int, settings string) {
 	t.Helper()
-	text := fmt.Sprintf("[host]\nname = \"h%d\"\n[docker]\nenabled = false\n%s", k, settings)
+	startAs(t, k, fmt.Sprintf("h%d", k), settings)
+}
+
+// startAs starts host k's agent under a name.
+func startAs(t testing.TB, k int, name, settings string) {
+	t.Helper()
+	text := fmt.Sprintf("[host]\nname = %q\n[docker]\nenabled = false\n%s", name, settings)
 	if r := try(t, k, text, "tee", "/etc/socketplane/socketplane.toml"); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
