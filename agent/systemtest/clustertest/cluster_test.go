@@ -214,12 +214,12 @@ func TestCluster(t *testing.T) {
 		refused(t, try(t, 4, "", "socketplane", "cluster", "bind", "nothere"), "nothere")
 		route("ul1", "198.18.0.104")
 		sp(t, 4, "cluster", "bind", "ul1")
-		awaitPeers(t, 2, addr1, addr3, "198.18.0.104")
+		awaitPeersIn(t, followWait, 2, addr1, addr3, "198.18.0.104")
 		eventually(t, eventualWait, "reach it after", func() error { return here.pings(t, there.ip) })
 		route("br-phy", addr4)
 		must(t, 4, "ip", "route", "replace", "default", "via", "198.18.0.254", "dev", "br-phy")
 		sp(t, 4, "cluster", "bind", "--default")
-		awaitPeers(t, 2, addr1, addr3, addr4)
+		awaitPeersIn(t, followWait, 2, addr1, addr3, addr4)
 		eventually(t, eventualWait, "reach it again", func() error { return here.pings(t, there.ip) })
 		there.disconnect(t)
 		here.disconnect(t)
@@ -273,6 +273,7 @@ func TestCluster(t *testing.T) {
 		r := try(t, 3, "", "socketplane", "cluster", "leave")
 		refused(t, r, "b3", "web", "--force")
 		sp(t, 3, "cluster", "leave", "--force")
+		awaitNoTunnel(t, addr3, 1, 2, 4, 5)
 		if out := sp(t, 3, "network", "list"); strings.Contains(out, "web") {
 			t.Error(out)
 		}

@@ -15,6 +15,7 @@ import (
 const (
 	commandTimeout = 100 * time.Second
 	eventualWait   = 20 * time.Second
+	followWait     = 10 * time.Second // for the others to see what a host did to its place
 )
 
 // result is what a command left behind.
@@ -151,7 +152,16 @@ func awaitReady(t testing.TB, k int) {
 // awaitPeers waits until host k has tunnels to exactly these addresses.
 func awaitPeers(t testing.TB, k int, vteps ...string) {
 	t.Helper()
-	eventually(t, 90*time.Second, fmt.Sprintf("h%d has tunnels to %q", k, vteps), func() error {
+	awaitPeersIn(t, 90*time.Second, k, vteps...)
+}
+
+func awaitPeersIn(t testing.TB, wait time.Duration, k int, vteps ...string) {
+	t.Helper()
+	began := time.Now()
+	defer func() {
+		t.Logf("h%d has tunnels to %q after %s", k, vteps, time.Since(began).Round(100*time.Millisecond))
+	}()
+	eventually(t, wait, fmt.Sprintf("h%d has tunnels to %q", k, vteps), func() error {
 		s, err := statusOf(t, k)
 		if err != nil {
 			return err
@@ -170,6 +180,22 @@ func awaitPeers(t testing.TB, k int, vteps ...string) {
 		}
 		return nil
 	})
+}
+
+// awaitNoTunnel waits until none of the hosts ks has a tunnel to an address, as
+// after a leave from there.
+func awaitNoTunnel(t testing.TB, vtep string, ks ...int) {
+	t.Helper()
+	began := time.Now()
+	eventually(t, followWait, "no tunnel leads to "+vtep, func() error {
+		for _, k := range ks {
+			if out := must(t, k, "ovs-vsctl", "-t", "5", "--bare", "--columns=name", "find", "Interface", "type=vxlan", "options:remote_ip="+vtep); out != "" {
+				return fmt.Errorf("h%d has %s", k, out)
+			}
+		}
+		return nil
+	})
+	t.Logf("no tunnel of hosts %v leads to %s after %s", ks, vtep, time.Since(began).Round(100*time.Millisecond))
 }
 
 // member is a line of `cluster members -o json`.
