@@ -58,31 +58,47 @@ func (w *wire) end() {
 	}
 }
 
-// tellsNoSecret looks for the token in everything, and for what is said in gossip
-// among that. Where a string must be found, as the calls to servers have it, the
-// same look finds it.
+// tellsNoSecret looks for the token in everything, and for gossip that anybody
+// could read; there must have been much of that. Where a string must be found, as
+// the calls to servers have it, the same look finds it.
 func (w *wire) tellsNoSecret(t testing.TB, token string) {
+	t.Helper()
+	if h := w.keepsSecret(t, token); h.sealed < 50 || h.sealedStreams < 5 {
+		t.Errorf("little encrypted gossip was heard: %+v", h)
+	}
+	gossip, calls := w.only(t, "port 8301"), w.only(t, "tcp port 8300")
+	if len(gossip) < 100_000 || len(calls) < 100_000 {
+		t.Errorf("only %d bytes of gossip and %d of calls were heard", len(gossip), len(calls))
+	}
+	if !bytes.Contains(calls, []byte("socketplane/v1/")) {
+		t.Error("the capture has no call that is known to be there")
+	}
+}
+
+// keepsSecret is the same where little may have been said.
+func (w *wire) keepsSecret(t testing.TB, token string) heard {
 	t.Helper()
 	w.end()
 	all, err := os.ReadFile(w.file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	gossip, calls := w.only(t, "port 8301"), w.only(t, "tcp port 8300")
-	if len(gossip) < 100_000 || len(calls) < 100_000 {
-		t.Errorf("only %d bytes of gossip and %d of calls were heard", len(gossip), len(calls))
-	}
 	if bytes.Contains(all, []byte(token)) || bytes.Contains(all, []byte(token[4:30])) {
 		t.Error("the token was on the wire")
 	}
+	gossip := w.only(t, "port 8301")
 	for _, word := range []string{"socketplane-", "h1-", "consul", "probe-"} {
 		if bytes.Contains(gossip, []byte(word)) {
 			t.Errorf("gossip said %q for all to hear", word)
 		}
 	}
-	if !bytes.Contains(calls, []byte("socketplane/v1/")) {
-		t.Error("the capture has no call that is known to be there")
+	// It is compressed, too: no word alone proves anything.
+	h := gossipIn(t, all, 8301)
+	if h.open > 0 || h.openStreams > 0 {
+		t.Errorf("not all gossip was encrypted: %+v", h)
 	}
+	t.Logf("gossip on the wire: %+v", h)
+	return h
 }
 
 // only gives the part of the capture that a filter of tcpdump lets pass.
