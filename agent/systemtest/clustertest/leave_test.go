@@ -3,13 +3,16 @@
 package clustertest
 
 import (
+	"strings"
 	"sync"
 	"testing"
 )
 
 // form makes a cluster of h1 to hn, whatever these hosts were before. h1 begins it.
+// All that they say until the test ends is captured, and holds no secret.
 func form(t testing.TB, n int) {
 	t.Helper()
+	wire := listen(t)
 	for k := 1; k <= n; k++ {
 		if _, err := statusOf(t, k); err != nil {
 			start(t, k, "")
@@ -26,6 +29,7 @@ func form(t testing.TB, n int) {
 	}
 	sp(t, 1, "cluster", "bootstrap")
 	token := sp(t, 1, "cluster", "token")
+	t.Cleanup(func() { wire.keepsSecret(t, strings.TrimSpace(token)) })
 	for k := 2; k <= n; k++ {
 		if r := join(t, k, token, addr1); r.code != 0 {
 			t.Fatal(r.stderr)
