@@ -173,6 +173,7 @@ func TestConsulLog(t *testing.T) {
 	l := newConsulLog(filepath.Join(t.TempDir(), "log"), slog.New(slog.NewTextHandler(log, nil)))
 	l.take([]byte(`{"@level":"error","@message":"no","@module":"agent.raft","peer":"h2"}` + "\n==> plain\n" + `{"@level":"in`))
 	l.take([]byte(`fo","@message":"` + strings.Repeat("x", 5000) + "\"}\n"))
+	l.take([]byte(`{"@level":"error","@message":"memberlist: Failed push/pull merge: Member 'probe-1' part of wrong datacenter 'socketplane-probe' from=192.0.2.1:1"}` + "\n"))
 	for range 100 {
 		l.take([]byte(`{"@level":"warn","@message":"again"}` + "\n"))
 	}
@@ -182,6 +183,9 @@ func TestConsulLog(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in\n%s", want, got)
 		}
+	}
+	if strings.Contains(got, "probe-1") {
+		t.Errorf("a question is an error in\n%s", got)
 	}
 	if strings.Count(got, "msg=again") != 1 || strings.Contains(got, strings.Repeat("x", maxMessage+1)) || len(l.rest) > 0 {
 		t.Errorf("%s", got)

@@ -128,6 +128,9 @@ func (l *consulLog) line(line []byte) {
 			}
 		}
 	}
+	if strings.Contains(message, "wrong datacenter '"+probeDatacenter+"'") {
+		level = slog.LevelDebug // a host that joins or starts has asked, and was to be refused
+	}
 	if len(message) > maxMessage {
 		message = strings.ToValidUTF8(message[:maxMessage], "") + "..."
 	}
