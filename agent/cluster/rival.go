@@ -46,15 +46,24 @@ func (k *Keeper) CheckIdentity(ctx context.Context) error {
 	if runningConsul(ConsulOptions{Dir: k.consulDir()}.configPath(), filepath.Join(k.consulDir(), "consul.pid")) != nil {
 		return nil // it is this machine that has the name
 	}
-	ask := k.whomToAsk(place, at, before)
+	ask, patience := k.whomToAsk(place, at, before), 2*speakTimeout
+	if before.Bind == at.Addr.String() { // most starts: a host whose peers are off must not wait for them
+		patience = probeTimeout
+	}
 	tick := time.NewTicker(rivalEvery)
 	defer tick.Stop()
+	var rival Node
+	var seen time.Time // last
 	for began := time.Now(); ; {
-		rival, err := k.rival(ctx, place.Cluster, at.Addr, ask, token)
-		if err != nil {
-			return err
-		}
-		if rival == nil {
+		asking, cancel := context.WithTimeout(ctx, patience)
+		other, found := k.rival(asking, place.Cluster, at.Addr, ask, token)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case found:
+			rival, seen = other, time.Now()
+		case time.Since(seen) >= k.SessionTTL: // it may have been too busy to answer at once
 			k.wait("")
 			return nil
 		}
@@ -102,37 +111,28 @@ func (k *Keeper) whomToAsk(place Place, at Underlay, before consulConfig) []neti
 }
 
 // rival finds the machine at another address that says itself that it has our
-// identity; nil: none. What others say of one is not enough: they tell of the dead,
-// too.
-func (k *Keeper) rival(ctx context.Context, cluster string, from netip.Addr, ask []netip.Addr, token Token) (*Node, error) {
-	asking, cancel := context.WithTimeout(ctx, 2*speakTimeout)
-	defer cancel()
-	answers, end := k.askAll(asking, from, ask, token)
+// identity. What others say of one is not enough: they tell of the dead, too.
+func (k *Keeper) rival(ctx context.Context, cluster string, from netip.Addr, ask []netip.Addr, token Token) (other Node, found bool) {
+	answers, end := k.askAll(ctx, from, ask, token)
 	defer end()
 	for range ask {
 		a := <-answers
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
 		if a.err != nil || a.found.Cluster != cluster {
 			continue
 		}
-		other, known := a.found.Nodes[k.HostID]
-		switch {
-		case !known || other.Addr == from || !other.Addr.IsValid():
-			return nil, nil
-		case other.Addr != a.by:
+		other, found = a.found.Nodes[k.HostID]
+		if !found || other.Addr == from || !other.Addr.IsValid() {
+			return Node{}, false
+		}
+		if other.Addr != a.by {
 			var err error
-			if a.found, err = probe(asking, from, other.Addr, k.Ports.Gossip, token); err != nil {
-				return nil, nil //nolint:nilerr // nobody answers there
+			if a.found, err = probe(ctx, from, other.Addr, k.Ports.Gossip, token); err != nil {
+				return Node{}, false // nobody answers there
 			}
 		}
-		if a.found.at(other.Addr) == k.HostID {
-			return &other, nil
-		}
-		return nil, nil
+		return other, a.found.at(other.Addr) == k.HostID
 	}
-	return nil, nil
+	return Node{}, false
 }
 
 // at gives the id of the host that has an address. Where several have had it, it is

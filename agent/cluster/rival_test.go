@@ -112,7 +112,7 @@ func TestRival(t *testing.T) {
 
 	t.Run("the other goes", func(t *testing.T) {
 		k := copied(t, id, here, nil)
-		k.SessionTTL = time.Minute
+		k.SessionTTL = 2 * time.Second
 		done := make(chan error, 1)
 		go func() { done <- k.CheckIdentity(ctx) }()
 		tick := time.NewTicker(10 * time.Millisecond)
@@ -127,8 +127,12 @@ func TestRival(t *testing.T) {
 		if err := original.proc.Kill(); err != nil {
 			t.Fatal(err)
 		}
+		killed := time.Now()
 		if err := <-done; err != nil || k.Waiting() != "" {
 			t.Errorf("%v, it waits: %q", err, k.Waiting())
+		}
+		if took := time.Since(killed); took < k.SessionTTL/2 {
+			t.Errorf("it was taken for gone after %v", took)
 		}
 	})
 }
