@@ -87,7 +87,8 @@ func (w *wire) keepsSecret(t testing.TB, token string) heard {
 		t.Error("the token was on the wire")
 	}
 	gossip := w.only(t, "port 8301")
-	for _, word := range []string{"socketplane-", "h1-", "consul", "probe-"} {
+	// Words long enough not to turn up in what is encrypted.
+	for _, word := range []string{"socketplane-", "consul", "probe-"} {
 		if bytes.Contains(gossip, []byte(word)) {
 			t.Errorf("gossip said %q for all to hear", word)
 		}
