@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,7 +123,7 @@ func startPings(t testing.TB, from end, to string) *pings {
 	t.Helper()
 	p := &pings{}
 	eventually(t, eventualWait, "the first ping", func() error { return from.pings(t, to) })
-	p.cmd = hosts.Host(from.host).Command(context.Background(), "ip", "netns", "exec", from.name, "ping", "-i", "0.02", "-q", to)
+	p.cmd = hosts.Host(from.host).Command(context.Background(), "ip", "netns", "exec", from.name, "ping", "-i", "0.02", to)
 	p.cmd.Stdout = &p.stdout
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -131,7 +132,10 @@ func startPings(t testing.TB, from end, to string) *pings {
 	return p
 }
 
-// lostNothing ends the pings; ping counts what was lost.
+// underWay is how many of the last pings may have no answer yet: a tenth of a second.
+const underWay = 5
+
+// lostNothing ends the pings, and says which have no answer.
 func (p *pings) lostNothing(t testing.TB) {
 	t.Helper()
 	// nsenter passes no signal on: ping itself is its child.
@@ -150,9 +154,31 @@ func (p *pings) lostNothing(t testing.TB) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("ping does not end")
 	}
-	out := p.stdout.String()
-	if !strings.Contains(out, " 0% packet loss") {
-		t.Errorf("pings were lost:\n%s", out)
+	out, sums, _ := strings.Cut(p.stdout.String(), "\n--- ")
+	answered := map[int]bool{}
+	for _, line := range strings.Split(out, "\n") {
+		if _, after, ok := strings.Cut(line, " bytes from "); ok {
+			_, seq, _ := strings.Cut(after, "icmp_seq=")
+			var n int
+			if _, err := fmt.Sscanf(seq, "%d", &n); err != nil {
+				t.Fatalf("%v in %q", err, line)
+			}
+			answered[n] = true
+		}
 	}
-	t.Log(strings.TrimSpace(out))
+	_, counts, _ := strings.Cut(sums, "\n")
+	var sent int
+	if _, err := fmt.Sscanf(counts, "%d packets transmitted", &sent); err != nil {
+		t.Fatalf("%v in %q", err, sums)
+	}
+	var lost []int
+	for n := 1; n <= sent-underWay; n++ {
+		if !answered[n] {
+			lost = append(lost, n)
+		}
+	}
+	if len(lost) > 0 || sent <= underWay {
+		t.Errorf("of %d pings, one each 20 ms, these were lost: %d", sent, lost)
+	}
+	t.Log(strings.TrimSpace(counts))
 }
