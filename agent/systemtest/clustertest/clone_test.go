@@ -4,7 +4,7 @@ package clustertest
 
 import (
 	"fmt"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,8 +33,7 @@ func TestClonedDisk(t *testing.T) {
 			near := connect(t, all[len(all)-1], "copied", "near")
 			ends = append(ends, near)
 			sp(t, k, "agent", "stop") // a disk at rest
-			try(t, 5, "", "socketplane", "agent", "stop")
-			copyState(t, k, 5)
+			copyDisk(t, k, 5)
 			sp(t, k, "agent", "start")
 			awaitReady(t, k)
 			awaitServers(t, 1, tt.n, min(tt.n, 3))
@@ -88,6 +87,20 @@ func TestClonedDisk(t *testing.T) {
 			must(t, 5, "rm", "/var/lib/socketplane/host-id")
 			sp(t, 5, "agent", "start")
 			awaitReady(t, 5)
+			for _, e := range ends { // what the copied switch has of the other's endpoints is nobody's here
+				if e.host == k {
+					eventually(t, eventualWait, "h5 says that it has no "+e.name, func() error {
+						s, err := statusOf(t, 5)
+						if err != nil || !slices.ContainsFunc(s.Problems, func(p string) bool {
+							return strings.Contains(p, e.ip+` of "`+e.name+`" was given to another`)
+						}) {
+							return fmt.Errorf("%q, %v", s.Problems, err)
+						}
+						return nil
+					})
+					sp(t, 5, "disconnect", e.name)
+				}
+			}
 			all = append(all, 5)
 			ends = append(ends, connect(t, 5, "copied", "x5"))
 			awaitServers(t, 1, tt.n+1, map[int]int{1: 1, 4: 3}[tt.n])
@@ -102,9 +115,26 @@ func TestClonedDisk(t *testing.T) {
 	}
 }
 
-// copyState gives host to the state directory that host from has.
-func copyState(t testing.TB, from, to int) {
+// copyDisk boots host to with what host from has on its disk, the switch's database
+// with the ports of its endpoints among it.
+func copyDisk(t testing.TB, from, to int) {
 	t.Helper()
-	const dir = "lib/socketplane"
-	must(t, to, "sh", "-c", "rm -rf /var/lib/socketplane/* && cp -a \"$0\"/. /var/lib/socketplane/", filepath.Join(hosts.Host(from).Dir(), dir))
+	if err := hosts.Host(to).PowerOff(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	must(t, from, "sh", "-c", `for dir in lib/socketplane etc/openvswitch; do
+			rm -rf "$1/$dir"/* && cp -a "$0/$dir"/. "$1/$dir"/ || exit
+		done`, hosts.Host(from).Dir(), hosts.Host(to).Dir())
+	if err := hosts.Host(to).Boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := hosts.Host(to).Service(t.Context(), "start", "ovsdb-server"); err != nil {
+		t.Fatal(err)
+	}
+	// The switch makes its bridge's MAC of what is in the database. A network card
+	// has its own.
+	must(t, to, "ovs-vsctl", "-t", "10", "--no-wait", "set", "bridge", "br-phy", fmt.Sprintf("other_config:hwaddr=02:00:5e:00:53:%02x", to))
+	if err := hosts.Host(to).Service(t.Context(), "start", "ovs-vswitchd"); err != nil {
+		t.Fatal(err)
+	}
 }
