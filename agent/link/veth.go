@@ -93,7 +93,11 @@ func (l *Links) ensureVeth(ctx context.Context, v Veth) error {
 func (l *Links) makeVeth(p pairing) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.TxQLen = p.Host, p.MTU, txQueueLen
-	pair := netlink.NewVeth(attrs)
+	// One queue, which is all that is used of a pair. Unless it is said the kernel
+	// makes one a CPU, sets them to one, and waits for all CPUs after each end while
+	// everybody else waits for the lock of all interfaces.
+	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
+	pair := netlink.NewVeth(attrs) // the peer's are the same
 	pair.PeerName, pair.PeerHardwareAddr = p.peerName, p.mac
 	if p.ns != nil {
 		pair.PeerNamespace = netlink.NsFd(p.ns.fd())

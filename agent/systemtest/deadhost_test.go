@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
 
 // hurry makes the agents of hosts ks take a dead host for dead after some
@@ -157,11 +158,16 @@ func TestCutOffHostReturns(t *testing.T) {
 	keeps, loses := runContainer(t, 3, network, "cu-keeps"), runContainer(t, 3, network, "cu-loses")
 	hurry(t, time.Second, 2*time.Second, 1, 2)
 	eventually(t, "all is well", func() error { return invariants(t, network, subnet, 1, 2, 3) })
-	must(t, 3, "ip", "link", "set", "ul0", "down")
-	t.Cleanup(func() { try(t, 3, "ip", "link", "set", "ul0", "up") })
+	wires := func(state string) {
+		for _, wire := range []string{"ul0", lab.ControlLink} {
+			try(t, 3, "ip", "link", "set", wire, state)
+		}
+	}
+	wires("down")
+	t.Cleanup(func() { wires("up") })
 	eventuallyIn(t, 45*time.Second, "what it had is given up", func() error { return invariants(t, network, subnet, 1, 2) })
 	heir := runContainer(t, 2, network, "cu-heir", "--ip", loses.ip)
-	must(t, 3, "ip", "link", "set", "ul0", "up")
+	wires("up")
 
 	lostItsAddress(t, 3, loses)
 	if r := loses.exec(t, "ip", "-o", "-4", "addr"); strings.Contains(r.stdout, loses.ip) {

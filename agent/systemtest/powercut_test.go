@@ -11,12 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
 
 // powerCut turns host k off without a word to anybody.
 func powerCut(t testing.TB, k int) {
 	t.Helper()
 	host := cluster.Host(k)
+	must(t, k, "ip", "link", "set", lab.ControlLink, "down") // the kernel would say good-bye for the dead
 	if err := syscall.Kill(host.Pid(), syscall.SIGKILL); err != nil {
 		t.Fatalf("h%d: %v", k, err)
 	}

@@ -36,20 +36,18 @@ func consulServers(n int) int {
 
 // consulConfig is the configuration of host h's Consul in a lab of n hosts. Its
 // timing is Consul's own (performance.raft_multiplier 5, a leader may be silent
-// for 2.5 s): what the servers say to each other passes the hosts' switches, and
-// those wait for the one kernel they share, up to two seconds when a hundred
-// containers start at once. A leader that was given up for that is a wait more.
+// for 2.5 s): all servers share the machine's few cores.
 func consulConfig(h *Host, n int) string {
 	servers := consulServers(n)
 	var join []string
 	for k := 1; k <= servers; k++ {
-		join = append(join, underlayAddr(k).String())
+		join = append(join, controlAddr(k).String())
 	}
 	config := map[string]any{
 		"datacenter":           "lab",
 		"node_name":            h.Name,
 		"data_dir":             filepath.Join(h.Dir(), "consul", "data"),
-		"bind_addr":            h.Addr.String(),
+		"bind_addr":            controlAddr(h.Number).String(),
 		"client_addr":          "127.0.0.1",
 		"retry_join":           join,
 		"retry_interval":       "500ms",

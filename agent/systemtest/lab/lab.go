@@ -140,8 +140,8 @@ type builder struct {
 }
 
 // run is Up as a straight line. The order: the wire before the hosts, because a
-// host's first process sets its end up; the switch before Consul, which binds the
-// address that br-phy carries; the agents last, because they need all of it.
+// host's first process sets its end up; the agents last, because they need all of
+// it.
 func (b *builder) run(ctx context.Context) (*Lab, error) {
 	l := &Lab{bare: b.opts.Bare}
 	for k := 1; k <= b.opts.Hosts; k++ {
@@ -150,7 +150,7 @@ func (b *builder) run(ctx context.Context) (*Lab, error) {
 	if err := b.machine(); err != nil {
 		return nil, err
 	}
-	if err := makeUnderlay(ctx, l.hosts); err != nil {
+	if err := makeUnderlay(ctx, l.hosts, !b.opts.Bare); err != nil {
 		return nil, err
 	}
 	b.progress.step("underlay: 198.18.0.0/24, outside %s", Outside)
@@ -177,7 +177,7 @@ func (b *builder) run(ctx context.Context) (*Lab, error) {
 	return l, b.agents(ctx, l)
 }
 
-// switches starts Open vSwitch everywhere, and Consul on top of its addresses.
+// switches starts Open vSwitch everywhere, and Consul.
 func (b *builder) switches(ctx context.Context, l *Lab) error {
 	err := each(l.hosts, 8, func(h *Host) error {
 		return errors.Join(h.Service(ctx, "start", "ovsdb-server"), h.Service(ctx, "start", "ovs-vswitchd"))

@@ -20,6 +20,17 @@ const (
 // underlayAddr is the address of host k on the underlay.
 func underlayAddr(k int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(k)}) }
 
+// controlAddr is the address of host k on the control network, by which the
+// Consul that a lab is given speaks. It is a wire of its own, as the network for
+// management is in many racks, and the kernels' alone: the underlay passes the
+// hosts' userspace switches, which wait for the one kernel that all hosts share,
+// for seconds when a hundred containers start at once. Consul's servers would
+// give up their leader for that, as those on machines of their own would not.
+func controlAddr(k int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 1, byte(k)}) }
+
+// ControlLink is a host's interface on the control network; a bare lab has none.
+const ControlLink = "ctl0"
+
 func namespaceName(host string) string { return Prefix + "-" + host }
 
 func namespacePath(host string) string {
@@ -40,8 +51,9 @@ func namespaces() ([]string, error) {
 
 // makeUnderlay makes all network namespaces, the bridge and a veth to each host.
 // Checksum offload is off on every end: whoever sends from here sends into a
-// userspace switch, which finishes no checksum that was left to hardware.
-func makeUnderlay(ctx context.Context, hosts []*Host) error {
+// userspace switch, which finishes no checksum that was left to hardware. With
+// control a second bridge and veth to each host are the control network.
+func makeUnderlay(ctx context.Context, hosts []*Host, control bool) error {
 	var make, wire strings.Builder
 	fmt.Fprintf(&make, "netns add %s\nnetns add %s\n", namespaceName(Underlay), namespaceName(OutsideHost))
 	wire.WriteString("link set lo up\nlink add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up\n")
@@ -53,6 +65,10 @@ func makeUnderlay(ctx context.Context, hosts []*Host) error {
 		fmt.Fprintf(&make, "link add ul0 netns %s type veth peer name %s netns %s\n",
 			namespaceName(h.Name), h.Name, namespaceName(Underlay))
 		ends = append(ends, h.Name)
+		if control {
+			fmt.Fprintf(&make, "link add %s netns %s type veth peer name %sc netns %s\n",
+				ControlLink, namespaceName(h.Name), h.Name, namespaceName(Underlay))
+		}
 	}
 	if err := ipBatch(ctx, "", make.String()); err != nil {
 		return err
@@ -64,6 +80,12 @@ func makeUnderlay(ctx context.Context, hosts []*Host) error {
 	}
 	for _, end := range ends {
 		fmt.Fprintf(&wire, "link set %s master br0 up\n", end)
+	}
+	if control {
+		wire.WriteString("link add br1 type bridge forward_delay 0 mcast_snooping 0\nlink set br1 up\n")
+		for _, h := range hosts {
+			fmt.Fprintf(&wire, "link set %sc master br1 up\n", h.Name)
+		}
 	}
 	if err := ipBatch(ctx, namespaceName(Underlay), wire.String()); err != nil {
 		return err

@@ -47,7 +47,7 @@ mount --bind "$lab/sbin" /usr/local/sbin
 nft flush ruleset
 for link in /sys/class/net/*; do
 	link=${link##*/}
-	case $link in lo | ul0) ;; *) ip link del "$link" 2>/dev/null || : ;; esac
+	case $link in lo | ul0 | ctl0) ;; *) ip link del "$link" 2>/dev/null || : ;; esac
 done
 ip link set lo up
 # Docker turns FORWARD into DROP when it is the one that enables forwarding.
@@ -69,6 +69,13 @@ table netdev lab {
 }
 NFT
 ip link set ul0 up
+
+# The control network, where there is one, is the kernel's.
+if [ -e /sys/class/net/ctl0 ]; then
+	echo 1 >/proc/sys/net/ipv6/conf/ctl0/disable_ipv6 2>/dev/null || :
+	ip addr replace "198.18.1.$number/24" dev ctl0
+	ip link set ctl0 up
+fi
 
 cat >/run/lab/host <<HOST
 name=$name
