@@ -35,6 +35,7 @@ func enterPlace(ctx context.Context, s Settings, id string, keeper *cluster.Keep
 		return nil, nil, err
 	}
 	defer stage()
+	defer readyAfter(placePatience, logger)()
 	if err := keeper.FindUnderlay(ctx); err != nil {
 		return nil, nil, unlessAnew(ctx, err)
 	}

@@ -72,7 +72,7 @@ func (k *Keeper) CheckIdentity(ctx context.Context) error {
 			k.Logger.Warn("another machine is in the cluster under this host's identity; waiting whether it goes", "host", name, "address", rival.Addr)
 		}
 		k.wait(fmt.Sprintf("host %q at %s lives under this host's identity; it is known within %v whether this disk is a copy of that one's", name, rival.Addr, rivalTTLs*k.SessionTTL))
-		if time.Since(began) >= rivalTTLs*k.SessionTTL {
+		if found && time.Since(began) >= rivalTTLs*k.SessionTTL {
 			return errTwin(k.HostID, name, rival.Addr)
 		}
 		ask = []netip.Addr{rival.Addr}
@@ -120,8 +120,10 @@ func (k *Keeper) rival(ctx context.Context, cluster string, from netip.Addr, ask
 		if a.err != nil || a.found.Cluster != cluster {
 			continue
 		}
-		other, found = a.found.Nodes[k.HostID]
-		if !found || other.Addr == from || !other.Addr.IsValid() {
+		if other, found = a.found.Nodes[k.HostID]; !found {
+			continue // a host that has just come itself has not met everybody
+		}
+		if other.Addr == from || !other.Addr.IsValid() {
 			return Node{}, false
 		}
 		if other.Addr != a.by {

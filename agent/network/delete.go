@@ -28,15 +28,15 @@ func (m *Manager) Delete(ctx context.Context, name string) error {
 func anyRecord(Record) error { return nil }
 
 // DeleteDockers is Delete for a network that a user of Docker made with this subnet.
-// Another of the name stays: with ErrInUse when nobody made it through Docker,
-// ErrNotFound when it has another subnet.
+// Another of the name, that nobody made through Docker or that has another subnet,
+// stays, with ErrInUse.
 func (m *Manager) DeleteDockers(ctx context.Context, name string, subnet netip.Prefix) error {
 	return m.delete(ctx, name, func(rec Record) error {
 		switch {
 		case !rec.ByDocker:
 			return refuse(ErrInUse, "network %q was not made through Docker and stays; delete it with: socketplane network delete %s", name, name)
 		case rec.Subnet != subnet:
-			return refuse(ErrNotFound, "network %q has subnet %s, not %s; see: socketplane network list", name, rec.Subnet, subnet)
+			return refuse(ErrInUse, "network %q has subnet %s, not %s; see: socketplane network list", name, rec.Subnet, subnet)
 		}
 		return nil
 	})

@@ -37,6 +37,12 @@ type brokenError struct {
 func (e *brokenError) Error() string { return e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
+// silentError is an attempt that was ended since nothing was heard.
+type silentError struct{ err error }
+
+func (e *silentError) Error() string { return e.err.Error() }
+func (e *silentError) Unwrap() error { return e.err }
+
 // failure is a judged error.
 type failure struct {
 	err      error         // wraps a sentinel of the package or the context's error
@@ -75,8 +81,10 @@ func (c *consulStore) judge(ctx context.Context, err error) failure {
 	}
 	f := failure{maybe: maybe, patience: lostPatience, err: c.unavailable(err)}
 	if !maybe {
-		f.patience = refusedPatience
 		f.err = c.unavailable(shortCause(err))
+		if _, silent := errors.AsType[*silentError](err); !silent {
+			f.patience = refusedPatience
+		}
 	}
 	_, noConsul := errors.AsType[*json.SyntaxError](err)
 	if noConsul || isTLSMismatch(err) {
@@ -201,6 +209,7 @@ func (c *consulStore) attempt(ctx context.Context, pace *pacer, request func(con
 	err := request(ctx)
 	if err != nil && ctx.Err() != nil {
 		pace.limit = min(2*limit, lastAttempt)
+		err = &silentError{err}
 	}
 	return err
 }

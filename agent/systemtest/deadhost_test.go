@@ -160,7 +160,7 @@ func TestCutOffHostReturns(t *testing.T) {
 	eventually(t, "all is well", func() error { return invariants(t, network, subnet, 1, 2, 3) })
 	wires := func(state string) {
 		for _, wire := range []string{"ul0", lab.ControlLink} {
-			try(t, 3, "ip", "link", "set", wire, state)
+			must(t, 3, "ip", "link", "set", wire, state)
 		}
 	}
 	wires("down")
