@@ -88,8 +88,8 @@ func partition(t testing.TB, k int, least time.Duration, ends []end, ks ...int) 
 	heal()
 	healed := time.Now()
 	awaitWhole(t, ends, ks...)
-	if err := makes(t, k, "back"); err != nil {
-		t.Errorf("h%d writes no more: %v", k, err)
-	}
+	// Consul's own connections wait as long again for their next try as the cut has
+	// lasted, which is TCP's way.
+	eventually(t, 30*time.Second, fmt.Sprintf("h%d writes again", k), func() error { return makes(t, k, "back") })
 	t.Logf("h%d was cut off for %s, and all was well %s after", k, healed.Sub(began).Round(time.Second), time.Since(healed).Round(100*time.Millisecond))
 }
