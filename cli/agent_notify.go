@@ -17,12 +17,15 @@ const placePatience = 15 * time.Second
 // readyAfter tells the service manager after a while that the agent is there,
 // unless it is stopped before: its socket says what it waits for.
 func readyAfter(patience time.Duration, logger *slog.Logger) (stop func()) {
-	timer := time.AfterFunc(patience, func() {
-		if err := notifySystemd("READY=1"); err != nil {
-			logger.Warn("systemd goes on waiting", "err", err)
-		}
-	})
+	timer := time.AfterFunc(patience, func() { ready(logger) })
 	return func() { timer.Stop() }
+}
+
+// ready tells the service manager that the agent is there.
+func ready(logger *slog.Logger) {
+	if err := notifySystemd("READY=1"); err != nil {
+		logger.Warn("systemd goes on waiting", "err", err)
+	}
 }
 
 // notifySystemd tells the service manager a state, such as READY=1, sd_notify(3).

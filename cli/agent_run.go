@@ -188,9 +188,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	logger.Info("agent started", "version", Version(), "host", s.Host.Name, "id", id,
 		"store", store.String(), "bridge", sw.Bridge(), "datapath", sw.Datapath())
 	// The sockets are there: Docker may start, whether the store is there or not.
-	if err := notifySystemd("READY=1"); err != nil {
-		logger.Warn("systemd goes on waiting", "err", err)
-	}
+	ready(logger)
 	err = g.Wait()
 	logger.Info("agent stopped")
 	return err

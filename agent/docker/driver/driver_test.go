@@ -4,17 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,164 +18,6 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
 )
-
-// agent answers as an agent with one network would; a call that a test does not
-// expect fails loudly.
-type agent struct {
-	api.Service
-	networks  []api.Network
-	endpoints []api.Endpoint
-	asked     []string
-	busy      map[uint16]bool // host ports that are taken
-	block     bool            // never answer
-	stall     time.Duration   // how long a call takes, whatever its context says
-	mu        sync.Mutex      // of asked
-}
-
-func (a *agent) ask(format string, args ...any) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.asked = append(a.asked, fmt.Sprintf(format, args...))
-}
-
-func (a *agent) wasAsked() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.asked)
-}
-
-func (a *agent) Networks(ctx context.Context) ([]api.Network, error) {
-	if a.block {
-		<-ctx.Done()
-		return nil, api.Errorf(api.CodeUnavailable, "too late")
-	}
-	time.Sleep(a.stall)
-	return a.networks, nil
-}
-
-func (a *agent) Network(_ context.Context, id string) (api.Network, error) {
-	for _, n := range a.networks {
-		if n.ID == id {
-			return n, nil
-		}
-	}
-	return api.Network{}, api.Errorf(api.CodeNotFound, "network %q does not exist", id)
-}
-
-func (a *agent) CreateNetwork(_ context.Context, req api.CreateNetworkRequest) (api.Network, error) {
-	a.ask("create %s %s %s %v", req.ID, req.Subnet, req.Gateway, req.DryRun)
-	if err := api.CheckNetworkName(req.ID); err != nil {
-		return api.Network{}, err
-	}
-	if req.Subnet == "" {
-		req.Subnet = "10.9.0.0/24"
-	}
-	n := api.Network{ID: req.ID, Subnet: netip.MustParsePrefix(req.Subnet), ByDocker: req.ByDocker}
-	if strings.HasPrefix(req.Subnet, "10.66.") {
-		return n, api.Errorf(api.CodeConflict, "network %q: subnet %s overlaps", req.ID, req.Subnet)
-	}
-	if !req.DryRun {
-		a.networks = append(a.networks, n)
-	}
-	return n, nil
-}
-
-func (a *agent) DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error {
-	if n, err := a.Network(ctx, id); err != nil || !n.ByDocker || n.Subnet != subnet {
-		return errors.Join(err, api.Errorf(api.CodeInUse, "network %q stays", id))
-	}
-	a.ask("delete %s", id)
-	return nil
-}
-
-func (a *agent) Hold(_ context.Context, req api.HoldRequest) (api.Hold, error) {
-	a.ask("hold %s %s", req.Network, req.IP)
-	if req.Network != "foo" && req.Network != "web" {
-		return api.Hold{}, api.Errorf(api.CodeNotFound, "no network %q", req.Network)
-	}
-	ip := "10.6.0.2"
-	if req.IP != "" {
-		ip = req.IP
-	}
-	return api.Hold{Network: req.Network, IP: netip.MustParseAddr(ip), PrefixLen: 24}, nil
-}
-
-func (a *agent) Unhold(_ context.Context, network, ip string) error {
-	a.ask("unhold %s %s", network, ip)
-	return nil
-}
-
-func (a *agent) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
-	time.Sleep(a.stall)
-	a.ask("reserve %s %s %s %s %s", req.ID, req.Network, req.IP, req.MAC, req.Source)
-	mac := req.MAC
-	if mac == "" {
-		mac = "02:42:0a:06:00:02"
-	}
-	return api.Endpoint{ID: req.ID, MAC: mac}, api.CheckEndpointID(req.ID)
-}
-
-func (a *agent) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {
-	time.Sleep(a.stall)
-	a.ask("attach %s %s %v", req.ID, req.NetNS, req.HandOver)
-	return api.Endpoint{ID: req.ID, Peer: "spp1", Gateway: netip.MustParseAddr("10.6.0.1")}, nil
-}
-
-func (a *agent) Detach(ctx context.Context, id string) error {
-	a.ask("detach %s", id)
-	if a.stall > 0 { // what goes on with the endpoint is waited for
-		<-ctx.Done()
-		return api.Errorf(api.CodeUnavailable, "too late")
-	}
-	return api.CheckEndpointID(id)
-}
-
-func (a *agent) Release(_ context.Context, id string) error {
-	a.ask("release %s", id)
-	return nil
-}
-
-func (a *agent) Endpoints(context.Context) ([]api.Endpoint, error) { return a.endpoints, nil }
-
-func (a *agent) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
-	for _, e := range a.endpoints {
-		if e.ID == ref {
-			return e, nil
-		}
-	}
-	return api.Endpoint{}, api.Errorf(api.CodeNotFound, "container %q has no endpoint", ref)
-}
-
-func (a *agent) Describe(_ context.Context, req api.DescribeRequest) (api.Endpoint, error) {
-	a.ask("describe %s %s %s", req.ID, req.ContainerID, req.ContainerName)
-	return api.Endpoint{}, nil
-}
-
-func (a *agent) Publish(_ context.Context, id string, ports []api.PortMapping) (api.Endpoint, error) {
-	for _, p := range ports {
-		if a.busy[p.HostPort] {
-			return api.Endpoint{}, api.Errorf(api.CodeConflict, "port %d is taken", p.HostPort)
-		}
-	}
-	a.ask("publish %s %v", id, ports)
-	return api.Endpoint{}, nil
-}
-
-func newTestDriver(a *agent) *Driver {
-	return New(Config{Service: a, Logger: slog.New(slog.DiscardHandler)})
-}
-
-// call is one call of dockerd's.
-func call(t testing.TB, h http.Handler, method, body string) (int, map[string]any) {
-	t.Helper()
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/"+method, strings.NewReader(body)))
-	var answer map[string]any
-	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil && w.Code != http.StatusNotFound {
-		t.Fatalf("%s: %d %q: %v", method, w.Code, w.Body, err)
-	}
-	return w.Code, answer
-}
 
 func aNetwork(id, subnet string) api.Network {
 	return api.Network{ID: id, Subnet: netip.MustParsePrefix(subnet)}

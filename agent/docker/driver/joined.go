@@ -72,7 +72,7 @@ func (d *Driver) describe(ctx context.Context, engine *docker.Engine) {
 				return nil
 			})
 		}
-		_ = g.Wait()
+		_ = g.Wait() // none of them fails
 	}
 }
 
