@@ -5,7 +5,8 @@ GOLANGCI_VERSION := v2.14.0
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 LONG_TIMEOUT := 120m
 
-# Whole hosts run in the system tests: they come last and alone.
+# Whole hosts run in the system tests: they come last and alone. Of the others many
+# wait for a session to end: eight of a package side by side.
 UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
@@ -42,12 +43,12 @@ demo-down: ## take the demo away, all of it
 test: deps build consul tools shellcheck ## unit, contract and system tests, as CI runs them
 	@go vet ./...
 	@scripts/fuzz.sh 3s
-	@bin/testrun -race -count=1 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 30m $(SYSTEM)
+	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 30m $(SYSTEM)
 
 test-long: deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs
 	@scripts/deps.sh vagrant vm
 	@scripts/fuzz.sh 90s
-	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
+	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -parallel 8 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
 
 test-vagrant: build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
 	@scripts/deps.sh vagrant
@@ -67,7 +68,7 @@ test-walk: deps build consul tools ## docs/walk-2015.md, typed; UPDATE=1 writes 
 	@bin/testrun -v -tags long -count=1 -timeout 20m ./agent/systemtest/walk $(if $(UPDATE),-update)
 
 unit: deps consul tools ## the tests of single packages
-	@bin/testrun -race -count=1 -timeout 10m $(UNIT)
+	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT)
 
 shellcheck: deps
 	@shellcheck -S warning scripts/*.sh scripts/lab scripts/package/postinst scripts/package/prerm scripts/package/postrm scripts/guest/*.sh scripts/vm/*.sh scripts/guest/userspace-uplink vagrant/*.sh

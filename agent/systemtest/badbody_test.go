@@ -58,9 +58,9 @@ func (d bodyDoor) post(t testing.TB, conn net.Conn, header string) {
 // keeps nobody else waiting and ends, on every socket of the agent; its memory
 // stays as it was.
 func TestHostileBodies(t *testing.T) {
-	must(t, 1, "env", "SOCKETPLANE_API_LEGACY=true", "socketplane", "agent", "restart")
-	t.Cleanup(func() { sp(t, 1, "agent", "restart") })
-	healthy(t, 1)
+	must(t, 2, "env", "SOCKETPLANE_API_LEGACY=true", "socketplane", "agent", "restart")
+	t.Cleanup(func() { sp(t, 2, "agent", "restart") })
+	healthy(t, 2)
 	const own, plugin = "/run/socketplane/socketplane.sock", "/run/docker/plugins/socketplane.sock"
 	doors := []bodyDoor{
 		{"the API", own, "/v1/networks"},
@@ -71,15 +71,15 @@ func TestHostileBodies(t *testing.T) {
 		{"the driver", plugin, "/NetworkDriver.Join"},
 		{"the driver's addresses", plugin, "/IpamDriver.RequestAddress"},
 	}
-	before := traces(t, 1)
-	pid := strings.TrimSpace(must(t, 1, "cat", "/run/socketplane/agent.pid"))
-	must(t, 1, "sh", "-c", "echo 5 > /proc/"+pid+"/clear_refs") // the highest begins anew (proc(5))
-	first := highest(t, 1, pid)
+	before := traces(t, 2)
+	pid := strings.TrimSpace(must(t, 2, "cat", "/run/socketplane/agent.pid"))
+	must(t, 2, "sh", "-c", "echo 5 > /proc/"+pid+"/clear_refs") // the highest begins anew (proc(5))
+	first := highest(t, 2, pid)
 
 	var waiting []net.Conn
 	for _, d := range doors {
 		for range stalled {
-			conn := d.dial(t, 1)
+			conn := d.dial(t, 2)
 			d.post(t, conn, "Content-Length: 10000000000")
 			if _, err := io.WriteString(conn, "{"); err != nil {
 				t.Fatal(d.name, err)
@@ -94,10 +94,10 @@ func TestHostileBodies(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if st, err := agentOn(t, 1).Status(ctx); err != nil || !st.Ready || len(st.Problems) > 0 {
+	if st, err := agentOn(t, 2).Status(ctx); err != nil || !st.Ready || len(st.Problems) > 0 {
 		t.Errorf("beside %d bodies that do not come the agent is %+v, %v", len(waiting), st, err)
 	}
-	if now := highest(t, 1, pid); now > first+grown {
+	if now := highest(t, 2, pid); now > first+grown {
 		t.Errorf("the agent has grown from %d to %d KiB", first, now)
 	} else {
 		t.Logf("the agent has grown from %d to %d KiB", first, now)
@@ -113,12 +113,12 @@ func TestHostileBodies(t *testing.T) {
 	for _, conn := range waiting {
 		_ = conn.Close()
 	}
-	leavesNothing(t, 1, before)
+	leavesNothing(t, 2, before)
 }
 
 // endless sends a body until there is an answer, which must be a refusal.
 func (d bodyDoor) endless(t *testing.T, header string) {
-	conn := d.dial(t, 1)
+	conn := d.dial(t, 2)
 	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}

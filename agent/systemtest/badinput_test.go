@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
@@ -124,7 +123,7 @@ func TestBadNetworks(t *testing.T) {
 	refuseAll(t, 1, cases)
 
 	key := "hosts/" + strings.TrimSpace(must(t, 3, "cat", "/var/lib/socketplane/host-id"))
-	eventuallyIn(t, 15*time.Second, "h3 tells its route", func() error { // a record is looked at each 10 s
+	eventually(t, "h3 tells its route", func() error { // a record is looked at each 10 s
 		if record := kv(t, "hosts/")[key]; !strings.Contains(record, onlyOn3) {
 			return errors.New(record)
 		}

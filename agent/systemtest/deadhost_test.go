@@ -67,7 +67,7 @@ func memberState(t testing.TB, k int, name string) string {
 // lostItsAddress waits until host k says that a container's address is another's.
 func lostItsAddress(t testing.TB, k int, c container) {
 	t.Helper()
-	eventuallyIn(t, 45*time.Second, "it is said which container lost its address", func() error {
+	eventuallyIn(t, time.Minute, "it is said which container lost its address", func() error {
 		st, err := agentOn(t, k).Status(within(t))
 		if err == nil && !strings.Contains(strings.Join(st.Problems, "\n"), c.ip+` of "`+c.name+`" was given to another`) {
 			err = fmt.Errorf("it says %q", st.Problems)
@@ -95,7 +95,7 @@ func TestDeadHost(t *testing.T) {
 	// An agent that dies. Its machine lives, and so does its data path.
 	killAgent(t, 3)
 	hurry(t, drain, reclaim, 1, 2)
-	eventuallyIn(t, 25*time.Second, "h3 is suspect", func() error {
+	eventuallyIn(t, time.Minute, "h3 is suspect", func() error {
 		if s, m := peerState(t, 1, "h3"), memberState(t, 1, "h3"); s != api.StateSuspect || m != api.StateSuspect {
 			return fmt.Errorf("it is %q as a peer and %q as a member", s, m)
 		}
@@ -115,7 +115,7 @@ func TestDeadHost(t *testing.T) {
 	start := time.Now()
 	powerCut(t, 3)
 	for _, k := range []int{1, 2} {
-		eventuallyIn(t, 30*time.Second, "h3 is gone", func() error {
+		eventuallyIn(t, time.Minute, "h3 is gone", func() error {
 			if s, m := peerState(t, k, "h3"), memberState(t, k, "h3"); s != api.StateGone || m != api.StateGone {
 				return fmt.Errorf("h%d says it is %q as a peer and %q as a member", k, s, m)
 			}
@@ -126,7 +126,7 @@ func TestDeadHost(t *testing.T) {
 	if err := near.pings(t, beside.ip); err != nil {
 		t.Errorf("the others are hurt: %v", err)
 	}
-	eventuallyIn(t, 30*time.Second, "what it had is given up", func() error { return invariants(t, network, subnet, 1, 2) })
+	eventuallyIn(t, time.Minute, "what it had is given up", func() error { return invariants(t, network, subnet, 1, 2) })
 	t.Logf("given up after %s", time.Since(start).Round(time.Millisecond))
 
 	heir := runContainer(t, 2, network, "de-heir", "--ip", there.ip)
@@ -139,7 +139,7 @@ func TestDeadHost(t *testing.T) {
 		t.Errorf("a container whose address was given up: exit status %d: %s", r.code, r.stderr)
 	}
 	remove(t, 3, there.name)
-	eventuallyIn(t, 20*time.Second, "h3 is a host as any other", func() error { return invariants(t, network, subnet, 1, 2, 3) })
+	eventually(t, "h3 is a host as any other", func() error { return invariants(t, network, subnet, 1, 2, 3) })
 	fresh := runContainer(t, 3, network, there.name)
 	eventually(t, "a new one is reached", func() error { return near.pings(t, fresh.ip) })
 	if err := near.pings(t, heir.ip); err != nil {
@@ -165,7 +165,7 @@ func TestCutOffHostReturns(t *testing.T) {
 	}
 	wires("down")
 	t.Cleanup(func() { wires("up") })
-	eventuallyIn(t, 45*time.Second, "what it had is given up", func() error { return invariants(t, network, subnet, 1, 2) })
+	eventuallyIn(t, time.Minute, "what it had is given up", func() error { return invariants(t, network, subnet, 1, 2) })
 	heir := runContainer(t, 2, network, "cu-heir", "--ip", loses.ip)
 	wires("up")
 

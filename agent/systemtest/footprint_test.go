@@ -18,9 +18,9 @@ func footprint(t testing.TB, k int) []string {
 		}
 	}
 	// A host's record tells its routes, which come and go with Docker's.
-	for l := range strings.Lines(must(t, k, "consul", "kv", "export", "socketplane/")) {
-		if strings.Contains(l, `"key"`) && !strings.Contains(l, "/hosts/") {
-			add("key", strings.Trim(strings.TrimSpace(l), `",`))
+	for key := range kv(t, "") {
+		if !strings.HasPrefix(key, "hosts/") {
+			add("key", key)
 		}
 	}
 	add("port", must(t, k, "ovs-vsctl", "-t", "5", "list-ports", "docker0-ovs"))

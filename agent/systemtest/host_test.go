@@ -15,10 +15,12 @@ import (
 )
 
 // testTimeout bounds one command of a test; eventually bounds a wait for
-// something that should come true by itself.
+// something that should come true by itself. That is longer than Consul's
+// servers need for a new leader, after a loss of theirs: with Consul's own timing
+// up to 10 s until they miss it, and as long for each vote that nobody wins.
 const (
 	testTimeout  = 60 * time.Second
-	eventualWait = 10 * time.Second
+	eventualWait = 40 * time.Second
 )
 
 // result is what a command on a host left behind.
@@ -93,7 +95,17 @@ func eventuallyIn(t testing.TB, wait time.Duration, what string, f func() error)
 // makeNetwork makes a network for this test from host k and deletes it at the end.
 func makeNetwork(t testing.TB, k int, name, subnet string) {
 	t.Helper()
-	sp(t, k, "network", "create", name, subnet)
+	// A test before may have cost Consul its leader. Making it again is harmless.
+	eventually(t, "create network "+name, func() error {
+		r := try(t, k, "socketplane", "network", "create", name, subnet)
+		if r.code != 0 && !strings.Contains(r.stderr, "the store cannot be reached") {
+			t.Fatalf("h%d: network create %s %s: exit status %d: %s", k, name, subnet, r.code, r.stderr)
+		}
+		if r.code != 0 {
+			return errors.New(r.stderr)
+		}
+		return nil
+	})
 	t.Cleanup(func() {
 		eventually(t, "delete network "+name, func() error {
 			if r := try(t, k, "socketplane", "network", "delete", name); r.code != 0 {

@@ -217,9 +217,13 @@ func within(t testing.TB) context.Context {
 	return ctx
 }
 
-// service starts, stops or kills a program of host k.
+// service starts, stops or kills a program of host k. It runs again at the end
+// of the test, also of one that fails.
 func service(t testing.TB, k int, verb, name string) {
 	t.Helper()
+	if verb != "start" {
+		t.Cleanup(func() { service(t, k, "start", name) }) // does nothing if it runs
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	if err := cluster.Host(k).Service(ctx, verb, name); err != nil {

@@ -20,10 +20,15 @@ func powerCut(t testing.TB, k int) {
 	t.Helper()
 	host := cluster.Host(k)
 	must(t, k, "ip", "link", "set", lab.ControlLink, "down") // the kernel would say good-bye for the dead
+	t.Cleanup(func() {
+		if host.Pid() == 0 { // the test has failed
+			powerOn(t, k, [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul", "agent"}, {"dockerd"}})
+		}
+	})
 	if err := syscall.Kill(host.Pid(), syscall.SIGKILL); err != nil {
 		t.Fatalf("h%d: %v", k, err)
 	}
-	eventuallyIn(t, 30*time.Second, "the power goes", func() error {
+	eventuallyIn(t, time.Minute, "the power goes", func() error {
 		if host.Pid() != 0 {
 			return errors.New("it is on")
 		}
@@ -104,14 +109,14 @@ func TestPowerCut(t *testing.T) {
 			start := time.Now()
 			powerOn(t, 3, o.steps)
 			t.Logf("booted after %s", time.Since(start).Round(time.Millisecond))
-			eventuallyIn(t, 30*time.Second, "others reach it again", func() error { return far.pings(t, back.ip) })
+			eventuallyIn(t, time.Minute, "others reach it again", func() error { return far.pings(t, back.ip) })
 			t.Logf("reached after %s", time.Since(start).Round(time.Millisecond))
 			awaitAgent(t, 3)
 			if got := info(t, 3, back.name); got.IP != back.ip || got.Port == "" {
 				t.Errorf("%s came back as %+v, had %s", back.name, got, back.ip)
 			}
 			for _, c := range []container{driven, fixed} {
-				eventuallyIn(t, 30*time.Second, c.name+" is back on Docker's network", func() error {
+				eventuallyIn(t, time.Minute, c.name+" is back on Docker's network", func() error {
 					ip := dockersIP(t, 3, c.name, "power")
 					if c.name == fixed.name && ip != fixed.ip {
 						return fmt.Errorf("it has %q", ip)

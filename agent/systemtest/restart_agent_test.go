@@ -22,6 +22,7 @@ func killAgent(t testing.TB, k int) {
 	t.Helper()
 	pid := strings.TrimSpace(must(t, k, "cat", "/run/socketplane/agent.pid"))
 	must(t, k, "kill", "-9", pid)
+	t.Cleanup(func() { try(t, k, "socketplane", "agent", "start") }) // if the test has failed to
 	eventually(t, "the agent dies", func() error {
 		if r := try(t, k, "socketplane", "agent", "status"); r.code != 3 {
 			return fmt.Errorf("status %d: %s", r.code, r.stdout+r.stderr)

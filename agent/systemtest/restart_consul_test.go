@@ -49,7 +49,7 @@ func TestConsulRestart(t *testing.T) {
 	}()
 	probes = pinging()
 	service(t, 1, "start", "consul")
-	eventuallyIn(t, 30*time.Second, "network create works again", func() error {
+	eventually(t, "network create works again", func() error {
 		if r := try(t, 1, "socketplane", "network", "create", "consul2", "10.152.0.0/24"); r.code != 0 {
 			return fmt.Errorf("%s", r.stderr)
 		}
@@ -58,8 +58,8 @@ func TestConsulRestart(t *testing.T) {
 	t.Cleanup(func() { try(t, 1, "socketplane", "network", "delete", "consul2") })
 	probes[0].awaitSent(t, 100)
 	lostNothing(t, 100, probes...)
-	eventuallyIn(t, 30*time.Second, "what came meanwhile is reached", func() error { return a.pings(t, far.ip) })
-	eventuallyIn(t, 30*time.Second, "what was removed meanwhile goes", func() error {
+	eventually(t, "what came meanwhile is reached", func() error { return a.pings(t, far.ip) })
+	eventually(t, "what was removed meanwhile goes", func() error {
 		if strings.Contains(must(t, 2, "consul", "kv", "get", "-recurse", "socketplane/v1/endpoints/consul/"), `"`+goes.ip+`"`) {
 			return fmt.Errorf("%s is still published", goes.ip)
 		}

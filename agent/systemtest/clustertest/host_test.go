@@ -14,7 +14,7 @@ import (
 
 const (
 	commandTimeout = 100 * time.Second
-	eventualWait   = 20 * time.Second
+	eventualWait   = 40 * time.Second
 	followWait     = 10 * time.Second // for the others to see what a host did to its place
 )
 
