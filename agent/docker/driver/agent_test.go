@@ -88,6 +88,7 @@ func (a *agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 }
 
 func (a *agent) Hold(_ context.Context, req api.HoldRequest) (api.Hold, error) {
+	time.Sleep(a.stall)
 	a.ask("hold %s %s", req.Network, req.IP)
 	if req.Network != "foo" && req.Network != "web" {
 		return api.Hold{}, api.Errorf(api.CodeNotFound, "no network %q", req.Network)

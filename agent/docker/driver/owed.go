@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/socketplane/socketplane/agent/api"
 )
 
@@ -15,6 +17,9 @@ const (
 	owedEvery = time.Second
 	// owedFor is how long they go on. After that the sweep finds the endpoint.
 	owedFor = 2 * time.Minute
+	// owedAtOnce is how many are tried at one time. One try lasts seconds where the
+	// switch hangs.
+	owedAtOnce = 16
 	// owedMost bounds what is remembered.
 	owedMost = 4096
 )
@@ -72,9 +77,12 @@ func (d *Driver) payOwed(ctx context.Context) {
 		case <-d.owed.wake:
 		}
 		for all := d.owed.list(); len(all) > 0; all = d.owed.list() {
+			var g errgroup.Group
+			g.SetLimit(owedAtOnce)
 			for _, id := range slices.Sorted(maps.Keys(all)) {
-				d.pay(ctx, id, all[id])
+				g.Go(func() error { d.pay(ctx, id, all[id]); return nil })
 			}
+			_ = g.Wait()
 			select {
 			case <-ctx.Done():
 				return

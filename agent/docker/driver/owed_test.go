@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -63,6 +64,36 @@ func TestGivenBackInVain(t *testing.T) {
 		}
 		if left := d.owed.list(); len(left) != 0 {
 			t.Errorf("still owed: %v", left)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// slowAgent releases an endpoint in as long as a call may last.
+type slowAgent struct{ *agent }
+
+func (a slowAgent) Release(ctx context.Context, id string) error {
+	time.Sleep(callTimeout)
+	return a.agent.Release(ctx, id)
+}
+
+// Of a hundred endpoints that are owed at once, each slow to release, the last is
+// released before it is given up.
+func TestManyGivenBackInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &agent{}
+		d := newTestDriver(a)
+		d.Service = slowAgent{a}
+		for i := range 100 {
+			d.owed.add(fmt.Sprint("e", i))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); d.payOwed(ctx) }()
+		time.Sleep(owedFor / 2) // of the bubble's clock
+		if left := len(d.owed.list()); left != 0 {
+			t.Errorf("%d are owed still", left)
 		}
 		cancel()
 		<-ended

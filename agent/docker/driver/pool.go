@@ -122,6 +122,11 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 	if err != nil {
 		return addressAnswer{}, err
 	}
+	if ctx.Err() != nil { // Docker has given up, and gives nothing back
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		return addressAnswer{}, errors.Join(errLate, d.Service.Unhold(ctx, held.Network, held.IP.String()))
+	}
 	return answerAddress(held.IP, subnet), nil
 }
 

@@ -41,13 +41,13 @@ func consulConfig(h *Host, n int) string {
 	servers := consulServers(n)
 	var join []string
 	for k := 1; k <= servers; k++ {
-		join = append(join, controlAddr(k).String())
+		join = append(join, ControlAddr(k).String())
 	}
 	config := map[string]any{
 		"datacenter":           "lab",
 		"node_name":            h.Name,
 		"data_dir":             filepath.Join(h.Dir(), "consul", "data"),
-		"bind_addr":            controlAddr(h.Number).String(),
+		"bind_addr":            ControlAddr(h.Number).String(),
 		"client_addr":          "127.0.0.1",
 		"retry_join":           join,
 		"retry_interval":       "500ms",

@@ -20,13 +20,13 @@ const (
 // underlayAddr is the address of host k on the underlay.
 func underlayAddr(k int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(k)}) }
 
-// controlAddr is the address of host k on the control network, by which the
+// ControlAddr is the address of host k on the control network, by which the
 // Consul that a lab is given speaks. It is a wire of its own, as the network for
 // management is in many racks, and the kernels' alone: the underlay passes the
 // hosts' userspace switches, which wait for the one kernel that all hosts share,
 // for seconds when a hundred containers start at once. Consul's servers would
 // give up their leader for that, as those on machines of their own would not.
-func controlAddr(k int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 1, byte(k)}) }
+func ControlAddr(k int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 1, byte(k)}) }
 
 // ControlLink is a host's interface on the control network; a bare lab has none.
 const ControlLink = "ctl0"
