@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 )
 
@@ -61,9 +62,13 @@ func listen(t testing.TB, c container) {
 
 func unreachable(t *testing.T, from container, ip string) {
 	t.Helper()
-	if err := from.pings(t, ip); err == nil {
-		t.Errorf("%s reaches %s by ping", from.name, ip)
-	}
+	var ping sync.WaitGroup // both last until they give up
+	defer ping.Wait()
+	ping.Go(func() {
+		if err := from.pings(t, ip); err == nil {
+			t.Errorf("%s reaches %s by ping", from.name, ip)
+		}
+	})
 	if r := from.exec(t, "timeout", "1", "wget", "-q", "-O", "/dev/null", "http://"+ip+"/hosts"); r.code == 0 {
 		t.Errorf("%s reaches %s by TCP", from.name, ip)
 	}

@@ -29,7 +29,8 @@ func startProxy(t testing.TB, k int, listen string) *proxyProcess {
 	t.Helper()
 	p := &proxyProcess{k: k, listen: listen, ended: make(chan error, 1), log: &bytes.Buffer{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	pidFile := "/run/proxy-of-test.pid"
+	kind, _, _ := strings.Cut(listen, ":")
+	pidFile := "/run/proxy-of-test-" + kind + ".pid"
 	cmd := cluster.Host(k).Command(ctx, "sh", "-c", `echo $$ > "$1"; exec socketplane proxy --listen "$2"`, "sh", pidFile, listen)
 	cmd.Stderr = p.log
 	if err := cmd.Start(); err != nil {
@@ -78,9 +79,11 @@ func requestTo(listen, path string) []string {
 // both their ends, exit codes, files, builds.
 func TestDockerThroughProxy(t *testing.T) {
 	for _, listen := range []string{"tcp://127.0.0.1:2375", "unix:///run/proxy-of-test.sock"} {
-		t.Run(strings.SplitN(listen, ":", 2)[0], func(t *testing.T) {
-			p := startProxy(t, 2, listen)
-			defer try(t, 2, "docker", "rm", "-f", "px", "px2")
+		kind, _, _ := strings.Cut(listen, ":")
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			p, px := startProxy(t, 2, listen), "px-"+kind
+			defer try(t, 2, "docker", "rm", "-f", px)
 			base := []string{"run", "-i", "--rm", "--net", "none", lab.Image, "sh", "-c"}
 			check := func(what string, got result, code int, stdout string) {
 				t.Helper()
@@ -89,23 +92,23 @@ func TestDockerThroughProxy(t *testing.T) {
 				}
 			}
 			check("output after the end of stdin", p.dockerInput(t, "in\n", append(base, "cat; sleep 1; echo out; exit 42")...), 42, "in\nout\n")
-			check("run -d", p.docker(t, "run", "-d", "--init", "--name", "px", "--net", "none", lab.Image, "sh", "-c", "while :; do echo tick; sleep 0.1; done"), 0, "")
-			check("exec -i", p.dockerInput(t, strings.Repeat("x", 1<<20), "exec", "-i", "px", "sh", "-c", "wc -c; sleep 1; echo end; exit 7"), 7, "1048576\nend\n")
-			check("exec -it", try(t, 2, "script", "-qec", "docker -H "+listen+" exec -it px tty", "/dev/null"), 0, "/dev/")
-			check("logs -f", try(t, 2, "timeout", "2", "docker", "-H", listen, "logs", "-f", "px"), 124, "tick\ntick\n")
-			check("attach", try(t, 2, "sh", "-c", "timeout -s KILL 2 docker -H "+listen+" attach --sig-proxy=false px; true"), 0, "tick\ntick\n")
+			check("run -d", p.docker(t, "run", "-d", "--init", "--name", px, "--net", "none", lab.Image, "sh", "-c", "while :; do echo tick; sleep 0.1; done"), 0, "")
+			check("exec -i", p.dockerInput(t, strings.Repeat("x", 1<<20), "exec", "-i", px, "sh", "-c", "wc -c; sleep 1; echo end; exit 7"), 7, "1048576\nend\n")
+			check("exec -it", try(t, 2, "script", "-qec", "docker -H "+listen+" exec -it "+px+" tty", "/dev/null"), 0, "/dev/")
+			check("logs -f", try(t, 2, "timeout", "3", "docker", "-H", listen, "logs", "-f", px), 124, "tick\ntick\n")
+			check("attach", try(t, 2, "sh", "-c", "timeout -s KILL 3 docker -H "+listen+" attach --sig-proxy=false "+px+"; true"), 0, "tick\ntick\n")
 			// The handshake's key and its answer are those of RFC 6455, section 1.3.
 			check("a websocket", try(t, 2, append([]string{
-				"sh", "-c", `curl -sSiN --max-time 2 -H Connection:Upgrade -H Upgrade:websocket -H Sec-WebSocket-Version:13 -H Sec-WebSocket-Key:dGhlIHNhbXBsZSBub25jZQ== "$@" |
+				"sh", "-c", `curl -sSiN --max-time 3 -H Connection:Upgrade -H Upgrade:websocket -H Sec-WebSocket-Version:13 -H Sec-WebSocket-Key:dGhlIHNhbXBsZSBub25jZQ== "$@" |
 				tr -d '\000\r' | grep -a -o -m 3 -e '101 Switching Protocols' -e 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=' -e tick`, "sh",
-			}, requestTo(listen, "/containers/px/attach/ws?stream=1&stdout=1")...)...), 0, "101 Switching Protocols\ns3pPLMBiTxaQ9kYGzzhZRbK+xOo=\ntick\n")
-			check("cp out", try(t, 2, "sh", "-c", "docker -H "+listen+" cp px:/bin/busybox - | tar t"), 0, "busybox")
-			check("cp in", try(t, 2, "sh", "-c", "docker -H "+listen+" cp /etc/hostname px:/copied && docker exec px cat /copied"), 0, "h2")
-			check("a much larger output", try(t, 2, "sh", "-c", "docker -H "+listen+" exec px head -c 300000000 /dev/zero | wc -c"), 0, "300000000")
+			}, requestTo(listen, "/containers/"+px+"/attach/ws?stream=1&stdout=1")...)...), 0, "101 Switching Protocols\ns3pPLMBiTxaQ9kYGzzhZRbK+xOo=\ntick\n")
+			check("cp out", try(t, 2, "sh", "-c", "docker -H "+listen+" cp "+px+":/bin/busybox - | tar t"), 0, "busybox")
+			check("cp in", try(t, 2, "sh", "-c", "docker -H "+listen+" cp /etc/hostname "+px+":/copied && docker exec "+px+" cat /copied"), 0, "h2")
+			check("a much larger output", try(t, 2, "sh", "-c", "docker -H "+listen+" exec "+px+" head -c 300000000 /dev/zero | wc -c"), 0, "300000000")
 			check("build", try(t, 2, "sh", "-c", `d=$(mktemp -d) && printf 'FROM `+lab.Image+`\nCOPY f /f\nRUN cat /f > /g\n' > $d/Dockerfile && echo inside > $d/f &&
-				DOCKER_BUILDKIT=0 docker -H `+listen+` build -q --network none -t px-built $d && docker -H `+listen+` run --rm --net none px-built cat /g; s=$?; docker rmi -f px-built; rm -r $d; exit $s`), 0, "inside")
-			check("wait and events", try(t, 2, "sh", "-c", "timeout 5 docker -H "+listen+" events --filter container=px --filter event=die | head -1 & sleep 1; docker -H "+listen+" rm -f px; wait"), 0, "container die")
-			check("a failure", p.docker(t, "exec", "px", "true"), 1, "")
+				DOCKER_BUILDKIT=0 docker -H `+listen+` build -q --network none -t `+px+`-built $d && docker -H `+listen+` run --rm --net none `+px+`-built cat /g; s=$?; docker rmi -f `+px+`-built; rm -r $d; exit $s`), 0, "inside")
+			check("wait and events", try(t, 2, "sh", "-c", "timeout 5 docker -H "+listen+" events --filter container="+px+" --filter event=die | head -1 & sleep 1; docker -H "+listen+" rm -f "+px+"; wait"), 0, "container die")
+			check("a failure", p.docker(t, "exec", px, "true"), 1, "")
 
 			// Hundreds of megabytes went through: the proxy kept nothing of them.
 			if kib := highest(t, 2, p.pid); kib > proxyMost {
