@@ -25,7 +25,10 @@ func TestDiesForGood(t *testing.T) {
 	sp(t, 1, "network", "create", "dies", "10.159.0.0/24")
 	for _, role := range []string{"client", "server"} {
 		t.Run("a "+role, func(t *testing.T) {
-			k := hostWith(t, role)
+			k, heir := hostWith(t, role), 0
+			if role == "server" {
+				heir = hostWith(t, "client")
+			}
 			var stays, ends []end
 			var others []int
 			for o := 1; o <= 4; o++ {
@@ -51,7 +54,10 @@ func TestDiesForGood(t *testing.T) {
 						return fmt.Errorf("h%d says %+v, %v", o, all, err)
 					}
 					took := time.Since(began)
-					if i < 0 || took < 25*time.Second || took > 50*time.Second {
+					// Whose Consul takes the server's place just then hears later, and maybe
+					// only that the host is forgotten.
+					late := o == heir
+					if i < 0 && !late || took < 25*time.Second || took > 50*time.Second && !late {
 						t.Errorf("h%d says after %v: %+v", o, took, all)
 					}
 					t.Logf("h%d says that %s is gone %s after its death", o, name, took.Round(100*time.Millisecond))
