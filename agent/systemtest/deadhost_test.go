@@ -132,7 +132,7 @@ func TestDeadHost(t *testing.T) {
 	heir := runContainer(t, 2, network, "de-heir", "--ip", there.ip)
 	eventually(t, "the new owner is reached", func() error { return near.pings(t, heir.ip) })
 
-	powerOn(t, 3, [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul", "agent"}, {"dockerd"}})
+	powerOn(t, 3, bootOrder)
 	awaitAgent(t, 3)
 	lostItsAddress(t, 3, there)
 	if r := try(t, 3, "socketplane", "start", there.name); r.code == 0 || !strings.Contains(r.stderr, "create it anew") {

@@ -22,7 +22,7 @@ func powerCut(t testing.TB, k int) {
 	must(t, k, "ip", "link", "set", lab.ControlLink, "down") // the kernel would say good-bye for the dead
 	t.Cleanup(func() {
 		if host.Pid() == 0 { // the test has failed
-			powerOn(t, k, [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul", "agent"}, {"dockerd"}})
+			powerOn(t, k, bootOrder)
 		}
 	})
 	if err := syscall.Kill(host.Pid(), syscall.SIGKILL); err != nil {
@@ -43,6 +43,9 @@ func powerCut(t testing.TB, k int) {
 		}
 	}
 }
+
+// bootOrder is how a machine's programs usually start, for powerOn.
+var bootOrder = [][]string{{"ovsdb-server"}, {"ovs-vswitchd"}, {"consul", "agent"}, {"dockerd"}}
 
 // powerOn boots host k and starts its programs step by step, those of a step
 // side by side.
