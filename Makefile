@@ -42,12 +42,12 @@ demo-down: ## take the demo away, all of it
 
 test: deps build consul tools shellcheck ## unit, contract and system tests, as CI runs them
 	@go vet ./...
-	@scripts/fuzz.sh 3s
+	@scripts/fuzz.sh 10000x
 	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 30m $(SYSTEM)
 
 test-long: deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs
 	@scripts/deps.sh vagrant vm
-	@scripts/fuzz.sh 90s
+	@scripts/fuzz.sh 300000x
 	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -parallel 8 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
 
 test-vagrant: build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
