@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -106,6 +107,10 @@ func makeNetwork(t testing.TB, k int, name, subnet string) {
 		}
 		return nil
 	})
+	var made struct {
+		VNI int `json:"vni"`
+	}
+	decode(t, sp(t, k, "network", "info", name, "-o", "json"), &made)
 	t.Cleanup(func() {
 		eventually(t, "delete network "+name, func() error {
 			if r := try(t, k, "socketplane", "network", "delete", name); r.code != 0 {
@@ -113,13 +118,18 @@ func makeNetwork(t testing.TB, k int, name, subnet string) {
 			}
 			return nil
 		})
-		// A gateway lingers a moment, and the next test looks at what is there.
+		// A network lingers a moment, and the next test looks at what is there:
+		// its flows go last.
 		for _, h := range cluster.Hosts() {
-			eventually(t, "its gateway goes on "+h.Name, func() error {
+			eventually(t, "what serves it goes on "+h.Name, func() error {
 				ports := try(t, h.Number, "ovs-vsctl", "-t", "5", "--columns=name", "find", "port",
 					"external_ids:socketplane_kind=gateway", "external_ids:socketplane_network="+name)
 				if ports.code != 0 || ports.stdout != "" {
 					return errors.New(ports.stdout + ports.stderr)
+				}
+				flows := try(t, h.Number, "ovs-ofctl", "-O", "OpenFlow13", "dump-flows", "docker0-ovs")
+				if flows.code != 0 || strings.Contains(flows.stdout, fmt.Sprintf("reg0=%#x,", made.VNI)) {
+					return errors.New("its flows are there: " + flows.stderr)
 				}
 				return nil
 			})

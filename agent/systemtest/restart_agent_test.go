@@ -106,6 +106,7 @@ func TestAgentCatchesUp(t *testing.T) {
 	makeNetwork(t, 1, "catchup", "10.147.0.0/24")
 	stays := runContainer(t, 1, "catchup", "cu-stays")
 	far := runContainer(t, 2, "catchup", "cu-far")
+	eventually(t, "both hosts know both", func() error { return stays.pings(t, far.ip) })
 	before := [2][]string{footprint(t, 1), footprint(t, 2)}
 	goes, ends := runContainer(t, 1, "catchup", "cu-goes"), runContainer(t, 1, "catchup", "cu-ends")
 	farGoes := runContainer(t, 2, "catchup", "cu-far-goes")
