@@ -14,7 +14,7 @@ import (
 
 // releaseDeadline is how long the agent may take to hear that a container is
 // gone and to free its address.
-const releaseDeadline = 5 * time.Second
+const releaseDeadline = 15 * time.Second
 
 func (a *app) rmCommand() *cobra.Command {
 	return a.passthrough("rm", &cobra.Command{
@@ -49,7 +49,7 @@ func (a *app) removeContainers(ctx context.Context, argv []string) error {
 	if err != nil {
 		return fmt.Errorf("docker rm: %w", err)
 	}
-	return waitReleased(ctx, svc, ids)
+	return a.waitReleased(ctx, svc, ids)
 }
 
 // endpointsOf gives the ids of the endpoints that the words of a docker command
@@ -73,24 +73,45 @@ func endpointsOf(ctx context.Context, svc api.Service, argv []string) ([]string,
 	return ids, nil
 }
 
-// waitReleased waits until the agent knows none of the endpoints any more.
-func waitReleased(ctx context.Context, svc api.Service, ids []string) error {
+// waitReleased waits until the agent has heard that the containers are gone, and
+// then until it is done with each: a network of theirs can be deleted at once.
+func (a *app) waitReleased(ctx context.Context, svc api.Service, ids []string) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseDeadline)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
 	for _, id := range ids {
-		for {
-			_, err := svc.Endpoint(ctx, id)
-			if api.CodeOf(err) == api.CodeNotFound || errors.Is(err, api.ErrUnreachable) {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("container %s is removed, but the agent has not freed its address within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
-			case <-tick.C:
-			}
+		err := awaitForgotten(ctx, svc, id)
+		if err == nil {
+			err = svc.Release(ctx, id) // waits for the release that is under way
+		}
+		switch {
+		case err == nil, errors.Is(err, api.ErrUnreachable):
+		case ctx.Err() != nil:
+			return fmt.Errorf("container %s is removed, but the agent has not freed its address within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
+		case api.CodeOf(err) == api.CodeUnavailable:
+			_, _ = fmt.Fprintf(a.stderr, "container %s is removed; its address is freed as soon as that can be: %v\n", shortID(id), err)
+		default:
+			return fmt.Errorf("free the address of container %s: %w", shortID(id), err)
 		}
 	}
 	return nil
+}
+
+// awaitForgotten waits until the agent shows an endpoint no more.
+func awaitForgotten(ctx context.Context, svc api.Service, id string) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := svc.Endpoint(ctx, id)
+		switch {
+		case api.CodeOf(err) == api.CodeNotFound:
+			return nil
+		case errors.Is(err, api.ErrUnreachable):
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
