@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +92,18 @@ func TestBroadcastArrivesOnce(t *testing.T) {
 // onWire checks what the underlay saw of h1's broadcasts.
 func onWire(t *testing.T, underlay *wire, vni uint32, marks []string) {
 	t.Helper()
+	eventually(t, "all is on the underlay for both hosts", func() error { // what listens here may be behind
+		n := 0
+		for _, f := range underlay.all() {
+			if slices.ContainsFunc(marks, func(m string) bool { return bytes.Contains(f.data, []byte(m)) }) {
+				n++
+			}
+		}
+		if n < 2*len(marks) {
+			return fmt.Errorf("%d of %d frames", n, 2*len(marks))
+		}
+		return nil
+	})
 	copies := map[string]int{}
 	for _, f := range underlay.all() {
 		for _, m := range marks {

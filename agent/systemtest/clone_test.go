@@ -50,7 +50,7 @@ func TestClonedDisk(t *testing.T) {
 	if diff := cmp.Diff(before, store()); diff != "" {
 		t.Errorf("the store has changed (-before +after):\n%s", diff)
 	}
-	if err := far.pings(t, original.ip); err != nil {
+	if err := far.pings(t, original.ip, patiently...); err != nil {
 		t.Error(err)
 	}
 	healthy(t, 1)

@@ -175,7 +175,10 @@ func TestCNIRefuses(t *testing.T) {
 	}
 	// An agent that comes back while a container starts or ends fails nothing.
 	answer := make(chan cniResult, 1)
-	go func() { answer <- plugin(t, 1, conf(""), "CNI_COMMAND=DEL", "CNI_CONTAINERID=c2") }()
+	go func() {
+		defer close(answer) // also when the test fails in there
+		answer <- plugin(t, 1, conf(""), "CNI_COMMAND=DEL", "CNI_CONTAINERID=c2")
+	}()
 	sp(t, 1, "agent", "start")
 	if r := <-answer; r.Code != 0 {
 		t.Errorf("DEL while the agent starts: %+v", r)

@@ -237,6 +237,7 @@ func runDoor() door {
 		kill: func(t testing.TB, k int, name string) {
 			t.Helper()
 			must(t, k, "kill", "-9", strings.TrimSpace(must(t, k, "docker", "inspect", "-f", "{{.State.Pid}}", name)))
+			must(t, k, "docker", "wait", name) // a start before Docker has heard of it does nothing
 		},
 		remove: func(t testing.TB, k int, name string) {
 			t.Helper()

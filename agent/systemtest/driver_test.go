@@ -47,7 +47,8 @@ func dockerHas(t testing.TB, k int, network string, want bool) {
 	})
 }
 
-// described waits until the agent knows whose an address is.
+// described waits until the agent knows whose an address is, and has told the
+// bridge and the store, which it does a moment later.
 func described(t testing.TB, c container) {
 	t.Helper()
 	eventually(t, "info knows "+c.name, func() error {
@@ -59,7 +60,12 @@ func described(t testing.TB, c container) {
 		if err := json.Unmarshal([]byte(r.stdout), &e); err != nil || e.IP != c.ip || len(e.ContainerID) != 64 {
 			return fmt.Errorf("%+v, %v; its address is %s", e, err, c.ip)
 		}
-		return nil
+		for _, list := range kv(t, "endpoints/"+e.Network+"/") {
+			if strings.Contains(list, `"container_name":"`+c.name+`"`) {
+				return nil
+			}
+		}
+		return errors.New("the store does not know its name yet")
 	})
 }
 
@@ -98,7 +104,7 @@ func TestDockersNetworks(t *testing.T) {
 		}
 	}
 	reach("at first")
-	if err := a.pings(t, b.ip, "-s", "1422", "-M", "do"); err != nil {
+	if err := a.pings(t, b.ip, "-s", "1422", "-M", "do", "-W", "10"); err != nil {
 		t.Errorf("full-size ping: %v", err)
 	}
 	described(t, a)
@@ -107,10 +113,13 @@ func TestDockersNetworks(t *testing.T) {
 	if !strings.Contains(inspect, `"10.180.0.200/24"`) || !strings.Contains(inspect, "02:42:0a:b4:00:c8") {
 		t.Errorf("docker network inspect does not tell the truth:\n%s", inspect)
 	}
-	r := try(t, 1, "docker", "run", "--rm", "--net", "drv", "--ip", "10.180.0.200", lab.Image, "true")
-	if r.code != 125 || !strings.Contains(r.stderr, `taken by "drv-b" on host "h2"`) {
-		t.Errorf("an address that is taken: %d %q", r.code, r.stderr)
-	}
+	eventually(t, "an address that is taken, and h1 knows by whom", func() error {
+		r := try(t, 1, "docker", "run", "--rm", "--net", "drv", "--ip", "10.180.0.200", lab.Image, "true")
+		if r.code != 125 || !strings.Contains(r.stderr, `taken by "drv-b" on host "h2"`) {
+			return fmt.Errorf("%d %q", r.code, r.stderr)
+		}
+		return nil
+	})
 
 	for _, verbs := range []string{"restart -t 1", "stop -t 1,start", "kill,start"} {
 		for verb := range strings.SplitSeq(verbs, ",") {
@@ -244,18 +253,28 @@ func TestDockerMakesNetworks(t *testing.T) {
 	dockerHas(t, 2, "bad", false)
 
 	// In use elsewhere: it stays, and comes back where it was removed.
+	dockerHas(t, 2, "made", true)
 	must(t, 2, "docker", "network", "rm", "made")
 	dockerHas(t, 2, "made", true)
 	eventually(t, "it works on", func() error { return a.pings(t, b.ip) })
 	removeByDocker(t, 1, "made-a")
 	removeByDocker(t, 3, "made-b")
+	eventually(t, "nobody is on it", func() error {
+		if lists := kv(t, "endpoints/made/"); len(lists) > 0 {
+			return fmt.Errorf("%v", lists)
+		}
+		return nil
+	})
 	must(t, 2, "docker", "network", "rm", "made")
 	for k := 1; k <= 3; k++ {
 		dockerHas(t, k, "made", false)
 	}
-	if r := try(t, 3, "socketplane", "network", "info", "made"); r.code != 1 {
-		t.Errorf("the cluster still has it: %s", r.stdout)
-	}
+	eventually(t, "the cluster has it no more", func() error {
+		if r := try(t, 3, "socketplane", "network", "info", "made"); r.code != 1 {
+			return errors.New(r.stdout + r.stderr)
+		}
+		return nil
+	})
 	// One that was not made through Docker is not taken from all hosts by one
 	// host's prune.
 	sp(t, 1, "network", "create", "pruned", "10.183.0.0/24")

@@ -127,6 +127,9 @@ func makeNetwork(t testing.TB, k int, name, subnet string) {
 				if ports.code != 0 || ports.stdout != "" {
 					return errors.New(ports.stdout + ports.stderr)
 				}
+				if rules := try(t, h.Number, "iptables-save"); rules.code != 0 || strings.Contains(rules.stdout, gatewayPort(name)) {
+					return errors.New("the packet filter's rules are there: " + rules.stderr)
+				}
 				flows := try(t, h.Number, "ovs-ofctl", "-O", "OpenFlow13", "dump-flows", "docker0-ovs")
 				if flows.code != 0 || strings.Contains(flows.stdout, fmt.Sprintf("reg0=%#x,", made.VNI)) {
 					return errors.New("its flows are there: " + flows.stderr)
@@ -166,6 +169,10 @@ func (c container) exec(t testing.TB, argv ...string) result {
 	t.Helper()
 	return try(t, c.host, append([]string{"docker", "exec", c.name}, argv...)...)
 }
+
+// patiently has one ping wait long for its answer: for what must be reached all
+// the time, on a machine that may stand still for a second.
+var patiently = []string{"-W", "10"}
 
 // pings says whether the container reaches an address, with the given flags of ping.
 func (c container) pings(t testing.TB, ip string, flags ...string) error {

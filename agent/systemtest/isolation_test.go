@@ -35,7 +35,7 @@ func TestNetworksAreApart(t *testing.T) {
 		if err := red1.pings(t, "10.31.0.1"); err == nil {
 			t.Error("red1 reaches the gateway of blue")
 		}
-		if err := red1.pings(t, "10.30.0.1"); err != nil {
+		if err := red1.pings(t, "10.30.0.1", patiently...); err != nil {
 			t.Errorf("red1 does not reach its own gateway: %v", err)
 		}
 	})

@@ -53,8 +53,8 @@ func bare(t testing.TB, k int, name string) (id, pid string) {
 // makes of a creation is on the network, too; DELETE leaves nothing.
 func TestScriptOf2015(t *testing.T) {
 	before := []([]string){nil, traces(t, 1), traces(t, 2)}
-	must(t, 1, "env", "SOCKETPLANE_API_LEGACY=true", "socketplane", "agent", "restart")
-	t.Cleanup(func() { sp(t, 1, "agent", "restart") })
+	restartAgent(t, 1, "SOCKETPLANE_API_LEGACY=true")
+	t.Cleanup(func() { restartAgent(t, 1) })
 	status, body := curl(t, 1, onTCP, "-X", "POST", legacyV0+"/networks", "-d", `{ "id": "old", "subnet": "10.61.0.9/16" }`)
 	if status != "200" || !strings.HasPrefix(body, `{"id":"old","subnet":"10.61.0.0/16","gateway":"10.61.0.1","vlan":`) {
 		t.Fatalf("create a network: %s %s", status, body)
@@ -202,8 +202,8 @@ func hooksOf2015(t *testing.T) {
 // Promise: what cannot be is refused with an honest status and one line, web
 // pages are refused on TCP, and nothing comes of it.
 func TestHostileScripts(t *testing.T) {
-	must(t, 1, "env", "SOCKETPLANE_API_LEGACY=true", "socketplane", "agent", "restart")
-	t.Cleanup(func() { sp(t, 1, "agent", "restart") })
+	restartAgent(t, 1, "SOCKETPLANE_API_LEGACY=true")
+	t.Cleanup(func() { restartAgent(t, 1) })
 	makeNetwork(t, 1, "oldbad", "10.62.0.0/24")
 	id, pid := bare(t, 1, "oldbad-1")
 	c := runContainer(t, 1, "oldbad", "oldbad-2")

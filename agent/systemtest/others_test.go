@@ -89,7 +89,7 @@ func TestFirstPacketArrives(t *testing.T) {
 		}
 		return nil
 	})
-	if err := a.pings(t, b.ip); err != nil {
+	if err := a.pings(t, b.ip, patiently...); err != nil {
 		t.Error(err)
 	}
 }

@@ -106,7 +106,7 @@ func TestPowerCut(t *testing.T) {
 			if err := far.pings(t, back.ip); err == nil {
 				t.Fatal("a host without power answers")
 			}
-			if err := far.pings(t, "10.153.0.1"); err != nil {
+			if err := far.pings(t, "10.153.0.1", patiently...); err != nil {
 				t.Errorf("the others are hurt: %v", err)
 			}
 			start := time.Now()

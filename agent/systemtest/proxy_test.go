@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -95,11 +96,11 @@ func TestDockerThroughProxy(t *testing.T) {
 			check("run -d", p.docker(t, "run", "-d", "--init", "--name", px, "--net", "none", lab.Image, "sh", "-c", "while :; do echo tick; sleep 0.1; done"), 0, "")
 			check("exec -i", p.dockerInput(t, strings.Repeat("x", 1<<20), "exec", "-i", px, "sh", "-c", "wc -c; sleep 1; echo end; exit 7"), 7, "1048576\nend\n")
 			check("exec -it", try(t, 2, "script", "-qec", "docker -H "+listen+" exec -it "+px+" tty", "/dev/null"), 0, "/dev/")
-			check("logs -f", try(t, 2, "timeout", "3", "docker", "-H", listen, "logs", "-f", px), 124, "tick\ntick\n")
-			check("attach", try(t, 2, "sh", "-c", "timeout -s KILL 3 docker -H "+listen+" attach --sig-proxy=false "+px+"; true"), 0, "tick\ntick\n")
+			check("logs -f", try(t, 2, "timeout", "5", "docker", "-H", listen, "logs", "-f", px), 124, "tick\ntick\n")
+			check("attach", try(t, 2, "sh", "-c", "timeout -s KILL 5 docker -H "+listen+" attach --sig-proxy=false "+px+"; true"), 0, "tick\ntick\n")
 			// The handshake's key and its answer are those of RFC 6455, section 1.3.
 			check("a websocket", try(t, 2, append([]string{
-				"sh", "-c", `curl -sSiN --max-time 3 -H Connection:Upgrade -H Upgrade:websocket -H Sec-WebSocket-Version:13 -H Sec-WebSocket-Key:dGhlIHNhbXBsZSBub25jZQ== "$@" |
+				"sh", "-c", `curl -sSiN --max-time 5 -H Connection:Upgrade -H Upgrade:websocket -H Sec-WebSocket-Version:13 -H Sec-WebSocket-Key:dGhlIHNhbXBsZSBub25jZQ== "$@" |
 				tr -d '\000\r' | grep -a -o -m 3 -e '101 Switching Protocols' -e 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=' -e tick`, "sh",
 			}, requestTo(listen, "/containers/"+px+"/attach/ws?stream=1&stdout=1")...)...), 0, "101 Switching Protocols\ns3pPLMBiTxaQ9kYGzzhZRbK+xOo=\ntick\n")
 			check("cp out", try(t, 2, "sh", "-c", "docker -H "+listen+" cp "+px+":/bin/busybox - | tar t"), 0, "busybox")
@@ -107,7 +108,7 @@ func TestDockerThroughProxy(t *testing.T) {
 			check("a much larger output", try(t, 2, "sh", "-c", "docker -H "+listen+" exec "+px+" head -c 300000000 /dev/zero | wc -c"), 0, "300000000")
 			check("build", try(t, 2, "sh", "-c", `d=$(mktemp -d) && printf 'FROM `+lab.Image+`\nCOPY f /f\nRUN cat /f > /g\n' > $d/Dockerfile && echo inside > $d/f &&
 				DOCKER_BUILDKIT=0 docker -H `+listen+` build -q --network none -t `+px+`-built $d && docker -H `+listen+` run --rm --net none `+px+`-built cat /g; s=$?; docker rmi -f `+px+`-built; rm -r $d; exit $s`), 0, "inside")
-			check("wait and events", try(t, 2, "sh", "-c", "timeout 5 docker -H "+listen+" events --filter container="+px+" --filter event=die | head -1 & sleep 1; docker -H "+listen+" rm -f "+px+"; wait"), 0, "container die")
+			check("wait and events", try(t, 2, "sh", "-c", "docker -H "+listen+" events --since $(date +%s) --until $(($(date +%s) + 4)) --filter container="+px+" --filter event=die & docker -H "+listen+" rm -f "+px+"; wait"), 0, "container die")
 			check("a failure", p.docker(t, "exec", px, "true"), 1, "")
 
 			// Hundreds of megabytes went through: the proxy kept nothing of them.
@@ -174,6 +175,12 @@ func TestNetworkThroughProxy(t *testing.T) {
 	if out := p1.docker(t, "run", "--rm", "-e", "SP_NETWORK=named-too", lab.Image, "ip", "-4", "addr", "show", "eth0"); !strings.Contains(out.stdout, "inet 10.66.0.") {
 		t.Errorf("on a network of another name: %d %s%s", out.code, out.stdout, out.stderr)
 	}
+	eventually(t, "nobody is on it", func() error {
+		if lists := kv(t, "endpoints/named-too/"); len(lists) > 0 {
+			return fmt.Errorf("%v", lists)
+		}
+		return nil
+	})
 	must(t, 1, "docker", "network", "rm", "mine")
 	eventually(t, "delete what was made", func() error {
 		if r := try(t, 1, "socketplane", "network", "delete", "cidr-10.63.6.0-24"); r.code != 0 {

@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -78,6 +79,8 @@ func TestPublishedPortsFromEverywhere(t *testing.T) {
 	must(t, 1, "docker", "run", "-d", "--init", "--name", "pub-plain", lab.Image, "sleep", "100000")
 	t.Cleanup(func() { must(t, 1, "docker", "rm", "-f", "pub-plain") })
 	plain := container{host: 1, name: "pub-plain"}
+	// Who asks from h2 is answered once h1 knows it.
+	eventually(t, "h1 knows who is far", func() error { return errors.Join(far.pings(t, same.ip), farOther.pings(t, other.ip)) })
 
 	const h1, gateway, otherGateway = "198.18.0.1", "10.170.0.1", "10.171.0.1"
 	for _, web := range webs {

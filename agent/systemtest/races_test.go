@@ -196,6 +196,22 @@ func winnerOf[T any](a, b outcome[T]) int {
 	return 2
 }
 
+// stored gives a network as the store has it: by its name alone a host tells
+// what it has heard, which may be a network that has gone and come again since.
+func stored(t testing.TB, c *api.Client, id string) (api.Network, error) {
+	t.Helper()
+	all, err := c.Networks(within(t))
+	if err != nil {
+		return api.Network{}, err
+	}
+	for _, n := range all {
+		if n.ID == id {
+			return n, nil
+		}
+	}
+	return api.Network{}, api.Errorf(api.CodeNotFound, "network %q is not there", id)
+}
+
 // Promise: a network that is deleted while another host attaches to it: either
 // the deletion is refused or the attach fails; a network never goes from under an
 // endpoint. In every other round the network is made anew at once, elsewhere.
@@ -221,7 +237,7 @@ func TestDeletionRacesAttach(t *testing.T) {
 			}
 			return api.Endpoint{}, err
 		})
-		n, err := c[3].Network(t.Context(), "delrace")
+		n, err := stored(t, c[3], "delrace")
 		switch {
 		case att.err == nil:
 			// It is on the network that there is, be it the old or the new one.

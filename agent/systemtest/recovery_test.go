@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,17 +130,23 @@ func TestKilledAgentRecovers(t *testing.T) {
 			return false
 		}
 	}
+	ctx := context.WithoutCancel(t.Context()) // which ends before the clean-up
 	var running sync.WaitGroup
+	end := sync.OnceFunc(func() {
+		close(stop)
+		running.Wait()
+	})
+	t.Cleanup(end) // also when the test fails below; before what takes away what they made
 	for i := range workers {
 		ns, container := names(i)
 		running.Go(func() { // leaves its namespace connected in the end, or not
 			for n := 0; !stopped(); n++ {
-				_, err := client.Attach(t.Context(), api.AttachRequest{ID: ns, Network: "recover", NetNS: "/run/netns/" + ns, Source: api.SourceConnect})
+				_, err := client.Attach(ctx, api.AttachRequest{ID: ns, Network: "recover", NetNS: "/run/netns/" + ns, Source: api.SourceConnect})
 				if !untroubled(err) {
 					t.Errorf("connect: %v", err)
 				}
 				if i%2 == 0 || !stopped() {
-					if err := client.Release(t.Context(), ns); !untroubled(err) {
+					if err := client.Release(ctx, ns); !untroubled(err) {
 						t.Errorf("disconnect: %v", err)
 					}
 				}
@@ -171,8 +178,7 @@ func TestKilledAgentRecovers(t *testing.T) {
 		killAgent(t, 1)
 		sp(t, 1, "agent", "start")
 	}
-	close(stop)
-	running.Wait()
+	end()
 	t.Logf("killed after %v", lived)
 	healthy(t, 1)
 	eventuallyIn(t, 2*eventualWait, "all agree", func() error { return agreement(t, 1, "recover", subnet) })
@@ -224,7 +230,7 @@ func TestKilledAgentRecovers(t *testing.T) {
 	for i := range workers {
 		ns, container := names(i)
 		try(t, 1, "docker", "rm", "-f", container)
-		if err := client.Release(t.Context(), ns); err != nil {
+		if err := client.Release(ctx, ns); err != nil {
 			t.Errorf("disconnect: %v", err)
 		}
 	}

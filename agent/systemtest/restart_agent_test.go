@@ -17,6 +17,15 @@ func awaitAgent(t testing.TB, k int) {
 	}
 }
 
+// restartAgent restarts host k's agent, with more in its environment, and waits
+// until it is ready: a container that is started before that is refused.
+func restartAgent(t testing.TB, k int, env ...string) {
+	t.Helper()
+	must(t, k, append(append([]string{"env"}, env...), "socketplane", "agent", "restart")...)
+	awaitAgent(t, k)
+	healthy(t, k)
+}
+
 // killAgent kills host k's agent as the kernel's out-of-memory killer would.
 func killAgent(t testing.TB, k int) {
 	t.Helper()
@@ -46,9 +55,18 @@ func TestAgentRestartLosesNothing(t *testing.T) {
 	for _, ip := range []string{b.ip, beside.ip, "203.0.113.1"} {
 		eventually(t, "reach "+ip, func() error { return a.pings(t, ip) })
 	}
+	eventually(t, "h2 knows what is on h1", func() error {
+		flows := must(t, 2, "ovs-ofctl", "-O", "OpenFlow13", "dump-flows", "docker0-ovs")
+		for ip, want := range map[string]bool{beside.ip: true, info(t, 1, "ag-ns").IP: true, stopped.ip: false} {
+			if strings.Contains(flows, "arp_tpa="+ip+",") != want {
+				return fmt.Errorf("a flow for %s: %v", ip, !want)
+			}
+		}
+		return nil
+	})
 	shown := func() string { return sp(t, 1, "info", "-o", "json") + sp(t, 2, "info", "-o", "json") }
 	print := func() []string { return append(footprint(t, 1), footprint(t, 2)...) }
-	info, before := shown(), print()
+	shows, before := shown(), print()
 
 	cases := []struct {
 		name string
@@ -88,8 +106,8 @@ func TestAgentRestartLosesNothing(t *testing.T) {
 				return nil
 			})
 			lostNothing(t, 250, probes...)
-			if now := shown(); now != info {
-				t.Errorf("info shows\n%s\nbefore it was\n%s", now, info)
+			if now := shown(); now != shows {
+				t.Errorf("info shows\n%s\nbefore it was\n%s", now, shows)
 			}
 			eventually(t, "all is as before", func() error { return differs(before, print()) })
 		})
@@ -136,7 +154,7 @@ func TestAgentCatchesUp(t *testing.T) {
 	remove(t, 2, farNew.name)
 	eventually(t, "nothing is left on h1", func() error { return differs(before[0], footprint(t, 1)) })
 	eventually(t, "nothing is left on h2", func() error { return differs(before[1], footprint(t, 2)) })
-	if err := stays.pings(t, far.ip); err != nil {
+	if err := stays.pings(t, far.ip, patiently...); err != nil {
 		t.Error(err)
 	}
 }

@@ -67,8 +67,9 @@ func TestConsulRestart(t *testing.T) {
 	lostNothing(t, 100, probes...)
 	eventually(t, "what came meanwhile is reached", func() error { return a.pings(t, far.ip) })
 	eventually(t, "what was removed meanwhile goes", func() error {
-		if strings.Contains(must(t, there, "consul", "kv", "get", "-recurse", "socketplane/v1/endpoints/consul/"), `"`+goes.ip+`"`) {
-			return fmt.Errorf("%s is still published", goes.ip)
+		r := try(t, there, "consul", "kv", "get", "-recurse", "socketplane/v1/endpoints/consul/")
+		if r.code != 0 || strings.Contains(r.stdout, `"`+goes.ip+`"`) {
+			return fmt.Errorf("%s is still published: %s", goes.ip, r.stderr)
 		}
 		return nil
 	})
@@ -79,7 +80,12 @@ func TestConsulRestart(t *testing.T) {
 	}
 	remove(t, here, n1.name)
 	remove(t, there, n2.name)
-	sp(t, here, "network", "delete", "consul2")
+	eventually(t, "delete the new network", func() error {
+		if r := try(t, here, "socketplane", "network", "delete", "consul2"); r.code != 0 {
+			return errors.New(r.stderr)
+		}
+		return nil
+	})
 }
 
 // consulLeader is the number of the host whose Consul leads the servers.
