@@ -20,7 +20,8 @@ func (a *app) rmCommand() *cobra.Command {
 	return a.passthrough("rm", &cobra.Command{
 		Short: "Remove containers and free their addresses",
 		Long: `Removes containers as docker rm does, and returns when their addresses are free
-again.`,
+again. While the store cannot be reached it says so, and the agent frees them
+once it can.`,
 		Example: `  socketplane rm shop
   socketplane rm -f shop`,
 	}, func(cmd *cobra.Command, argv []string) error { return a.removeContainers(cmd.Context(), argv) })
@@ -80,14 +81,16 @@ func (a *app) waitReleased(ctx context.Context, svc api.Service, ids []string) e
 	defer cancel()
 	for _, id := range ids {
 		err := awaitForgotten(ctx, svc, id)
-		if err == nil {
-			err = svc.Release(ctx, id) // waits for the release that is under way
+		switch {
+		case errors.Is(err, api.ErrUnreachable): // the agent frees it when it is back
+			continue
+		case err != nil:
+			return fmt.Errorf("container %s is removed, but the agent has not heard of it within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
 		}
+		err = svc.Release(ctx, id) // waits for the release that is under way
 		switch {
 		case err == nil, errors.Is(err, api.ErrUnreachable):
-		case ctx.Err() != nil:
-			return fmt.Errorf("container %s is removed, but the agent has not freed its address within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
-		case api.CodeOf(err) == api.CodeUnavailable:
+		case ctx.Err() != nil, api.CodeOf(err) == api.CodeUnavailable: // it goes on trying
 			_, _ = fmt.Fprintf(a.stderr, "container %s is removed; its address is freed as soon as that can be: %v\n", shortID(id), err)
 		default:
 			return fmt.Errorf("free the address of container %s: %w", shortID(id), err)
