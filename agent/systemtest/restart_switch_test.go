@@ -60,7 +60,7 @@ func TestSwitchRestart(t *testing.T) {
 	eventually(t, "all is as before", func() error { return differs(before, footprint(t, 1)) })
 	// Once back, it stays, but for a packet where the switch learns its routes anew.
 	calm := startProbe(t, "afterwards", a.namespace(t), b.ip)
-	calm.awaitSent(t, 100)
+	calm.awaitSent(t, 300)
 	lostLittle(t, calm)
 	eventually(t, "full-size ping", func() error { return a.pings(t, b.ip, "-s", "1422") })
 }
