@@ -24,11 +24,15 @@ func open(t testing.TB) (*Switch, *ovstest.Instance) {
 	return openOn(t, i), i
 }
 
-func openOn(t testing.TB, i *ovstest.Instance) *Switch {
+// openOn changes the switch before it runs.
+func openOn(t testing.TB, i *ovstest.Instance, changes ...func(*Switch)) *Switch {
 	t.Helper()
 	s, err := Open(t.Context(), Config{RunDir: i.Dir, Datapath: DatapathNetdev})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, change := range changes {
+		change(s)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
