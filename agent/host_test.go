@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ type testHost struct {
 // the networks foo (10.6.0.0/16) and bar (10.7.0.0/29).
 func newTestHost(t *testing.T) *testHost {
 	t.Helper()
-	real, err := state.OpenEmbedded(filepath.Join(t.TempDir(), "state.db"))
+	real, err := state.OpenEmbedded(filepath.Join(storeDir(t), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,6 +68,19 @@ func newTestHost(t *testing.T) *testHost {
 	h.converge()
 	h.calls.Reset()
 	return h
+}
+
+// storeDir is a directory in memory where that can be had: the store waits for the
+// disk with each change, and a hundred calls at once wait for each other, as long as
+// a call may last and longer.
+func storeDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "socketplane-test")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // start makes the agent anew over what is there, as after a crash.

@@ -36,7 +36,7 @@ var (
 const (
 	callTimeout = 10 * time.Second // one OVSDB transaction
 	// sessionTimeout is ten times what a restart of ovsdb-server takes.
-	sessionTimeout = 3 * time.Second
+	sessionTimeout = 3 * time.Second  // Switch.sessionTimeout, but in tests
 	flowTimeout    = 30 * time.Second // one run of ovs-ofctl: 2 s to compare 40,000 flows on two busy cores
 	openTimeout    = 10 * time.Second // ovs-vswitchd making the bridge
 	portTimeout    = 5 * time.Second  // ovs-vswitchd opening a port: 4-5 ms when idle
@@ -57,6 +57,8 @@ type Switch struct {
 	cfg   Config
 	log   *slog.Logger
 	ofctl string // path of ovs-ofctl
+
+	sessionTimeout time.Duration // how long a call waits for an OVSDB that is away
 
 	changed chan struct{} // cap 1
 	remake  chan struct{} // cap 1: the bridge's row is not as it should be
@@ -99,9 +101,12 @@ func Open(ctx context.Context, cfg Config) (*Switch, error) {
 		return nil, fmt.Errorf("%w: ovs-ofctl is not installed; install the package openvswitch-switch: %w", ErrUnavailable, err)
 	}
 	s := &Switch{
-		cfg:      cfg,
-		log:      cfg.Logger,
-		ofctl:    ofctl,
+		cfg:   cfg,
+		log:   cfg.Logger,
+		ofctl: ofctl,
+
+		sessionTimeout: sessionTimeout,
+
 		changed:  make(chan struct{}, 1),
 		remake:   make(chan struct{}, 1),
 		wrote:    map[string]string{},

@@ -3,6 +3,8 @@ package ovs
 import (
 	"testing"
 	"time"
+
+	"github.com/socketplane/socketplane/ovs/ovstest"
 )
 
 // small is a state with one network, one endpoint and one remote one.
@@ -42,7 +44,9 @@ func TestSwitchRestart(t *testing.T) {
 }
 
 func TestDatabaseRestart(t *testing.T) {
-	s, i := open(t)
+	i := ovstest.Start(t)
+	// A busy machine may take longer for the restart than a call waits.
+	s := openOn(t, i, func(s *Switch) { s.sessionTimeout = time.Minute })
 	i.AddVeth(t, "v1")
 	for round := range 2 {
 		i.KillDB(t)
@@ -81,6 +85,12 @@ func TestDatabaseLostItsContent(t *testing.T) {
 	awaitChanged(t, s)
 	eventually(t, "the bridge is made again", func() bool {
 		return i.VSCtl("br-exists", DefaultBridge).Run() == nil
+	})
+	// ovs-vswitchd has heard of it, too: a port that it does not open soon is taken
+	// away again.
+	eventually(t, "the bridge is opened", func() bool {
+		out, err := i.VSCtl("get", "Interface", DefaultBridge, "ofport").Output()
+		return err == nil && string(out) == "65534\n" // OFPP_LOCAL
 	})
 	i.AddVeth(t, "v1")
 	if _, err := s.AddPort(t.Context(), Port{Name: "v1", Kind: KindEndpoint}); err != nil {

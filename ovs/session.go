@@ -93,7 +93,7 @@ func (s *Switch) setSession(sess *session) {
 // a restart of ovsdb-server takes, and not longer, since somebody waits for the
 // call to fail, and then for its undo.
 func (s *Switch) connected(ctx context.Context) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.sessionTimeout)
 	defer cancel()
 	for {
 		next := s.wake.next()

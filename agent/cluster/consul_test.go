@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -43,14 +42,9 @@ func options(t *testing.T) ConsulOptions {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ports []int
-	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	ports, err := consultest.FreePorts(3)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return ConsulOptions{
 		Binary: binary, Dir: filepath.Join(t.TempDir(), "consul"), HostID: id, HostName: "h_1.example", Bind: netip.MustParseAddr("127.0.0.1"),

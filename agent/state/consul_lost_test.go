@@ -111,22 +111,37 @@ func TestConsulHangs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			proxy := newCutter(t, addr)
-			s := openConsul(t, state.ConsulConfig{Address: proxy.addr()})
-			key := "hangs/" + strings.ReplaceAll(name, " ", "-")
-			old := mustSet(t, direct, key, "old", 0)
-			proxy.plan(nil, fates...)
-			ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond) // what Docker's calls have
-			defer cancel()
-			version, err := s.CompareAndSet(ctx, key, []byte("new"), old)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if e, err := direct.Get(ctx, key); err != nil || string(e.Value) != "new" || e.Version != version {
-				t.Errorf("got %q at version %d, the call said %d: %v", e.Value, e.Version, version, err)
+			// What hangs takes 3 s of the time by design. A busy machine may need the
+			// rest and more, but not always.
+			for attempt := 1; ; attempt++ {
+				key := fmt.Sprintf("hangs/%s/%d", strings.ReplaceAll(name, " ", "-"), attempt)
+				old := mustSet(t, direct, key, "old", 0)
+				version, err := setWhileHanging(t, addr, key, old, fates)
+				if errors.Is(err, context.DeadlineExceeded) && attempt < 3 {
+					t.Log(err)
+					continue
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e, err := direct.Get(testContext(t), key); err != nil || string(e.Value) != "new" || e.Version != version {
+					t.Errorf("got %q at version %d, the call said %d: %v", e.Value, e.Version, version, err)
+				}
+				return
 			}
 		})
 	}
+}
+
+// setWhileHanging sets a key to new, in the time that Docker's calls have.
+func setWhileHanging(t *testing.T, addr, key string, old uint64, fates []fate) (uint64, error) {
+	t.Helper()
+	proxy := newCutter(t, addr)
+	s := openConsul(t, state.ConsulConfig{Address: proxy.addr()})
+	proxy.plan(nil, fates...)
+	ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond)
+	defer cancel()
+	return s.CompareAndSet(ctx, key, []byte("new"), old)
 }
 
 // When another has written since, nobody can know; and another who wrote the
@@ -135,6 +150,10 @@ func TestConsulLostAndOverwritten(t *testing.T) {
 	t.Parallel()
 	addr := consultest.Start(t)
 	direct := openConsul(t, state.ConsulConfig{Address: addr})
+	other := func(key, value string, version uint64) error {
+		_, err := direct.CompareAndSet(testContext(t), key, []byte(value), version)
+		return err
+	}
 	for name, c := range map[string]struct {
 		fate   fate
 		other  string
@@ -153,12 +172,12 @@ func TestConsulLostAndOverwritten(t *testing.T) {
 			if !c.create {
 				version = mustSet(t, direct, key, "old", 0)
 			}
-			proxy.plan(func() {
-				now, err := direct.Get(context.Background(), key)
+			proxy.plan(func() error {
+				now, err := direct.Get(testContext(t), key)
 				if err != nil && !errors.Is(err, state.ErrNotFound) {
-					t.Error(err)
+					return err
 				}
-				mustSet(t, direct, key, c.other, now.Version)
+				return other(key, c.other, now.Version)
 			}, c.fate)
 			_, err := s.CompareAndSet(testContext(t), key, []byte("mine"), version)
 			wantErr(t, "set", err, state.ErrUnavailable)
@@ -168,14 +187,14 @@ func TestConsulLostAndOverwritten(t *testing.T) {
 		proxy := newCutter(t, addr)
 		s := openConsul(t, state.ConsulConfig{Address: proxy.addr()})
 		version := mustSet(t, direct, "over/d", "old", 0)
-		proxy.plan(func() { mustSet(t, direct, "over/d", "new", 0) }, cutAfter)
+		proxy.plan(func() error { return other("over/d", "new", 0) }, cutAfter)
 		wantErr(t, "delete", s.Delete(testContext(t), "over/d", version), state.ErrUnavailable)
 	})
 	t.Run("not deleted, changed by another", func(t *testing.T) {
 		proxy := newCutter(t, addr)
 		s := openConsul(t, state.ConsulConfig{Address: proxy.addr()})
 		version := mustSet(t, direct, "over/e", "old", 0)
-		proxy.plan(func() { mustSet(t, direct, "over/e", "new", version) }, cutBefore)
+		proxy.plan(func() error { return other("over/e", "new", version) }, cutBefore)
 		wantErr(t, "delete", s.Delete(testContext(t), "over/e", version), state.ErrConflict)
 	})
 }

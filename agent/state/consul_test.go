@@ -182,16 +182,18 @@ func TestConsulRefusedConnection(t *testing.T) {
 	addr := "http://" + listener.Addr().String()
 	listener.Close()
 	s := openConsul(t, state.ConsulConfig{Address: addr})
-	// The deadline is half of that of a call.
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	_, getErr := s.Get(ctx, "a")
-	_, setErr := s.CompareAndSet(ctx, "a", nil, 0)
-	_, waitErr := s.Wait(ctx, "a", 9)
-	if ctx.Err() != nil {
-		t.Error("they did not fail fast")
-	}
-	for what, err := range map[string]error{"get": getErr, "set": setErr, "wait": waitErr} {
+	for what, call := range map[string]func(context.Context) error{
+		"get":  func(ctx context.Context) error { _, err := s.Get(ctx, "a"); return err },
+		"set":  func(ctx context.Context) error { _, err := s.CompareAndSet(ctx, "a", nil, 0); return err },
+		"wait": func(ctx context.Context) error { _, err := s.Wait(ctx, "a", 9); return err },
+	} {
+		// Each has a third of what a call has that sets no deadline.
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		err := call(ctx)
+		if ctx.Err() != nil {
+			t.Errorf("%s: it did not fail fast", what)
+		}
+		cancel()
 		wantErr(t, what, err, state.ErrUnavailable)
 		if !strings.Contains(err.Error(), addr+": connection refused") {
 			t.Errorf("%s: the message does not help: %v", what, err)

@@ -22,13 +22,14 @@ import (
 // expect fails loudly.
 type agent struct {
 	api.Service
-	networks  []api.Network
 	endpoints []api.Endpoint
-	asked     []string
 	busy      map[uint16]bool // host ports that are taken
 	block     bool            // never answer
 	stall     time.Duration   // how long a call takes, whatever its context says
-	mu        sync.Mutex      // of asked
+
+	mu       sync.Mutex // of what calls change
+	networks []api.Network
+	asked    []string
 }
 
 func (a *agent) ask(format string, args ...any) {
@@ -49,10 +50,14 @@ func (a *agent) Networks(ctx context.Context) ([]api.Network, error) {
 		return nil, api.Errorf(api.CodeUnavailable, "too late")
 	}
 	time.Sleep(a.stall)
-	return a.networks, nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.networks), nil
 }
 
 func (a *agent) Network(_ context.Context, id string) (api.Network, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, n := range a.networks {
 		if n.ID == id {
 			return n, nil
@@ -74,6 +79,8 @@ func (a *agent) CreateNetwork(_ context.Context, req api.CreateNetworkRequest) (
 		return n, api.Errorf(api.CodeConflict, "network %q: subnet %s overlaps", req.ID, req.Subnet)
 	}
 	if !req.DryRun {
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		a.networks = append(a.networks, n)
 	}
 	return n, nil

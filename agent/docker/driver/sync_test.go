@@ -101,7 +101,11 @@ func dockersNetwork(id, name, subnet string, options map[string]string) map[stri
 type only struct{ *agent }
 
 func (o only) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest) (api.Network, error) {
-	for _, n := range o.networks {
+	networks, err := o.Networks(ctx)
+	if err != nil {
+		return api.Network{}, err
+	}
+	for _, n := range networks {
 		if n.Subnet.String() == req.Subnet && n.ID != req.ID {
 			return api.Network{}, api.Errorf(api.CodeConflict, "subnet %s is %q's", req.Subnet, n.ID)
 		}

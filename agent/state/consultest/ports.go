@@ -4,27 +4,36 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 )
 
 // ports are the ports of one server; all on 127.0.0.1.
 type ports struct{ http, server, serf int }
 
-// freePorts finds ports below the kernel's ephemeral range (32768 and up), so
-// that no outgoing connection takes one while the server is down.
 func freePorts() (ports, error) {
+	found, err := FreePorts(3)
+	if err != nil {
+		return ports{}, err
+	}
+	return ports{http: found[0], server: found[1], serf: found[2]}, nil
+}
+
+// FreePorts finds ports below the kernel's ephemeral range (32768 and up), so
+// that no outgoing connection takes one before a server has it, or while the
+// server is down.
+func FreePorts(n int) ([]int, error) {
 	const lowest, highest = 20000, 32000
 	var found []int
 	for range 1000 {
 		port := lowest + rand.IntN(highest-lowest)
-		if !free(port) {
+		if slices.Contains(found, port) || !free(port) {
 			continue
 		}
-		found = append(found, port)
-		if len(found) == 3 {
-			return ports{http: found[0], server: found[1], serf: found[2]}, nil
+		if found = append(found, port); len(found) == n {
+			return found, nil
 		}
 	}
-	return ports{}, fmt.Errorf("find three free ports between %d and %d: all are taken", lowest, highest)
+	return nil, fmt.Errorf("find %d free ports between %d and %d: they are taken", n, lowest, highest)
 }
 
 // free tells whether a port can be had for TCP and for UDP (serf uses both).

@@ -23,8 +23,8 @@ import (
 // about 2 s, and a busy machine more.
 const startDeadline = 60 * time.Second
 
-// startAttempts is how often new ports are tried: another process may take
-// one between the moment it was found free and the moment Consul binds it.
+// startAttempts is how often a start is tried: another process may take a port
+// between the moment it was found free and the moment Consul binds it.
 const startAttempts = 5
 
 // Options is what a server may have beyond the ordinary.
@@ -99,7 +99,13 @@ func (s *Server) Kill() { s.end(os.Kill) }
 // may be called from any goroutine of the test.
 func (s *Server) Restart() error {
 	s.Kill()
-	return s.start()
+	for attempt := 1; ; attempt++ {
+		err := s.start()
+		// Another server's search for free ports may hold one for a moment.
+		if attempt == startAttempts || !errors.Is(err, errExited) {
+			return err
+		}
+	}
 }
 
 func (s *Server) end(sig os.Signal) {

@@ -59,9 +59,7 @@ func TestDiscovery(t *testing.T) {
 		begin(t, 4, "")
 		awaitProblem(t, 4, hostToken, addr1, "socketplane cluster token")
 		refused(t, try(t, 4, "", "socketplane", "cluster", "join"), "no host announces a cluster with this token", addr1)
-		if n := strings.Count(must(t, 4, "cat", "/var/log/socketplane.log"), "in no cluster yet"); n != 1 {
-			t.Errorf("the log says it %d times", n)
-		}
+		saysOnce(t, must(t, 4, "cat", "/var/log/socketplane.log"))
 		if out := must(t, 4, "ls", "/var/lib/socketplane"); strings.Contains(out, "consul") || strings.Contains(out, "cluster.token") {
 			t.Errorf("left behind: %s", out)
 		}
@@ -109,6 +107,25 @@ func TestDiscovery(t *testing.T) {
 			t.Error("the capture does not have what was said by mDNS")
 		}
 	})
+}
+
+// saysOnce looks for the sentence about another's token in an agent's log. Where
+// that cluster was not heard in the first moment, the one before it may say so.
+func saysOnce(t testing.TB, log string) {
+	t.Helper()
+	var said []string
+	for _, line := range strings.Split(log, "\n") {
+		if strings.Contains(line, "in no cluster yet") {
+			said = append(said, line)
+		}
+	}
+	rest := said
+	if len(rest) > 0 && strings.Contains(rest[0], "no host announces a cluster with the token in "+hostToken) {
+		rest = rest[1:]
+	}
+	if len(rest) != 1 || !strings.Contains(rest[0], "is not that of the cluster that is announced") {
+		t.Errorf("the log says:\n%s", strings.Join(said, "\n"))
+	}
 }
 
 func leftComesBack(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -115,16 +116,33 @@ func (w *wire) only(t testing.TB, filter string) []byte {
 
 // pings are sent every 20 ms until they are asked for.
 type pings struct {
-	cmd    *exec.Cmd
+	cmd *exec.Cmd
+
+	mu     sync.Mutex // of stdout, which grows meanwhile
 	stdout bytes.Buffer
+}
+
+// Write takes what ping prints.
+func (p *pings) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stdout.Write(b)
+}
+
+// printed gives the lines that are whole.
+func (p *pings) printed() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lines := strings.Split(p.stdout.String(), "\n")
+	return lines[:len(lines)-1]
 }
 
 func startPings(t testing.TB, from end, to string) *pings {
 	t.Helper()
 	p := &pings{}
 	eventually(t, eventualWait, "the first ping", func() error { return from.pings(t, to) })
-	p.cmd = hosts.Host(from.host).Command(context.Background(), "ip", "netns", "exec", from.name, "ping", "-i", "0.02", to)
-	p.cmd.Stdout = &p.stdout
+	p.cmd = hosts.Host(from.host).Command(context.Background(), "ip", "netns", "exec", from.name, "ping", "-D", "-i", "0.02", to)
+	p.cmd.Stdout = p
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -132,11 +150,78 @@ func startPings(t testing.TB, from end, to string) *pings {
 	return p
 }
 
-// underWay is how many of the last pings may have no answer yet: a tenth of a second.
-const underWay = 5
-
-// lostNothing ends the pings, and says which have no answer.
+// lostNothing waits until a ping is answered that was sent after this call, ends
+// the pings, and says which of those before have no answer. Their answers may still
+// be under way, or come in another order: they have as long as that one has.
 func (p *pings) lostNothing(t testing.TB) {
+	t.Helper()
+	called := time.Now()
+	deadline := called.Add(10 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var last int
+	var lost []int
+	for {
+		last, lost = p.unanswered(t, called)
+		if last > 0 && len(lost) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			break
+		}
+		<-tick.C
+	}
+	p.end(t)
+	switch {
+	case last == 0:
+		printed := p.printed()
+		t.Errorf("no ping sent in the last %s was answered; the last that were:\n%s",
+			time.Since(called), strings.Join(printed[max(0, len(printed)-10):], "\n"))
+	case len(lost) > 0:
+		t.Errorf("of %d pings, one each 20 ms, these were lost: %d", last, lost)
+	default:
+		t.Logf("all of %d pings, one each 20 ms, were answered", last)
+	}
+}
+
+// unanswered gives the number of the first answered ping that was sent after a
+// time, 0 if there is none, and those before it that have no answer yet.
+func (p *pings) unanswered(t testing.TB, since time.Time) (int, []int) {
+	t.Helper()
+	answered, last := map[int]bool{}, 0
+	for _, line := range p.printed() {
+		// [1795549987.672949] 64 bytes from 10.1.0.3: icmp_seq=1 ttl=64 time=0.037 ms
+		head, rest, ok := strings.Cut(line, " bytes from ")
+		if !ok {
+			continue
+		}
+		_, rest, _ = strings.Cut(rest, "icmp_seq=")
+		_, took, _ := strings.Cut(rest, "time=")
+		var n int
+		var at, ms float64
+		_, atErr := fmt.Sscanf(head, "[%f]", &at)
+		_, seqErr := fmt.Sscanf(rest, "%d", &n)
+		_, tookErr := fmt.Sscanf(took, "%f", &ms)
+		if err := errors.Join(atErr, seqErr, tookErr); err != nil {
+			t.Fatalf("%v in %q", err, line)
+		}
+		answered[n] = true
+		sent := time.UnixMicro(int64(at*1e6 - ms*1e3))
+		if sent.After(since) && (last == 0 || n < last) {
+			last = n
+		}
+	}
+	var lost []int
+	for n := 1; n < last; n++ {
+		if !answered[n] {
+			lost = append(lost, n)
+		}
+	}
+	return last, lost
+}
+
+// end stops ping as ^C does.
+func (p *pings) end(t testing.TB) {
 	t.Helper()
 	// nsenter passes no signal on: ping itself is its child.
 	children, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/task/" + strconv.Itoa(p.cmd.Process.Pid) + "/children")
@@ -154,31 +239,4 @@ func (p *pings) lostNothing(t testing.TB) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("ping does not end")
 	}
-	out, sums, _ := strings.Cut(p.stdout.String(), "\n--- ")
-	answered := map[int]bool{}
-	for _, line := range strings.Split(out, "\n") {
-		if _, after, ok := strings.Cut(line, " bytes from "); ok {
-			_, seq, _ := strings.Cut(after, "icmp_seq=")
-			var n int
-			if _, err := fmt.Sscanf(seq, "%d", &n); err != nil {
-				t.Fatalf("%v in %q", err, line)
-			}
-			answered[n] = true
-		}
-	}
-	_, counts, _ := strings.Cut(sums, "\n")
-	var sent int
-	if _, err := fmt.Sscanf(counts, "%d packets transmitted", &sent); err != nil {
-		t.Fatalf("%v in %q", err, sums)
-	}
-	var lost []int
-	for n := 1; n <= sent-underWay; n++ {
-		if !answered[n] {
-			lost = append(lost, n)
-		}
-	}
-	if len(lost) > 0 || sent <= underWay {
-		t.Errorf("of %d pings, one each 20 ms, these were lost: %d", sent, lost)
-	}
-	t.Log(strings.TrimSpace(counts))
 }

@@ -37,7 +37,7 @@ func labctl(t *testing.T, program, input string, args ...string) said {
 // Consul is at hand and neither it nor the agent runs; down leaves nothing, also when
 // up was killed half-way.
 func TestLab(t *testing.T) {
-	if !alone(t, 2*time.Minute) {
+	if !alone(t, 10*time.Minute) {
 		return
 	}
 	program := buildLabctl(t)
