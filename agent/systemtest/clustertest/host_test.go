@@ -15,7 +15,7 @@ import (
 const (
 	commandTimeout = 100 * time.Second
 	eventualWait   = 40 * time.Second
-	followWait     = 10 * time.Second // for the others to see what a host did to its place
+	followWait     = 20 * time.Second // for the others to see what a host did to its place; of one that dies they hear after 30 s and more
 )
 
 // result is what a command left behind.
