@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// releaseDeadline is how long the agent may take to hear that a container is
-// gone and to free its address.
+// releaseDeadline is how long the agent may take to hear that containers are
+// gone, and once more to free their addresses.
 const releaseDeadline = 15 * time.Second
 
 func (a *app) rmCommand() *cobra.Command {
@@ -77,20 +77,25 @@ func endpointsOf(ctx context.Context, svc api.Service, argv []string) ([]string,
 // waitReleased waits until the agent has heard that the containers are gone, and
 // then until it is done with each: a network of theirs can be deleted at once.
 func (a *app) waitReleased(ctx context.Context, svc api.Service, ids []string) error {
-	ctx, cancel := context.WithTimeout(ctx, releaseDeadline)
+	hearing, cancel := context.WithTimeout(ctx, releaseDeadline)
 	defer cancel()
 	for _, id := range ids {
-		err := awaitForgotten(ctx, svc, id)
+		err := awaitForgotten(hearing, svc, id)
 		switch {
 		case errors.Is(err, api.ErrUnreachable): // the agent frees it when it is back
-			continue
 		case err != nil:
 			return fmt.Errorf("container %s is removed, but the agent has not heard of it within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
 		}
-		err = svc.Release(ctx, id) // waits for the release that is under way
+	}
+	// From here on no container is looked for in time that another has used up.
+	freeing, cancel := context.WithTimeout(ctx, releaseDeadline)
+	defer cancel()
+	for _, id := range ids {
+		err := svc.Release(freeing, id) // waits for the release that is under way
 		switch {
 		case err == nil, errors.Is(err, api.ErrUnreachable):
-		case ctx.Err() != nil, api.CodeOf(err) == api.CodeUnavailable: // it goes on trying
+		case freeing.Err() != nil, api.CodeOf(err) == api.CodeUnavailable: // the agent goes on trying
+			// Where standard error is closed nobody is there to be told.
 			_, _ = fmt.Fprintf(a.stderr, "container %s is removed; its address is freed as soon as that can be: %v\n", shortID(id), err)
 		default:
 			return fmt.Errorf("free the address of container %s: %w", shortID(id), err)

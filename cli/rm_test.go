@@ -57,7 +57,7 @@ func TestWaitReleased(t *testing.T) {
 			if err != nil || strings.Join(svc.release, " ") != "a b" {
 				t.Errorf("it waited for %q, %v", svc.release, err)
 			}
-			if want := 2; c.note != "" && strings.Count(stderr.String(), c.note) != want || c.note == "" && stderr.Len() > 0 {
+			if c.note == "" && stderr.Len() > 0 || c.note != "" && strings.Count(stderr.String(), c.note) != 2 {
 				t.Errorf("standard error has %q", &stderr)
 			}
 		})

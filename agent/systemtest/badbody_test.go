@@ -91,12 +91,14 @@ func TestHostileBodies(t *testing.T) {
 			t.Run(d.name+" "+header, func(t *testing.T) { d.endless(t, header) })
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // they wait half a minute
 	defer cancel()
-	if st, err := agentOn(t, 2).Status(ctx); err != nil || !st.Ready {
-		t.Errorf("beside %d bodies that do not come the agent is %+v, %v", len(waiting), st, err)
-	}
-	healthy(t, 2)
+	eventuallyIn(t, 5*time.Second, fmt.Sprintf("the agent is well beside %d bodies that do not come", len(waiting)), func() error {
+		if st, err := agentOn(t, 2).Status(ctx); err != nil || !st.Ready || len(st.Problems) > 0 {
+			return fmt.Errorf("%+v, %v", st, err)
+		}
+		return nil
+	})
 	if now := highest(t, 2, pid); now > first+grown {
 		t.Errorf("the agent has grown from %d to %d KiB", first, now)
 	} else {

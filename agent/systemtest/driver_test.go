@@ -47,6 +47,18 @@ func dockerHas(t testing.TB, k int, network string, want bool) {
 	})
 }
 
+// nobodyOn waits until no host has an endpoint on a network: Docker asks once
+// whether it can go.
+func nobodyOn(t testing.TB, network string) {
+	t.Helper()
+	eventually(t, "nobody is on "+network, func() error {
+		if lists := kv(t, "endpoints/"+network+"/"); len(lists) > 0 {
+			return fmt.Errorf("%v", lists)
+		}
+		return nil
+	})
+}
+
 // described waits until the agent knows whose an address is, and has told the
 // bridge and the store, which it does a moment later.
 func described(t testing.TB, c container) {
@@ -259,12 +271,7 @@ func TestDockerMakesNetworks(t *testing.T) {
 	eventually(t, "it works on", func() error { return a.pings(t, b.ip) })
 	removeByDocker(t, 1, "made-a")
 	removeByDocker(t, 3, "made-b")
-	eventually(t, "nobody is on it", func() error {
-		if lists := kv(t, "endpoints/made/"); len(lists) > 0 {
-			return fmt.Errorf("%v", lists)
-		}
-		return nil
-	})
+	nobodyOn(t, "made")
 	must(t, 2, "docker", "network", "rm", "made")
 	for k := 1; k <= 3; k++ {
 		dockerHas(t, k, "made", false)

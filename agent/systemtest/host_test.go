@@ -112,12 +112,7 @@ func makeNetwork(t testing.TB, k int, name, subnet string) {
 	}
 	decode(t, sp(t, k, "network", "info", name, "-o", "json"), &made)
 	t.Cleanup(func() {
-		eventually(t, "delete network "+name, func() error {
-			if r := try(t, k, "socketplane", "network", "delete", name); r.code != 0 {
-				return errors.New(r.stderr)
-			}
-			return nil
-		})
+		deleteNetwork(t, k, name)
 		// A network lingers a moment, and the next test looks at what is there:
 		// its flows go last.
 		for _, h := range cluster.Hosts() {
@@ -137,6 +132,17 @@ func makeNetwork(t testing.TB, k int, name, subnet string) {
 				return nil
 			})
 		}
+	})
+}
+
+// deleteNetwork deletes a network as soon as nobody is on it.
+func deleteNetwork(t testing.TB, k int, name string) {
+	t.Helper()
+	eventually(t, "delete network "+name, func() error {
+		if r := try(t, k, "socketplane", "network", "delete", name); r.code != 0 {
+			return errors.New(r.stderr)
+		}
+		return nil
 	})
 }
 

@@ -1,7 +1,6 @@
 package systemtest
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,14 +20,7 @@ func TestMetadata(t *testing.T) {
 	serveMetadata(t)
 	makeNetwork(t, 1, "shut", "10.91.0.0/24")
 	sp(t, 1, "network", "create", "open", "10.92.0.0/24", "--allow-metadata")
-	t.Cleanup(func() {
-		eventually(t, "delete the network open", func() error {
-			if r := try(t, 1, "socketplane", "network", "delete", "open"); r.code != 0 {
-				return errors.New(r.stderr)
-			}
-			return nil
-		})
-	})
+	t.Cleanup(func() { deleteNetwork(t, 1, "open") })
 	if shown := sp(t, 2, "network", "info", "open", "-o", "json"); !strings.Contains(shown, `"allow_metadata": true`) {
 		t.Errorf("another host shows: %s", shown)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -175,19 +174,9 @@ func TestNetworkThroughProxy(t *testing.T) {
 	if out := p1.docker(t, "run", "--rm", "-e", "SP_NETWORK=named-too", lab.Image, "ip", "-4", "addr", "show", "eth0"); !strings.Contains(out.stdout, "inet 10.66.0.") {
 		t.Errorf("on a network of another name: %d %s%s", out.code, out.stdout, out.stderr)
 	}
-	eventually(t, "nobody is on it", func() error {
-		if lists := kv(t, "endpoints/named-too/"); len(lists) > 0 {
-			return fmt.Errorf("%v", lists)
-		}
-		return nil
-	})
+	nobodyOn(t, "named-too")
 	must(t, 1, "docker", "network", "rm", "mine")
-	eventually(t, "delete what was made", func() error {
-		if r := try(t, 1, "socketplane", "network", "delete", "cidr-10.63.6.0-24"); r.code != 0 {
-			return errors.New(r.stderr)
-		}
-		return nil
-	})
+	deleteNetwork(t, 1, "cidr-10.63.6.0-24")
 	for k := 1; k <= 2; k++ {
 		leavesNothing(t, k, before[k])
 	}

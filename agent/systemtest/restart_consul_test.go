@@ -80,12 +80,7 @@ func TestConsulRestart(t *testing.T) {
 	}
 	remove(t, here, n1.name)
 	remove(t, there, n2.name)
-	eventually(t, "delete the new network", func() error {
-		if r := try(t, here, "socketplane", "network", "delete", "consul2"); r.code != 0 {
-			return errors.New(r.stderr)
-		}
-		return nil
-	})
+	deleteNetwork(t, here, "consul2")
 }
 
 // consulLeader is the number of the host whose Consul leads the servers.
