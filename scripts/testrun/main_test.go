@@ -27,28 +27,39 @@ func TestJudgement(t *testing.T) {
 		{"has no test", ``, nil, 0, nil, "", "FAIL"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := t.TempDir()
 			code := "package x\n"
 			if tt.code != "" {
 				code += "import \"testing\"\n" + tt.code + "\n"
 			}
-			for name, text := range map[string]string{"go.mod": "module x\n", "x_test.go": code} {
-				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			t.Chdir(dir)
+			module(t, code)
 			var out bytes.Buffer
-			judge := &tally{out: &out, said: map[string][]string{}, bad: map[string]bool{}}
-			if err := judge.run(append(tt.args, "-vet=off", ".")); err != nil {
-				t.Error(err)
-			}
-			if judge.passed != tt.passed || !slices.Equal(judge.failed, tt.failed) {
-				t.Errorf("%d passed, failed are %q", judge.passed, judge.failed)
+			judge := newTally(&out)
+			judge.run(append(tt.args, "-vet=off", "."))
+			if failed := names(judge.failed); judge.passed != tt.passed || !slices.Equal(failed, tt.failed) {
+				t.Errorf("%d passed, failed are %q", judge.passed, failed)
 			}
 			if !strings.Contains(out.String(), tt.says) || strings.Contains(out.String(), tt.not) {
 				t.Errorf("it says %q", out.String())
 			}
 		})
 	}
+}
+
+// module makes the working directory a module of one package, with one test file.
+func module(t *testing.T, code string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"go.mod": "module x\n", "x_test.go": code} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir)
+}
+
+func names(failures []failure) (names []string) {
+	for _, f := range failures {
+		names = append(names, f.name)
+	}
+	return names
 }

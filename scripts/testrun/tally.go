@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// event is one line of `go test -json` (cmd/test2json).
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of build output
+	Test       string
+	Output     string
+	Elapsed    float64 // seconds
+}
+
+// failure is a test, a package or a whole `go test` that failed.
+type failure struct {
+	name   string
+	test   test
+	output string
+	// rerun: the test, and nothing worse, failed; see packageState.rerun.
+	rerun bool
+}
+
+// test is a top-level test: the least that can be run alone.
+type test struct {
+	group string // the arguments of go test, joined by NUL
+	pkg   string
+	name  string
+}
+
+// packageState is what a package's output has shown so far.
+type packageState struct {
+	failed  bool // one of its tests failed, or was skipped
+	raced   bool // the race detector has reported
+	orderly bool // package testing said FAIL: every test had its turn, none took the process down
+}
+
+// rerun says whether the failed tests of a package that has ended may run again. A
+// data race is a fault whenever it shows. After a panic or a timeout
+// other tests did not run at all.
+func (p packageState) rerun() bool { return p.orderly && !p.raced }
+
+// tally is the judgement so far.
+type tally struct {
+	out    io.Writer
+	passed int
+	failed []failure
+	flaky  []failure
+
+	// Of the group that runs:
+	group    []string
+	loud     bool                     // output is printed as it comes
+	said     map[string][]string      // output by package and test, until its end is known
+	packages map[string]*packageState // by import path
+	started  bool                     // a test was started
+}
+
+func newTally(out io.Writer) *tally { return &tally{out: out} }
+
+// run is one `go test`. That it exits 1 because a test failed is no failure of its own.
+func (t *tally) run(args []string) {
+	t.group = args
+	t.loud = slices.Contains(args, "-v")
+	t.said = map[string][]string{}
+	t.packages = map[string]*packageState{} // a group may test a package again
+	before := len(t.failed)
+	err := t.goTest(args)
+	var exit *exec.ExitError
+	if err == nil || (errors.As(err, &exit) && len(t.failed) > before) {
+		return
+	}
+	name := "go test " + strings.Join(args, " ")
+	fmt.Fprintf(t.out, "testrun: %s: %v\n", name, err)
+	t.failed = append(t.failed, failure{name: name})
+}
+
+func (t *tally) goTest(args []string) error {
+	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err := t.read(stdout); err != nil {
+		_ = cmd.Process.Kill() // nobody reads what it writes; the error below says why
+		_ = cmd.Wait()
+		return err
+	}
+	return cmd.Wait()
+}
+
+func (t *tally) read(r io.Reader) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			fmt.Fprintln(t.out, lines.Text())
+			continue
+		}
+		t.event(e)
+	}
+	return lines.Err()
+}
+
+func (t *tally) event(e event) {
+	if e.Action == "build-output" {
+		fmt.Fprint(t.out, e.Output)
+		return
+	}
+	if e.Test == "" {
+		t.packageEvent(e)
+		return
+	}
+	key := e.Package + " " + e.Test
+	switch e.Action {
+	case "run":
+		t.started = true
+	case "output":
+		t.output(e)
+		return
+	case "pass":
+		t.passed++
+	case "skip":
+		t.fail(e, "(skipped)")
+		// A skip depends on the machine, not on the moment.
+		t.failed[len(t.failed)-1].test = test{}
+	case "fail":
+		t.fail(e, "")
+	default: // pause, cont, bench
+		return
+	}
+	if e.Action != "run" {
+		delete(t.said, key)
+	}
+}
+
+// packageEvent judges a package when all its tests have ended.
+func (t *tally) packageEvent(e event) {
+	switch e.Action {
+	case "output":
+		t.output(e)
+	case "pass":
+		t.result("ok  ", e)
+		delete(t.said, e.Package+" ")
+	case "fail":
+		pkg := t.of(e.Package)
+		t.unfinished(e.Package)
+		// A panic, a failed build or TestMain: no test of its own to blame.
+		if !pkg.failed {
+			t.fail(e, "")
+		}
+		for i := range t.failed {
+			if f := &t.failed[i]; f.test.name != "" && f.test.pkg == e.Package && f.test.group == t.groupKey() {
+				f.rerun = pkg.rerun()
+			}
+		}
+		t.result("FAIL", e)
+		delete(t.said, e.Package+" ")
+	}
+}
+
+func (t *tally) output(e event) {
+	pkg := t.of(e.Package)
+	switch {
+	case e.Test == "" && e.Output == "FAIL\n":
+		pkg.orderly = true
+	case strings.Contains(e.Output, "WARNING: DATA RACE"), strings.Contains(e.Output, "race detected during execution of test"):
+		pkg.raced = true
+	}
+	if t.loud {
+		fmt.Fprint(t.out, e.Output)
+	}
+	key := e.Package + " " + e.Test
+	t.said[key] = append(t.said[key], e.Output)
+}
+
+// unfinished fails the tests that were started and never ended: their process died.
+func (t *tally) unfinished(pkg string) {
+	for _, key := range slices.Sorted(maps.Keys(t.said)) {
+		if name, ok := strings.CutPrefix(key, pkg+" "); ok && name != "" {
+			t.fail(event{Package: pkg, Test: name}, "(did not end)")
+			delete(t.said, key)
+		}
+	}
+}
+
+func (t *tally) result(verdict string, e event) {
+	note := ""
+	if verdict == "ok  " && t.of(e.Package).failed {
+		verdict, note = "FAIL", " (skipped tests)"
+	}
+	fmt.Fprintf(t.out, "%s %s %.1fs%s\n", verdict, e.Package, e.Elapsed, note)
+}
+
+// fail records a failure and prints all that was said on the way to it.
+func (t *tally) fail(e event, why string) {
+	f := failure{
+		name:   strings.TrimSpace(e.Package + " " + e.Test + " " + why),
+		output: strings.Join(t.said[e.Package+" "+e.Test], ""),
+	}
+	top, _, _ := strings.Cut(e.Test, "/")
+	f.test = test{group: t.groupKey(), pkg: e.Package, name: top}
+	t.failed = append(t.failed, f)
+	t.of(e.Package).failed = true
+	fmt.Fprintf(t.out, "--- %s\n", f.name)
+	if !t.loud {
+		fmt.Fprint(t.out, f.output)
+	}
+}
+
+func (t *tally) of(pkg string) *packageState {
+	if t.packages[pkg] == nil {
+		t.packages[pkg] = &packageState{}
+	}
+	return t.packages[pkg]
+}
+
+func (t *tally) groupKey() string { return strings.Join(t.group, "\x00") }
