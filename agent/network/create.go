@@ -96,7 +96,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		case err != nil:
 			m.log.Warn("network record is left alone", "network", strings.TrimPrefix(e.Key, NetworksPrefix), "err", err)
 			if p, ok := salvage(e.Value); ok {
-				taken = append(taken, occupied{p, fmt.Sprintf("network %q (%s)", strings.TrimPrefix(e.Key, NetworksPrefix), p)})
+				taken = append(taken, occupied{prefix: p, network: strings.TrimPrefix(e.Key, NetworksPrefix)})
 			}
 		case rec.ID == name && rec.Deleting && !spec.DryRun:
 			return Record{}, false, m.finish(ctx, name)
@@ -109,7 +109,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		case rec.ID == name:
 			return rec, false, nil
 		default:
-			taken = append(taken, occupied{rec.Subnet, fmt.Sprintf("network %q (%s)", rec.ID, rec.Subnet)})
+			taken = append(taken, occupied{prefix: rec.Subnet, network: rec.ID})
 			vlans[rec.VLAN] = true
 		}
 	}
@@ -146,7 +146,7 @@ func (m *Manager) place(ctx context.Context, name string, subnet netip.Prefix, t
 	}
 	for _, r := range routes {
 		if r.matters() {
-			taken = append(taken, occupied{r.Prefix, fmt.Sprintf("route %s of host %q", r.Prefix, r.Host)})
+			taken = append(taken, occupied{prefix: r.Prefix, host: r.Host})
 		}
 	}
 	if subnet == (netip.Prefix{}) {
@@ -157,13 +157,33 @@ func (m *Manager) place(ctx context.Context, name string, subnet netip.Prefix, t
 		return chosen, nil
 	}
 	if o, clash := overlapping(subnet, taken); clash {
-		return netip.Prefix{}, refuse(ErrOverlap, "network %q: subnet %s overlaps %s; choose another or omit it", name, subnet, o.by)
+		return netip.Prefix{}, refuse(ErrOverlap, "network %q: subnet %s overlaps %s; choose another or omit it", name, subnet, o)
 	}
 	return subnet, nil
 }
 
-// freeVLAN gives the lowest VLAN that has no key and is no network's.
+// triedVLANs is how many VLAN keys freeVLAN asks for one by one before it lists all.
+const triedVLANs = 3
+
+// freeVLAN gives the lowest VLAN that has no key and is no network's. The networks
+// have been read, and nearly always their VLANs are all that have a key: asking for
+// one key saves reading them all, which grows with the networks. What happens in
+// between is caught by put, which writes a VLAN's key only where there is none.
 func (m *Manager) freeVLAN(ctx context.Context, name string, used map[int]bool) (int, error) {
+	for range triedVLANs {
+		id, ok := lowestVLAN(used)
+		if !ok {
+			return 0, noVLAN(name)
+		}
+		_, err := m.store.Get(ctx, VLANKey(id))
+		if errors.Is(err, state.ErrNotFound) {
+			return id, nil
+		}
+		if err != nil {
+			return 0, fmt.Errorf("create network %q: %w", name, err)
+		}
+		used[id] = true // a key without a network that can be read
+	}
 	keys, err := m.store.List(ctx, VLANsPrefix)
 	if err != nil {
 		return 0, fmt.Errorf("create network %q: %w", name, err)
@@ -173,12 +193,23 @@ func (m *Manager) freeVLAN(ctx context.Context, name string, used map[int]bool) 
 			used[id] = true
 		}
 	}
+	if id, ok := lowestVLAN(used); ok {
+		return id, nil
+	}
+	return 0, noVLAN(name)
+}
+
+func lowestVLAN(used map[int]bool) (int, bool) {
 	for id := 1; id <= MaxVLAN; id++ {
 		if !used[id] {
-			return id, nil
+			return id, true
 		}
 	}
-	return 0, refuse(ErrNoVLAN, "network %q: all %d VLANs are taken; delete a network that is not used", name, MaxVLAN)
+	return 0, false
+}
+
+func noVLAN(name string) error {
+	return refuse(ErrNoVLAN, "network %q: all %d VLANs are taken; delete a network that is not used", name, MaxVLAN)
 }
 
 // put writes a new network and its VLAN, if nothing has changed since bump was made.

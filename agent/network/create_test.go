@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -163,6 +164,21 @@ func TestChooseSubnet(t *testing.T) {
 			t.Errorf("EnsureDefault again = %v, %v, want %v", again, err, rec)
 		}
 	}
+}
+
+// A VLAN's key without a network that can be read keeps the VLAN, however many there are.
+func TestVLANKeysWithoutANetwork(t *testing.T) {
+	eachStore(t, func(t *testing.T, store state.Store) {
+		m := network.New(network.Config{Store: store})
+		for _, id := range []int{1, 2, 4, 5, 6, 7, 8, 9} {
+			set(t, store, network.VLANKey(id), `{"version":1,"network":"x"}`)
+		}
+		for i, want := range []int{3, 10, 11} {
+			if got := mustCreate(t, m, "net"+strconv.Itoa(i), ""); got.VLAN != want {
+				t.Errorf("network %d has VLAN %d, want %d", i, got.VLAN, want)
+			}
+		}
+	})
 }
 
 func TestNoVLAN(t *testing.T) {

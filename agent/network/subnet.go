@@ -1,14 +1,25 @@
 package network
 
 import (
+	"fmt"
 	"iter"
 	"net/netip"
 )
 
-// occupied is a prefix that a new network may not overlap, with what holds it.
+// occupied is a prefix that a new network may not overlap, with what holds it: a
+// network or a host's route. The other name is empty.
 type occupied struct {
-	prefix netip.Prefix
-	by     string // for people: network "web" (10.6.128.0/17)
+	prefix  netip.Prefix
+	network string
+	host    string
+}
+
+// String is for people: network "web" (10.6.128.0/17).
+func (o occupied) String() string {
+	if o.network != "" {
+		return fmt.Sprintf("network %q (%s)", o.network, o.prefix)
+	}
+	return fmt.Sprintf("route %s of host %q", o.prefix, o.host)
 }
 
 // overlapping finds what overlaps a subnet.
