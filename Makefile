@@ -25,7 +25,7 @@ build: ## build bin/socketplane, one static binary
 package: deps ## build bin/socketplane_VERSION_ARCH.deb
 	@scripts/package.sh
 
-consul: deps ## build bin/consul, unless one is on the PATH
+consul: deps ## download or build bin/consul, unless one is on the PATH
 	@scripts/consul.sh
 
 tools: deps

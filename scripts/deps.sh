@@ -1,9 +1,11 @@
 #!/bin/sh
 # Installs what the build, the lab and the tests need and this machine lacks
 # (Debian, Ubuntu); with the arguments vagrant and vm, what `vagrant up` and virtual
-# machines need too. Says nothing and is quick when everything is there.
+# machines need too. Says nothing and is quick when everything is there. What apt-get
+# says goes to bin/deps.log.
 set -eu
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
+log=$(cd "$(dirname "$0")/.." && pwd)/bin/deps.log
 
 say() { echo "deps: $*"; }
 die() {
@@ -69,19 +71,29 @@ case " $missing " in
 *) ! ldd "$(command -v busybox)" >/dev/null 2>&1 || missing="$missing busybox-static" ;;
 esac
 
+# logged COMMAND...: its output goes to the log, and the end of it is shown if it fails.
+logged() {
+	mkdir -p "${log%/*}"
+	echo "# $*" >>"$log"
+	"$@" >>"$log" 2>&1 || {
+		tail -n 20 "$log" >&2
+		return 1
+	}
+}
+
 update() {
 	[ -z "${updated:-}" ] || return 0
-	say "apt-get update"
-	apt-get update -q || die "apt-get update failed (see above): is there a way to the package mirror?"
+	say "updating apt's package lists (log: $log)"
+	logged apt-get update -q || die "apt-get update failed (see above, or $log): is there a way to the package mirror?"
 	updated=yes
 }
 
 # install PACKAGE...
 install() {
-	say "installing: $*"
-	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+	say "installing $# packages, a minute or two (log: $log): $*"
+	logged env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
 		-o Dpkg::Options::=--force-confold -o DPkg::Lock::Timeout=120 "$@" ||
-		die "could not install: $* (see above)"
+		die "could not install: $* (see above, or $log)"
 }
 
 if [ -n "$missing" ]; then

@@ -83,16 +83,27 @@ func demo(ctx context.Context) error {
 	if failed > 0 {
 		return fmt.Errorf("%d of the checks above failed", failed)
 	}
-	title("Everything was reached. The hosts are still up; go on by hand:")
-	fmt.Print(`  scripts/lab exec h3 socketplane run -n foo4 -d --name box lab sleep 1000
-  scripts/lab exec h3 socketplane info box
-  scripts/lab exec h3 docker exec box ping -c 3 ` + containers[1].ip + `
-  scripts/lab exec h1 socketplane network create web 10.7.0.0/16
-  scripts/lab exec h1 sh              # a shell on h1
-  scripts/lab status
-  make demo-down                      # take everything away
+	title("Everything was reached. The hosts stay up. Three commands to try:")
+	for _, c := range toTry(containers[1]) {
+		fmt.Printf("  %s\n      shows: %s\n", c.command, c.shows)
+	}
+	fmt.Print(`
+  scripts/lab exec h1 sh    # a shell on h1
+  make demo-down            # take everything away
 `)
 	return nil
+}
+
+// suggestion is a command to try, with a part of what it prints.
+type suggestion struct{ command, shows string }
+
+// toTry is what the demo ends with; TestDemo runs it.
+func toTry(web container) []suggestion {
+	return []suggestion{
+		{"scripts/lab exec h3 socketplane run --rm -n " + network + " " + lab.Image + " ping -c 3 " + web.ip, "3 packets transmitted, 3 packets received"},
+		{"scripts/lab exec h1 docker run --rm --net " + network + " " + lab.Image + " wget -q -O - http://" + web.ip + "/", "Hello from Web on h2"},
+		{"scripts/lab exec h1 socketplane agent status", "Ready:          yes"},
+	}
 }
 
 // start runs the three containers; each serves a page that says where it is.

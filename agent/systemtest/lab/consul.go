@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// consulBinary is where consul is: on the PATH, else as scripts/consul.sh built
+// consulBinary is where consul is: on the PATH, else as scripts/consul.sh made
 // it. "" is nowhere.
 func consulBinary(root string) string {
 	if path, err := exec.LookPath("consul"); err == nil {

@@ -150,7 +150,7 @@ func checkTools(opts Options) error {
 		return fmt.Errorf("socketplane is not built (%w); make build", err)
 	}
 	if consulBinary(opts.Root) == "" {
-		return errors.New("no consul on the PATH and none at bin/consul; scripts/consul.sh builds it")
+		return errors.New("no consul on the PATH and none at bin/consul; scripts/consul.sh makes it")
 	}
 	return nil
 }
