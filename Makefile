@@ -11,7 +11,7 @@ UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build package consul tools demo demo-down test test-long test-package test-vagrant test-cloud-init test-walk test-vm unit lint shellcheck bench clean
+.PHONY: help deps build package consul tools demo demo-down test test-long from-nothing test-package test-vagrant test-cloud-init test-walk test-vm unit lint shellcheck bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,12 +45,15 @@ test: deps build consul tools shellcheck ## unit, contract and system tests, as 
 	@scripts/fuzz.sh 10000x
 	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 30m $(SYSTEM)
 
-test-long: deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs
+test-long: from-nothing deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs
 	@scripts/deps.sh vagrant vm
 	@scripts/fuzz.sh 300000x
 	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -parallel 8 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
 
-test-vagrant: build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
+from-nothing:
+	@scripts/from-nothing.sh
+
+test-vagrant: deps build consul tools ## vagrant up with 3, 1 and 5 nodes, as containers
 	@scripts/deps.sh vagrant
 	@bin/testrun -v -tags long -count=1 -timeout 40m ./vagrant
 

@@ -8,9 +8,11 @@
 #           plain, and sshd, the user vagrant with Vagrant's well-known key, cloud-init
 #   vm      what a virtual machine boots (scripts/vm/disk.sh): plain, and a kernel with
 #           openvswitch, sshd, cloud-init, as a cloud's image has them
+#
+# With --made behind the kind nothing is made; the status says whether it was.
 set -eu
 cd "$(dirname "$0")/.."
-kind=${1:-plain}
+kind=${1:-plain} made=${2:-}
 packages=systemd,systemd-sysv,dbus,openvswitch-switch,docker.io,iptables,iproute2,nftables,procps,ca-certificates,curl
 case $kind in
 plain)
@@ -45,6 +47,10 @@ done
 # shellcheck disable=SC2086 # a list of files
 sum=$( (echo "$release $packages" && cat $made_by) | sha256sum | cut -c 1-12)
 path=bin/machine-$kind-$sum.tar
+if [ "$made" = --made ]; then
+	[ -e "$path" ]
+	exit
+fi
 mkdir -p bin
 exec 9>"bin/.machine-$kind.lock"
 flock 9 # several may want it at once: the first makes it

@@ -33,7 +33,7 @@ type Yard struct {
 // scripts/machine-image.sh knows. root is the module's directory, in whose bin/ the
 // image is kept.
 func Open(ctx context.Context, root, kind string) (*Yard, error) {
-	image, err := buildImage(ctx, root, kind)
+	image, err := BuildImage(ctx, root, kind)
 	if err != nil {
 		return nil, err
 	}
