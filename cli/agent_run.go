@@ -36,8 +36,8 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		return errors.New("the agent changes the host's network and must be run as root; try: sudo socketplane agent run")
 	}
 	// One agent a host: two would undo each other's work.
-	if err := os.MkdirAll(s.Host.StateDir, 0o700); err != nil {
-		return fmt.Errorf("state directory: %w", err)
+	if err := prepareStateDir(s.Host.StateDir); err != nil {
+		return err
 	}
 	unlock, err := lockState(s.Host.StateDir)
 	if err != nil {
@@ -72,6 +72,19 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		}
 		logger.Info("the agent begins anew, in its new place")
 	}
+}
+
+// prepareStateDir makes the state directory, and keeps it from all but root, as the
+// unit does. One of another name may be for more than the state, and stays as it is.
+func prepareStateDir(dir string) error {
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil && filepath.Base(dir) == "socketplane" {
+		err = os.Chmod(dir, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
 }
 
 // runLife puts the agent together and runs it until ctx ends.

@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -21,5 +23,28 @@ func TestPluginServer(t *testing.T) {
 	defer resp.Body.Close()
 	if !resp.Close {
 		t.Error("the connection stays open")
+	}
+}
+
+// A state directory that is ours alone is root's alone, however it came to be.
+func TestStateDirIsPrivate(t *testing.T) {
+	for name, want := range map[string]os.FileMode{"socketplane": 0o700, "srv": 0o755} {
+		dir := filepath.Join(t.TempDir(), name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := prepareStateDir(dir); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", name, fi.Mode(), err)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "new", "state")
+	if err := prepareStateDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", fi.Mode(), err)
 	}
 }
