@@ -104,6 +104,9 @@ func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 			Version: Version(), PID: os.Getpid(), Bridge: s.OVS.Bridge, Problems: []string{}, Peers: []api.Peer{},
 			Host: api.Host{ID: id, Name: s.Host.Name},
 		}
+		if keeper.Managed() { // who looks why it waits may have to ask Consul
+			st.Store = "consul " + keeper.ConsulAddress()
+		}
 		if why := keeper.Waiting(); why != "" {
 			st.Problems = append(st.Problems, why)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/spf13/cobra"
@@ -14,7 +15,8 @@ func (a *app) agentStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show the agent, its peers and what is wrong",
 		Long: `Shows the running agent: the host as others see it, the store, the peers with their
-tunnels, and what keeps the host from what it should be. Exits 3 when no agent runs.`,
+tunnels, and what keeps the host from what it should be. In a cluster, "Consul CLI" is what root sets
+to use the consul commands (CONSUL_HTTP_ADDR=... consul members). Exits 3 when no agent runs.`,
 		Example: `  socketplane agent status
   socketplane agent status -o json`,
 		Args: args(0, 0),
@@ -56,6 +58,10 @@ func writeStatus(w io.Writer, st api.Status) error {
 		{"Tunnel address", st.Host.VTEP},
 		{"Bridge", st.Bridge + " (datapath " + st.Host.Datapath + ")"},
 		{"Store", st.Store},
+	}
+	// The consul commands do not look for a socket.
+	if addr, ok := strings.CutPrefix(st.Store, "consul unix://"); ok {
+		facts = append(facts, [2]string{"Consul CLI", "CONSUL_HTTP_ADDR=unix://" + addr})
 	}
 	for _, f := range facts {
 		if _, err := fmt.Fprintf(w, "%-16s%s\n", f[0]+":", oneLine(f[1])); err != nil {

@@ -146,7 +146,7 @@ func settingTable() []setting {
 		{"cluster.session_ttl", "", "how long a silent host counts as alive", false, func(s *Settings) any { return &s.Cluster.SessionTTL }, checkTTL},
 		{"cluster.drain_after", "", "how long after that a host whose machine is dead keeps its tunnel", false, func(s *Settings) any { return &s.Cluster.DrainAfter }, checkWait(time.Second)},
 		{"cluster.reclaim_after", "", "how long after that its addresses are kept for it", false, func(s *Settings) any { return &s.Cluster.ReclaimAfter }, checkWait(time.Second)},
-		{"consul.address", "consul", "URL of Consul, such as http://127.0.0.1:8500 (default: the one that the agent runs in a cluster; none for a host alone)", false, func(s *Settings) any { return &s.Consul.Address }, orEmpty(checkConsul)},
+		{"consul.address", "consul", "URL of a Consul that you run and protect, such as http://127.0.0.1:8500 or unix:///PATH (default: the one that the agent runs in a cluster; none for a host alone)", false, func(s *Settings) any { return &s.Consul.Address }, orEmpty(checkConsul)},
 		{"consul.token", "", "Consul ACL token", true, func(s *Settings) any { return &s.Consul.Token }, checkToken},
 		{"consul.token_file", "", "file that holds the Consul ACL token", false, func(s *Settings) any { return &s.Consul.TokenFile }, orEmpty(checkAbs)},
 		{"consul.ca_file", "", "certificates that Consul's must be signed by", false, func(s *Settings) any { return &s.Consul.CAFile }, orEmpty(checkAbs)},

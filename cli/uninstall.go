@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/cni"
 	"github.com/socketplane/socketplane/agent/docker"
 	"github.com/socketplane/socketplane/agent/docker/driver"
@@ -59,9 +60,15 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 	steps := host.Uninstall(setup.Uninstall{
 		Self: self, StateDir: s.Host.StateDir, DaemonJSON: s.Docker.DaemonJSON, LogFile: s.Log.File,
 		Socket: s.API.Socket, Plugin: driver.PluginSocket, Force: force, Purge: purge,
-		Attached:       attached,
-		Leave:          func(ctx context.Context) (string, error) { return a.leaveCluster(ctx, s, force) },
-		StopAgent:      func(ctx context.Context) (string, error) { return a.stopQuietly(ctx, s) },
+		Attached: attached,
+		Leave:    func(ctx context.Context) (string, error) { return a.leaveCluster(ctx, s, force) },
+		StopAgent: func(ctx context.Context) (string, error) {
+			said, err := a.stopQuietly(ctx, s)
+			if err == nil { // one that was killed has left its Consul
+				err = cluster.StopConsul(s.Host.StateDir)
+			}
+			return said, err
+		},
 		DockerNetworks: func(ctx context.Context) (string, error) { return retireNetworks(ctx, s) },
 		DockerRuntime:  func(ctx context.Context) (string, error) { return unregisterRuntime(ctx, s) },
 		CNI:            removeCNI,

@@ -46,7 +46,7 @@ type Status struct {
 	Host     Host     `json:"host"`
 	Ready    bool     `json:"ready"`    // the first converge has succeeded
 	Problems []string `json:"problems"` // what keeps the host from what it should be, one sentence each
-	Store    string   `json:"store"`    // "consul http://127.0.0.1:8500" or "embedded"
+	Store    string   `json:"store"`    // "consul " and its address (unix://PATH: the one that the agent runs), or "embedded"
 	Bridge   string   `json:"bridge"`
 	Peers    []Peer   `json:"peers"` // sorted by name
 }

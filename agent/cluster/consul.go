@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,7 +35,7 @@ type Consul struct {
 
 // NewConsul makes the keeper of a Consul. Nothing runs before Run.
 func NewConsul(opts ConsulOptions, logger *slog.Logger) *Consul {
-	return &Consul{opts: opts, logger: logger, client: newConsulClient(opts.Ports.HTTP), anew: make(chan struct{}, 1)}
+	return &Consul{opts: opts, logger: logger, client: newConsulClient(opts.socket()), anew: make(chan struct{}, 1)}
 }
 
 // Run keeps Consul running until ctx ends, and then stops it. One that an agent
@@ -95,16 +98,20 @@ func wait(ctx context.Context, d time.Duration) time.Duration {
 // begin takes the running Consul over or starts one.
 func (c *Consul) begin() (p *process, adopted bool, err error) {
 	opts := c.options()
-	config, same, err := opts.writeConfig()
+	data, same, err := opts.encodeConfig()
 	if err != nil {
 		return nil, false, err
 	}
-	pidFile := filepath.Join(opts.Dir, "consul.pid")
+	config, pidFile := opts.configPath(), filepath.Join(opts.Dir, "consul.pid")
 	if p := runningConsul(config, pidFile); p != nil {
-		if same {
-			return p, true, nil
+		if same && isSocket(opts.socket()) {
+			return p, true, opts.writeConfig(data)
 		}
+		c.logger.Info("Consul does not run as it should; restarting it", "pid", p.proc.Pid)
 		p.stop(stopGrace)
+	}
+	if err := errors.Join(opts.writeConfig(data), removeStale(opts.Dir)); err != nil {
+		return nil, false, err
 	}
 	if !opts.Server {
 		// What a server knew of its quorum must not come back with it.
@@ -121,6 +128,18 @@ func stopLeftover(dir string) {
 	if p := runningConsul(ConsulOptions{Dir: dir}.configPath(), filepath.Join(dir, "consul.pid")); p != nil {
 		p.stop(stopGrace)
 	}
+}
+
+// StopConsul ends a Consul that an agent which is gone has left running, and removes
+// its socket. What Consul knows stays.
+func StopConsul(stateDir string) error {
+	dir := consulDir(stateDir)
+	stopLeftover(dir)
+	err := os.Remove(filepath.Join(dir, socketName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove Consul's socket: %w", err)
+	}
+	return nil
 }
 
 // takeSeat makes this host's Consul a server.

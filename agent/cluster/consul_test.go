@@ -42,14 +42,14 @@ func options(t *testing.T) ConsulOptions {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports, err := consultest.FreePorts(3)
+	ports, err := consultest.FreePorts(2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ConsulOptions{
 		Binary: binary, Dir: filepath.Join(t.TempDir(), "consul"), HostID: id, HostName: "h_1.example", Bind: netip.MustParseAddr("127.0.0.1"),
 		Cluster: clusterID, Token: NewToken(), Server: true, First: true,
-		Ports: Ports{HTTP: ports[0], Server: ports[1], Gossip: ports[2]},
+		Ports: Ports{Server: ports[0], Gossip: ports[1]},
 	}
 }
 
@@ -66,7 +66,7 @@ func TestConsulIsKept(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := newConsulClient(opts.Ports.HTTP).awaitLeader(ctx); err != nil {
+		if err := newConsulClient(opts.socket()).awaitLeader(ctx); err != nil {
 			t.Fatalf("%v\n%s", err, log)
 		}
 	}
@@ -102,7 +102,7 @@ func TestConsulIsKept(t *testing.T) {
 	if _, err := probe(t.Context(), opts.Bind, opts.Bind, 1, opts.Token); !errors.Is(err, ErrSilent) {
 		t.Errorf("another port: %v", err)
 	}
-	if members, err := newConsulClient(opts.Ports.HTTP).members(t.Context()); err != nil || len(members) != 1 {
+	if members, err := newConsulClient(opts.socket()).members(t.Context()); err != nil || len(members) != 1 {
 		t.Errorf("who asked stays: %v, %v", members, err)
 	}
 

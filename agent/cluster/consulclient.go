@@ -6,25 +6,28 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 )
 
 // consulClient asks this host's Consul what the store does not: who its members
-// are. It is on loopback.
+// are. It does so by Consul's unix socket.
 type consulClient struct {
-	base string
-	http *http.Client
+	socket string
+	http   *http.Client
 }
 
-func newConsulClient(port int) consulClient {
+func newConsulClient(socket string) consulClient {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}
 	return consulClient{
-		base: "http://127.0.0.1:" + strconv.Itoa(port),
+		socket: socket,
 		// No proxy of the environment, and no connection that outlives a restart of Consul.
-		http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 15 * time.Second},
+		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 15 * time.Second},
 	}
 }
 
@@ -97,7 +100,7 @@ func (c consulClient) removeServer(ctx context.Context, id string) error {
 }
 
 func (c consulClient) call(ctx context.Context, method, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://consul"+path, nil)
 	if err != nil {
 		return fmt.Errorf("ask Consul: %w", err)
 	}

@@ -183,6 +183,9 @@ func (k *Keeper) prepare() error {
 	if _, err := findConsul(k.Dir); err != nil {
 		return &api.Error{Code: api.CodeUnavailable, Message: err.Error(), Cause: err}
 	}
+	if err := checkSocketPath(k.consul.socket); err != nil {
+		return &api.Error{Code: api.CodeConflict, Message: err.Error(), Cause: err}
+	}
 	_, at, _, _ := k.current()
 	if !at.Addr.IsValid() {
 		return api.Errorf(api.CodeUnavailable, "it is not known by which interface this host is in the cluster; say it with: socketplane cluster bind IFACE")
@@ -194,17 +197,14 @@ func (k *Keeper) prepare() error {
 		return errChanging
 	}
 	stopLeftover(k.consulDir())
-	for _, l := range []struct {
-		addr netip.Addr
-		port int
-	}{{netip.AddrFrom4([4]byte{127, 0, 0, 1}), k.Ports.HTTP}, {at.Addr, k.Ports.Server}, {at.Addr, k.Ports.Gossip}} {
-		address := net.JoinHostPort(l.addr.String(), strconv.Itoa(l.port))
+	for _, port := range []int{k.Ports.Server, k.Ports.Gossip} {
+		address := net.JoinHostPort(at.Addr.String(), strconv.Itoa(port))
 		conn, err := net.Listen("tcp", address)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return api.Errorf(api.CodeConflict, "another program listens on %s, which the agent's Consul needs; stop it, or, if it is a Consul to be used, set consul.address", address)
 		}
 		if err != nil {
-			return fmt.Errorf("port %d of Consul: %w", l.port, err)
+			return fmt.Errorf("port %d of Consul: %w", port, err)
 		}
 		_ = conn.Close() // only tried
 	}

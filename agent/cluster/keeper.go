@@ -95,7 +95,8 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	if cfg.Configured && place.InCluster() {
 		return nil, fmt.Errorf("consul.address is set, and this host is in cluster %s, whose Consul the agent runs; remove the setting, leave with: socketplane cluster leave, then set it", place.Cluster)
 	}
-	k := &Keeper{KeeperConfig: cfg, place: place, consul: newConsulClient(cfg.Ports.HTTP)}
+	k := &Keeper{KeeperConfig: cfg, place: place}
+	k.consul = newConsulClient(filepath.Join(k.consulDir(), socketName))
 	if why := k.Insecure(); why != "" {
 		k.Logger.Warn(why)
 	}
@@ -152,10 +153,12 @@ func (k *Keeper) wait(why string) {
 }
 
 // consulDir is where the files of our Consul lie.
-func (k *Keeper) consulDir() string { return filepath.Join(k.Dir, "consul") }
+func (k *Keeper) consulDir() string { return consulDir(k.Dir) }
 
-// ConsulAddress is where our Consul answers.
-func (k *Keeper) ConsulAddress() string { return k.consul.base }
+func consulDir(stateDir string) string { return filepath.Join(stateDir, "consul") }
+
+// ConsulAddress is where our Consul answers: to root, by a unix socket.
+func (k *Keeper) ConsulAddress() string { return socketURL(k.consul.socket) }
 
 // StatePath is where the state of a host alone lies.
 func (k *Keeper) StatePath() string { return filepath.Join(k.Dir, "state.db") }

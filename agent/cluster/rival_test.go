@@ -37,7 +37,7 @@ func TestRival(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stopLeftover(opts.Dir) })
-	if err := newConsulClient(opts.Ports.HTTP).awaitLeader(aMinute(t)); err != nil {
+	if err := newConsulClient(opts.socket()).awaitLeader(aMinute(t)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -51,8 +51,8 @@ func TestRival(t *testing.T) {
 		if change != nil {
 			change(&place, &was)
 		}
-		_, _, err := was.writeConfig()
-		if err := errors.Join(err, place.Save(dir), SaveToken(dir, opts.Token), os.MkdirAll(filepath.Join(was.Dir, "data", "raft"), 0o700)); err != nil {
+		data, _, err := was.encodeConfig()
+		if err := errors.Join(err, was.writeConfig(data), place.Save(dir), SaveToken(dir, opts.Token), os.MkdirAll(filepath.Join(was.Dir, "data", "raft"), 0o700)); err != nil {
 			t.Fatal(err)
 		}
 		k, err := NewKeeper(KeeperConfig{

@@ -63,6 +63,9 @@ func (k *Keeper) StartConsul(ctx context.Context) (stop func(), err error) {
 	if token.IsZero() {
 		return nil, fmt.Errorf("this host is in cluster %s, and the token is gone from %s/%s; write it there anew, or leave the cluster by removing %s", place.Cluster, k.Dir, tokenFile, placeFile)
 	}
+	if err := checkSocketPath(k.consul.socket); err != nil {
+		return nil, err
+	}
 	binary, err := findConsul(k.Dir)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package clustertest
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -233,7 +232,7 @@ func TestCluster(t *testing.T) {
 		}
 		refused(t, join(t, 5, token, addr1), "already")
 		// By hand, behind our back.
-		if r := try(t, 5, "", "consul", "join", addr1); r.code == 0 || !strings.Contains(r.stderr, "wrong datacenter") {
+		if r := consul(t, 5, "join", addr1); r.code == 0 || !strings.Contains(r.stderr, "wrong datacenter") {
 			t.Errorf("exit status %d: %s", r.code, r.stdout+r.stderr)
 		}
 		awaitServers(t, 5, 1, 1)
@@ -349,8 +348,7 @@ func powerOn(t testing.TB, k int) {
 func leaderOf(t testing.TB) int {
 	t.Helper()
 	var leader string
-	out := must(t, 1, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8500/v1/status/leader")
-	if err := json.Unmarshal([]byte(out), &leader); err != nil {
+	if err := askConsul(1, "status/leader", &leader); err != nil {
 		t.Fatal(err)
 	}
 	for k, addr := range map[int]string{1: addr1, 2: addr2, 3: addr3, 4: addr4, 5: addr5} {
@@ -358,7 +356,7 @@ func leaderOf(t testing.TB) int {
 			return k
 		}
 	}
-	t.Fatalf("no leader: %s", out)
+	t.Fatalf("no leader: %s", leader)
 	return 0
 }
 

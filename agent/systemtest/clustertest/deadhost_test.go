@@ -68,9 +68,9 @@ func TestDiesForGood(t *testing.T) {
 			awaitNoTunnel(t, addr, others...)
 			awaitServers(t, 1, 3, 3)
 			eventually(t, eventualWait, "Consul has forgotten it", func() error {
-				for _, argv := range [][]string{{"consul", "members"}, {"consul", "operator", "raft", "list-peers"}} {
-					if out := must(t, 1, argv...); strings.Contains(out, addr+":") {
-						return fmt.Errorf("%q:\n%s", argv, out)
+				for _, argv := range [][]string{{"members"}, {"operator", "raft", "list-peers"}} {
+					if out := mustConsul(t, 1, argv...); strings.Contains(out, addr+":") {
+						return fmt.Errorf("consul %q:\n%s", argv, out)
 					}
 				}
 				return nil

@@ -102,15 +102,13 @@ type stored map[string][]byte
 func storeOf(t testing.TB, k int) (stored, error) {
 	t.Helper()
 	const layout = "socketplane/v1/"
-	r := try(t, k, "", "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8500/v1/kv/"+layout+"?recurse&consistent")
-	if r.code != 0 {
-		return nil, fmt.Errorf("read the store: exit status %d: %s", r.code, r.stderr)
-	}
 	var entries []struct {
 		Key   string
 		Value []byte
 	}
-	decode(t, r.stdout, &entries)
+	if err := askConsul(k, "kv/"+layout+"?recurse&consistent", &entries); err != nil {
+		return nil, fmt.Errorf("read the store: %w", err)
+	}
 	all := stored{}
 	for _, e := range entries {
 		all[strings.TrimPrefix(e.Key, layout)] = e.Value
