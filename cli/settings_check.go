@@ -56,8 +56,11 @@ func checkSocket(s string) error {
 
 func checkConsul(s string) error {
 	u, err := url.Parse(s)
+	if err == nil && u.Scheme == "unix" && u.Host == "" && u.RawQuery == "" && u.Fragment == "" {
+		return checkSocket(u.Path)
+	}
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.Trim(u.Path, "/") != "" || u.User != nil {
-		return fmt.Errorf("%q is not Consul's URL; write it like http://127.0.0.1:8500", s)
+		return fmt.Errorf("%q is not Consul's URL; write it like http://127.0.0.1:8500 or unix:///run/consul.sock", s)
 	}
 	return nil
 }

@@ -63,6 +63,7 @@ func TestSettingsRefuses(t *testing.T) {
 		{name: "key twice", file: "[ovs]\nbridge=\"a\"\nbridge=\"b\"\n", says: []string{"socketplane.toml:3:", "bridge"}},
 		{name: "ttl too short", file: "[cluster]\nsession_ttl=\"1s\"\n", says: []string{"cluster.session_ttl", "10s", "socketplane.toml"}},
 		{name: "ttl no duration", file: "[cluster]\nsession_ttl=\"soon\"\n", says: []string{"soon", "duration"}},
+		{name: "consul's socket not absolute", flags: map[string]string{"consul.address": "unix://run/consul.sock"}, says: []string{"--consul", "unix:///run/consul.sock"}},
 		{name: "consul no URL", flags: map[string]string{"consul.address": "127.0.0.1:8500"}, says: []string{"--consul", "http://127.0.0.1:8500"}},
 		{name: "consul other scheme", flags: map[string]string{"consul.address": "ftp://x"}, says: []string{"ftp://x"}},
 		{name: "datapath", flags: map[string]string{"ovs.datapath": "dpdk"}, says: []string{"dpdk", "system, netdev"}},
@@ -133,5 +134,15 @@ func TestPrintSettings(t *testing.T) {
 	}
 	if _, _, err := loadSettings(testSources(t, text, nil, nil)); err != nil {
 		t.Errorf("the output is no settings file: %v", err)
+	}
+}
+
+// A Consul of the user's may listen on a unix socket.
+func TestConsulsSocketIsAnAddress(t *testing.T) {
+	if err := checkConsul("unix:///run/consul/http.sock"); err != nil {
+		t.Error(err)
+	}
+	if err := checkConsul("unix:///" + strings.Repeat("x", 107)); err == nil {
+		t.Error("a path that no socket has is taken")
 	}
 }
