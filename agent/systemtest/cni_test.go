@@ -313,6 +313,28 @@ func TestCNIChains(t *testing.T) {
 	leavesNothing(t, 1, before)
 }
 
+// Promise: a MAC address that a plugin after ours sets is not taken up, and CHECK
+// says so, with what to do.
+func TestCNIChainSetsMAC(t *testing.T) {
+	makeNetwork(t, 1, "cnimac", "10.97.0.0/24")
+	sp(t, 1, "cni", "install")
+	before := traces(t, 1)
+	cniConfig(t, 1, "50-mac.conflist", `{"cniVersion":"1.0.0","name":"mac","plugins":[
+		{"type":"socketplane-cni","network":"cnimac"},
+		{"type":"tuning","mac":"02:00:00:00:00:7a"}]}`)
+	ns := namespace(t, 1, "cm")
+	if r := cnitool(t, 1, nil, "add", "mac", ns); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	if r := cnitool(t, 1, nil, "check", "mac", ns); r.code == 0 || !strings.Contains(r.stdout+r.stderr, `capability "mac"`) {
+		t.Errorf("check: %d %s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := cnitool(t, 1, nil, "del", "mac", ns); r.code != 0 {
+		t.Error(r.stderr)
+	}
+	leavesNothing(t, 1, before)
+}
+
 // Promise: published ports work by the plugin's own capability, and by portmap
 // after it.
 func TestCNIPublishes(t *testing.T) {
