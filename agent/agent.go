@@ -102,9 +102,10 @@ type NAT interface {
 	Set(ctx context.Context, r nat.Rules) error
 }
 
-// HostPorts keeps published ports of this host from others, by endpoint.
+// HostPorts keeps published ports of this host from others, by endpoint. Those of
+// one container may hold the same.
 type HostPorts interface {
-	Claim(owner string, ports []nat.Port) ([]nat.Port, error)
+	Claim(owner string, ports []nat.Port, with ...string) ([]nat.Port, error)
 	Release(owner string)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ const (
 	idContainer = "container_id" // only where it is not the endpoint's
 	idPorts     = "ports"        // published ones as asked for, as JSON; only where there are
 	idHostPorts = "host_ports"   // the host's ports in their order, as JSON; only where any was chosen
+	idTurn      = "turn"         // of a container's endpoints, who was attached first; only where it is not 0
 	idSubnet    = "subnet"
 	idGateway   = "gateway"
 	idVNI       = "vni"
@@ -117,6 +119,7 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 		a.table.put(l)
 	}
 	before := l
+	l.Turn = a.nextTurn(l)
 	var err error
 	if l, err = a.claimPorts(l); err != nil {
 		return l, err
@@ -279,6 +282,9 @@ func port(l local, r network.Record, mtu int) ovs.Port {
 		if value != "" {
 			ids[key] = value
 		}
+	}
+	if l.Turn != 0 {
+		ids[idTurn] = strconv.Itoa(l.Turn)
 	}
 	return ovs.Port{Name: link.HostName(l.ID), Kind: ovs.KindEndpoint, VLAN: r.VLAN, MTU: mtu, IDs: ids}
 }

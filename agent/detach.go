@@ -42,7 +42,7 @@ func (a *Agent) Detach(ctx context.Context, id string) error {
 
 // markDetached makes the endpoint one that only holds its address.
 func (a *Agent) markDetached(l local) local {
-	l.Port, l.OFPort, l.Attached, l.NetNS, l.Dirty, l.HostPorts = "", 0, false, "", true, nil
+	l.Port, l.OFPort, l.Attached, l.NetNS, l.Dirty, l.HostPorts, l.Turn = "", 0, false, "", true, nil, 0
 	a.table.put(l)
 	a.HostPorts.Release(l.ID) // at once: who starts next may publish the same
 	return l
@@ -89,7 +89,9 @@ func (a *Agent) disconnect(ctx context.Context, l local) error {
 		left = a.leave(ctx, l.Network, l.ID)
 	}
 	flows := a.forwarding.Do(ctx)
-	return errors.Join(g.Wait(), left, flows, a.closePorts(ctx, l))
+	closed := a.closePorts(ctx, l)
+	a.takeOver(l)
+	return errors.Join(g.Wait(), left, flows, closed)
 }
 
 // Release implements api.Service. Like Attach it waits for an agent that has

@@ -50,13 +50,32 @@ func localOf(p ovs.Port) (local, error) {
 	if err = errors.Join(err, hostErr, checkPorts(ports, hostPorts)); err != nil {
 		return local{}, fmt.Errorf("port %q: published ports in its external_ids: %w", p.Name, err)
 	}
+	turn, err := turnOf(p)
+	if err != nil {
+		return local{}, err
+	}
 	return local{
-		Network: p.IDs[idNetwork], Port: p.Name, OFPort: max(p.OFPort, 0), NetNS: p.IDs[idNetNS],
+		Turn: turn, Network: p.IDs[idNetwork], Port: p.Name, OFPort: max(p.OFPort, 0), NetNS: p.IDs[idNetNS],
 		endpoint: endpoint{
 			ID: id, ContainerID: p.IDs[idContainer], ContainerName: p.IDs[idName], IP: ip, MAC: mac,
 			IfName: p.IDs[idIfName], Ports: ports, HostPorts: hostPorts, Source: api.Source(p.IDs[idSource]), Attached: true,
 		},
 	}, nil
+}
+
+// maxTurn bounds what a port may say of its endpoint's turn.
+const maxTurn = 1 << 20
+
+func turnOf(p ovs.Port) (int, error) {
+	text, said := p.IDs[idTurn]
+	if !said {
+		return 0, nil
+	}
+	turn, err := strconv.Atoi(text)
+	if err != nil || turn < 1 || turn > maxTurn || strconv.Itoa(turn) != text {
+		return 0, fmt.Errorf("port %q: %.20q in its external_ids is no turn", p.Name, text)
+	}
+	return turn, nil
 }
 
 // recordOfGateway reads a network from the external_ids of its gateway's port.

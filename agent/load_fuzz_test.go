@@ -19,7 +19,7 @@ func FuzzLocalOf(f *testing.F) {
 	for _, ids := range []map[string]string{
 		{
 			idEndpoint: "c1", idNetwork: "foo", idIP: "10.6.0.2", idMAC: "02:42:0a:06:00:02", idName: "web", idIfName: "eth0",
-			idSource: "driver", idContainer: "c", idNetNS: "/proc/1/ns/net", idHostPorts: "[40000]",
+			idSource: "driver", idContainer: "c", idNetNS: "/proc/1/ns/net", idTurn: "1", idHostPorts: "[40000]",
 			idPorts: `[{"proto":"tcp","container_port":80}]`,
 		},
 		{idEndpoint: "c1", idNetwork: "foo", idIP: "10.6.0.2", idMAC: "02:42:0a:06:00:02", idPorts: `[]x`, idHostPorts: "[0]"},
@@ -41,7 +41,7 @@ func FuzzLocalOf(f *testing.F) {
 			again := port(l, network.Record{}, 0)
 			again.OFPort = p.OFPort
 			back, err := localOf(again)
-			if diff := cmp.Diff(l.endpoint, back.endpoint, cmp.Comparer(sameAddr), cmpopts.EquateEmpty()); err != nil || diff != "" || back.Network != l.Network || back.NetNS != l.NetNS {
+			if diff := cmp.Diff(l.endpoint, back.endpoint, cmp.Comparer(sameAddr), cmpopts.EquateEmpty()); err != nil || diff != "" || back.Network != l.Network || back.NetNS != l.NetNS || back.Turn != l.Turn {
 				t.Errorf("%s is read otherwise when written again: %v\n%s", text, err, diff)
 			}
 			if err := api.CheckPorts(l.published()); err != nil {

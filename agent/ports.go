@@ -27,7 +27,7 @@ func (a *Agent) claimPorts(l local) (local, error) {
 		any = any || p.HostPort == 0
 		ports = append(ports, hostPort(p))
 	}
-	got, err := a.HostPorts.Claim(l.ID, ports)
+	got, err := a.HostPorts.Claim(l.ID, ports, a.sharing(l)...)
 	if err != nil {
 		return l, a.explainPort(err, l)
 	}
@@ -59,6 +59,10 @@ func (a *Agent) explainPort(err error, l local) error {
 	case l.ID:
 		return said("port %s of this host is published twice by %q; leave one out", taken.Port, cmp.Or(l.ContainerName, l.ID))
 	}
+	if other, ok := a.table.get(taken.Owner); ok && other.container() == l.container() {
+		return said("port %s of this host is published by the same container on network %q, and leads to another of its ports; leave one out",
+			taken.Port, other.Network)
+	}
 	return said("port %s of this host is taken by %q; choose another, or stop that container",
 		taken.Port, a.endpointName(l.Network, a.id, taken.Owner))
 }
@@ -73,7 +77,7 @@ func (a *Agent) openPorts(ctx context.Context, l local) error {
 	if err := a.nat.Do(ctx); err != nil {
 		return err
 	}
-	return a.forget(ctx, link.Stale{UDP: overUDP(l.published()), Keep: l.IP})
+	return a.forget(ctx, link.Stale{UDP: overUDP(a.led(l)), Keep: l.IP})
 }
 
 // closePorts takes back what openPorts did for an endpoint that is not attached
@@ -115,7 +119,7 @@ func (a *Agent) publishedHere() []nat.Published {
 		if !l.Attached {
 			continue
 		}
-		for _, p := range l.published() {
+		for _, p := range a.led(l) {
 			if p.HostPort != 0 {
 				all = append(all, nat.Published{Port: hostPort(p), To: netip.AddrPortFrom(l.IP, p.ContainerPort)})
 			}

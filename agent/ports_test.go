@@ -304,6 +304,7 @@ func TestPortsInExternalIDs(t *testing.T) {
 	for key, values := range map[string][]string{
 		idPorts:     {"x", "{}", `[{"proto":"icmp","container_port":1}]`, `[{"proto":"tcp","container_port":70000}]`, `[{"proto":"tcp","container_port":1,"x":1}]`, `[]x`, "[" + strings.Repeat(`{"proto":"tcp","container_port":1},`, 300) + `{"proto":"tcp","container_port":1}]`},
 		idHostPorts: {"x", "[1]", "[1,2,3]", "[0,1]", "[-1,1]", "[70000,1]", `["1","2"]`},
+		idTurn:      {"", "x", "0", "-1", "01", "1 ", "99999999999999999999", "2147483647"},
 	} {
 		for _, value := range values {
 			bad := good

@@ -235,7 +235,7 @@ func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 	e := api.Endpoint{
 		ID: l.ID, ContainerID: l.container(), ContainerName: l.ContainerName, Network: l.Network,
 		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: bits, MTU: a.view.mtu(self),
-		Port: l.Port, IfName: l.IfName, Ports: l.published(), Host: self.Name, Source: l.Source, Attached: l.Attached,
+		Port: l.Port, IfName: l.IfName, Ports: a.led(l), Host: self.Name, Source: l.Source, Attached: l.Attached,
 		NetNS: l.NetNS,
 	}
 	if l.Attached && l.handedOver() {

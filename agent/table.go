@@ -23,6 +23,7 @@ type local struct {
 	Dirty     bool   // not attached, but something of the interface may be left
 	Evicted   bool   // its address was given to another while this host was gone
 	Served    bool   // published ports were taken back: connections that were led to it may go on
+	Turn      int    // of the endpoints of one container, who was attached first: 0
 	Doubt     bool   // the store did not say whether it took the address: a write may still be under way
 
 	pool    ipam.Pool // where the address is from; zero: from the network as it is

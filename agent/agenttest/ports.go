@@ -29,9 +29,10 @@ func NewHostPorts(c *Calls) *HostPorts {
 	return &HostPorts{calls: c, claims: map[string][]claim{}, others: map[nat.Port]bool{}}
 }
 
-// Claim makes what an owner holds those ports, all or none. One that is told to
-// fail has done nothing, as a claim of the kernel's.
-func (h *HostPorts) Claim(owner string, ports []nat.Port) ([]nat.Port, error) {
+// Claim makes what an owner holds those ports, all or none, each of which those in
+// with may hold as well. One that is told to fail has done nothing, as a claim of
+// the kernel's.
+func (h *HostPorts) Claim(owner string, ports []nat.Port, with ...string) ([]nat.Port, error) {
 	if err := h.calls.do(context.Background(), "HostPorts.Claim", func() error { return nil }); err != nil {
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func (h *HostPorts) Claim(owner string, ports []nat.Port) ([]nat.Port, error) {
 		if at := slices.IndexFunc(left, func(c claim) bool { return c.asked == p || c.got == p }); at >= 0 {
 			c = left[at]
 			left = slices.Delete(left, at, at+1)
-		} else if err := h.free(owner, p, ports[:i]); err != nil {
+		} else if err := h.free(owner, p, ports[:i], with); err != nil {
 			return nil, err
 		}
 		if c.got.HostPort == 0 {
@@ -60,10 +61,10 @@ func (h *HostPorts) Claim(owner string, ports []nat.Port) ([]nat.Port, error) {
 	return got, nil
 }
 
-func (h *HostPorts) free(owner string, p nat.Port, own []nat.Port) error {
+func (h *HostPorts) free(owner string, p nat.Port, own []nat.Port, with []string) error {
 	for other, claims := range h.claims {
 		for _, c := range claims {
-			if other != owner && c.got.Clashes(p) {
+			if other != owner && c.got.Clashes(p) && (c.got != p || !slices.Contains(with, other)) {
 				return &nat.PortTakenError{Port: p, Owner: other}
 			}
 		}

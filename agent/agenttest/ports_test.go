@@ -13,7 +13,7 @@ import (
 // thing, on an address of loopback that nothing else uses.
 func TestHostPortsAgree(t *testing.T) {
 	type claims interface {
-		Claim(owner string, ports []nat.Port) ([]nat.Port, error)
+		Claim(owner string, ports []nat.Port, with ...string) ([]nat.Port, error)
 		Release(owner string)
 	}
 	here := netip.MustParseAddr("127.77.66.55")
@@ -47,7 +47,15 @@ func TestHostPortsAgree(t *testing.T) {
 			}
 			taken("db", "db", first[0], first[2], first[2])
 			taken("db", "web", first[1])
+			if got, err := c.Claim("eth1", first[1:2], "web"); err != nil || !slices.Equal(got, first[1:2]) {
+				t.Errorf("shared: %v, %v", got, err)
+			}
+			if _, err := c.Claim("eth1", []nat.Port{{Proto: "tcp", HostPort: first[1].HostPort}}, "web"); err == nil {
+				t.Error("a port on every address is shared with one of one address")
+			}
 			c.Release("web")
+			taken("db", "eth1", first[1])
+			c.Release("eth1")
 			if got, err := c.Claim("db", first); err != nil || !slices.Equal(got, first) {
 				t.Errorf("%v, %v", got, err)
 			}

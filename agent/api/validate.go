@@ -137,7 +137,10 @@ func ParseMAC(s string) (string, error) {
 // CheckIfName says whether s can name a network interface: at most 15 bytes
 // (IFNAMSIZ), and what the kernel's dev_valid_name refuses is refused.
 func CheckIfName(s string) error {
-	if s == "" || len(s) > 15 || s == "." || s == ".." || s == "lo" || !namePattern.MatchString(s) {
+	if s == "lo" {
+		return Errorf(CodeInvalid, "interface name \"lo\" is the loopback interface's, which every namespace has; name another")
+	}
+	if s == "" || len(s) > 15 || s == "." || s == ".." || !namePattern.MatchString(s) {
 		return Errorf(CodeInvalid, "interface name %s must be 1 to 15 letters, digits, '_', '.' or '-'", shown(s))
 	}
 	return nil

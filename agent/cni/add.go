@@ -14,7 +14,9 @@ import (
 // undoTimeout bounds the way back after an ADD that cannot tell its result.
 const undoTimeout = 10 * time.Second
 
-// add gives the container its interface. The same ADD again gives the same one.
+// add gives the container its interface. An interface of that name that is there
+// already is an error, as the specification requires, also when an earlier ADD
+// made it: a runtime that tries again after a failure calls DEL first.
 func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, true)
 	if err != nil {
@@ -28,15 +30,13 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if there(args.Netns, req.IfName) {
+		return failf(codeConflict, "container %s has an interface %q already; call DEL before another ADD, or choose another CNI_IFNAME",
+			shown(args.ContainerID), req.IfName)
+	}
 	svc := p.connect(c.Socket)
 	var e api.Endpoint
-	there := false // since an earlier ADD
 	err = api.WhileUnreachable(ctx, api.Patience, func() (err error) {
-		old, err := svc.Endpoint(ctx, req.ID)
-		if err != nil && api.CodeOf(err) != api.CodeNotFound {
-			return err
-		}
-		there = err == nil && old.ID == req.ID && old.Attached
 		e, err = svc.Attach(ctx, req)
 		return err
 	})
@@ -44,9 +44,6 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	if err := p.tell(c, prev, e, args.Netns); err != nil {
-		if there {
-			return err
-		}
 		// Nobody will know of the interface: it goes again.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()

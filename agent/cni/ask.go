@@ -76,17 +76,9 @@ func asked(c config, args *skel.CmdArgs) (api.AttachRequest, error) {
 	if len(ips) == 0 && env.IP != "" {
 		ips = []string{string(env.IP)}
 	}
-	if len(ips) > 1 {
-		return req, failf(types.ErrInvalidNetworkConfig, "%d addresses are asked for; an interface has one", len(ips))
-	}
-	if len(ips) == 1 {
-		// Some write the length of the subnet behind it, some do not.
-		bare, _, _ := strings.Cut(ips[0], "/")
-		ip, err := api.ParseIP(bare)
-		if err != nil {
-			return req, failf(types.ErrInvalidNetworkConfig, "%v", err)
-		}
-		req.IP = ip.String()
+	var err error
+	if req.IP, err = oneAddress(ips); err != nil {
+		return req, err
 	}
 	if mac == "" {
 		mac = string(env.MAC)
@@ -99,6 +91,26 @@ func asked(c config, args *skel.CmdArgs) (api.AttachRequest, error) {
 		req.MAC = parsed
 	}
 	return req, nil
+}
+
+// oneAddress gives the one address of a list, empty for an empty list. The same
+// address may be listed again: `podman network reload` does so.
+func oneAddress(ips []string) (string, error) {
+	var last string
+	all := map[string]bool{}
+	for _, s := range ips {
+		bare, _, _ := strings.Cut(s, "/") // some runtimes append the length of the subnet
+		ip, err := api.ParseIP(bare)
+		if err != nil {
+			return "", failf(types.ErrInvalidNetworkConfig, "%v", err)
+		}
+		last = ip.String()
+		all[last] = true
+	}
+	if len(all) > 1 {
+		return "", failf(types.ErrInvalidNetworkConfig, "%d addresses are asked for; an interface has one", len(all))
+	}
+	return last, nil
 }
 
 // name says whose the interface is. Ids of runtimes may be longer than ours
@@ -125,6 +137,7 @@ func ports(value json.RawMessage) ([]api.PortMapping, error) {
 		return nil, err
 	}
 	var all []api.PortMapping
+	listed := map[string]bool{}
 	for _, m := range list {
 		if m.HostPort < 1 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
 			return nil, failf(types.ErrInvalidNetworkConfig, "hostPort %d and containerPort %d must both be 1 to 65535", m.HostPort, m.ContainerPort)
@@ -140,7 +153,10 @@ func ports(value json.RawMessage) ([]api.PortMapping, error) {
 			}
 			p.HostIP = ip.Unmap()
 		}
-		all = append(all, p)
+		if !listed[p.String()] { // as with addresses, listed again is listed once
+			listed[p.String()] = true
+			all = append(all, p)
+		}
 	}
 	return all, api.CheckPorts(all)
 }

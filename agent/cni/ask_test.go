@@ -37,6 +37,14 @@ func TestAsked(t *testing.T) {
 		},
 		{name: "CNI_ARGS", config: plain, env: "IP=10.6.0.8;MAC=02:00:00:00:00:0b;IgnoreUnknown=1;FOO=1", want: with(func(r *api.AttachRequest) { r.IP, r.MAC = "10.6.0.8", "02:00:00:00:00:0b" })},
 		{name: "args before CNI_ARGS", config: `{"name":"net","args":{"cni":{"ips":["10.6.0.7"]}}}`, env: "IP=10.6.0.8", want: with(func(r *api.AttachRequest) { r.IP = "10.6.0.7" })},
+		{name: "the same address twice", config: `{"name":"net","runtimeConfig":{"ips":["10.6.0.9","10.6.0.9/16","10.6.0.9"]}}`, want: with(func(r *api.AttachRequest) { r.IP = "10.6.0.9" })},
+		{name: "the same address twice in args", config: `{"name":"net","args":{"cni":{"ips":["10.6.0.9/16","10.6.0.9/16"]}}}`, want: with(func(r *api.AttachRequest) { r.IP = "10.6.0.9" })},
+		{
+			name: "the same port twice", config: `{"name":"net","runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":1},{"hostPort":80,"containerPort":1,"protocol":"TCP","hostIP":"0.0.0.0"}]}}`,
+			want: with(func(r *api.AttachRequest) {
+				r.Ports = []api.PortMapping{{Proto: "tcp", HostPort: 80, ContainerPort: 1}}
+			}),
+		},
 		{name: "a pod's name", config: plain, env: "IgnoreUnknown=1;K8S_POD_NAME=web", want: with(func(r *api.AttachRequest) { r.ContainerName = "web" })},
 		{name: "a long id", config: plain, id: long, want: with(func(r *api.AttachRequest) {
 			r.ID, r.ContainerID, r.ContainerName = endpointID("net", long, "eth0"), "", long
@@ -44,6 +52,7 @@ func TestAsked(t *testing.T) {
 
 		{name: "an id too long", config: plain, id: strings.Repeat("a", 254), code: types.ErrInvalidEnvironmentVariables, says: "CNI_CONTAINERID"},
 		{name: "interface name", config: plain, ifname: "e;th", code: types.ErrInvalidEnvironmentVariables, says: "CNI_IFNAME"},
+		{name: "loopback", config: plain, ifname: "lo", code: types.ErrInvalidEnvironmentVariables, says: "loopback"},
 		{name: "unknown argument", config: plain, env: "FOO=1", code: types.ErrInvalidEnvironmentVariables, says: "CNI_ARGS"},
 		{name: "the library's own field", config: plain, env: "CommonArgs=1", code: types.ErrInvalidEnvironmentVariables, says: "CNI_ARGS"},
 		{name: "no JSON", config: `{`, code: types.ErrDecodingFailure},

@@ -13,7 +13,9 @@ import (
 
 // check says whether the container still has what ADD gave it: by the agent's
 // word, by the result of the chain, and by what the kernel has. It repairs
-// nothing.
+// nothing. It refuses what ADD would refuse: a runtime that reloads a network
+// calls DEL before ADD, and CHECK is the last chance to tell before the
+// interface is gone.
 func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, true)
 	if err != nil {
@@ -30,7 +32,11 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return failf(types.ErrDecodingFailure, "key \"prevResult\": %v", err)
 	}
-	id := endpointID(c.Name, args.ContainerID, args.IfName)
+	req, err := asked(c, args)
+	if err != nil {
+		return err
+	}
+	id := req.ID
 	e, err := p.connect(c.Socket).Endpoint(ctx, id)
 	switch {
 	case api.CodeOf(err) == api.CodeNotFound:
@@ -40,6 +46,9 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	case e.ID != id || !e.Attached || e.IfName != args.IfName || e.Network != c.Network:
 		return failf(codeDiffers, "container %s is not attached to network %q as %q", shown(args.ContainerID), c.Network, args.IfName)
 	}
+	if err := given(req, e); err != nil {
+		return err
+	}
 	if err := sameInterface(result, e, args.Netns); err != nil {
 		return err
 	}
@@ -48,4 +57,15 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	return inside.same(e.IfName, e.MAC, netip.PrefixFrom(e.IP, e.PrefixLen))
+}
+
+// given says whether an endpoint has the addresses that a runtime asks for.
+func given(req api.AttachRequest, e api.Endpoint) error {
+	if req.IP != "" && req.IP != e.IP.String() {
+		return failf(codeDiffers, "address %s is asked for, the endpoint of interface %q has %s", req.IP, e.IfName, e.IP)
+	}
+	if req.MAC != "" && req.MAC != e.MAC {
+		return failf(codeDiffers, "MAC address %s is asked for, the endpoint of interface %q has %s", req.MAC, e.IfName, e.MAC)
+	}
+	return nil
 }

@@ -2,25 +2,27 @@ package cni
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/socketplane/socketplane/agent/api"
 )
 
 // gc releases every endpoint that this network configuration made and that is
 // not in the list of valid attachments. It goes on after a failure, and tells
-// all of them. No list is an empty one, as libcni has it.
+// all of them.
 func (p *plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, false)
 	if err != nil {
 		return err
 	}
-	valid := map[string]bool{}
-	for _, a := range append(c.ValidAttachments, c.Attachments...) {
-		valid[endpointID(c.Name, a.ContainerID, a.IfName)] = true
+	valid, err := c.valid(args.StdinData)
+	if err != nil {
+		return err
 	}
 	svc := p.connect(c.Socket)
 	var list []api.Endpoint
@@ -41,4 +43,28 @@ func (p *plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// valid gives the ids of the endpoints that stay. The specification requires the
+// list. One that is missing or mistyped would free the network of every
+// container, so it is an error; null is an empty list, since libcni writes that.
+func (c *config) valid(data []byte) (map[string]bool, error) {
+	var keys map[string]json.RawMessage // in their own spelling: Go's decoder ignores case
+	if err := json.Unmarshal(data, &keys); err != nil {
+		return nil, failf(types.ErrDecodingFailure, "network configuration: %v", err)
+	}
+	_, specified := keys["cni.dev/valid-attachments"]
+	_, slipped := keys["cni.dev/attachments"]
+	if !specified && !slipped {
+		return nil, failf(types.ErrInvalidNetworkConfig,
+			"key \"cni.dev/valid-attachments\" is missing: GC frees what it does not list; write [] to free everything of network %s", shown(c.Name))
+	}
+	valid := map[string]bool{}
+	for i, a := range append(c.ValidAttachments, c.Attachments...) {
+		if a.ContainerID == "" || a.IfName == "" {
+			return nil, failf(types.ErrInvalidNetworkConfig, "valid attachment %d lacks \"containerID\" or \"ifname\"; nothing was freed", i+1)
+		}
+		valid[endpointID(c.Name, a.ContainerID, a.IfName)] = true
+	}
+	return valid, nil
 }

@@ -95,13 +95,27 @@ func hasDefault(ifName string) (bool, error) {
 	return false, lines.Err()
 }
 
+// there says whether a namespace has an interface of this name. What cannot be
+// looked at has none: the agent says what is wrong with a namespace.
+func there(netns, ifName string) bool {
+	_, err := look(netns, ifName)
+	return err == nil
+}
+
+// otherMAC is the error for an interface whose MAC address was changed after
+// ADD. The switch drops its packets.
+func otherMAC(who, ifName, has, want string) error {
+	return failf(codeDiffers, "%sinterface %q has MAC address %s, its endpoint has %s, so its packets are dropped; "+
+		"set a MAC address by the capability \"mac\" of %s or MAC= in CNI_ARGS, not by another plugin such as tuning", who, ifName, has, want, Name)
+}
+
 // same says what the kernel has that is not as the agent has it.
 func (s seen) same(ifName, mac string, addr netip.Prefix) error {
 	if !s.up {
 		return failf(codeDiffers, "interface %q is down", ifName)
 	}
 	if s.mac != mac {
-		return failf(codeDiffers, "interface %q has MAC address %s, its endpoint has %s", ifName, s.mac, mac)
+		return otherMAC("", ifName, s.mac, mac)
 	}
 	for _, a := range s.addrs {
 		if a == addr {

@@ -108,6 +108,21 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
+// ip runs ip(8) in the host's namespace.
+func (h *host) ip(t *testing.T, args ...string) {
+	t.Helper()
+	out, err := exec.Command("nsenter", append([]string{"--net=" + h.netns, "ip"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ip %v: %v %s", args, err, out)
+	}
+}
+
+// dummy makes an interface that is there before the plugin.
+func (h *host) dummy(t *testing.T, name string, more ...string) {
+	t.Helper()
+	h.ip(t, append(append([]string{"link", "add", name}, more...), "type", "veth", "peer", "name", name+"peer")...)
+}
+
 func (h *host) args(config string) *skel.CmdArgs {
 	return &skel.CmdArgs{ContainerID: "c1", Netns: h.netns, IfName: "eth0", StdinData: []byte(config)}
 }
@@ -221,6 +236,88 @@ func TestCollectsOnlyItsOwn(t *testing.T) {
 	slices.Sort(want)
 	if diff := cmp.Diff(want, left); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestGCNeedsTheList: without the list of what is valid, or with one that cannot
+// be read as that, nothing is freed.
+func TestGCNeedsTheList(t *testing.T) {
+	for list, code := range map[string]uint{
+		``:                                    types.ErrInvalidNetworkConfig,
+		`,"cni.dev/Valid-Attachments":[]`:     types.ErrInvalidNetworkConfig,
+		`,"cni.dev/valid-attachments":{}`:     types.ErrDecodingFailure,
+		`,"cni.dev/valid-attachments":[{}]`:   types.ErrInvalidNetworkConfig,
+		`,"cni.dev/valid-attachments":[null]`: types.ErrInvalidNetworkConfig,
+		`,"cni.dev/valid-attachments":[{"container_id":"c1","ifname":"eth0"}]`: types.ErrInvalidNetworkConfig,
+		`,"cni.dev/valid-attachments":[{"containerID":"c1"}]`:                  types.ErrInvalidNetworkConfig,
+		`,"cni.dev/attachments":[{"ifname":"eth0"}]`:                           types.ErrInvalidNetworkConfig,
+
+		`,"cni.dev/valid-attachments":[]`:   0,
+		`,"cni.dev/valid-attachments":null`: 0, // libcni's empty list
+		`,"cni.dev/attachments":[]`:         0,
+	} {
+		h := newHost(t)
+		id := endpointID("net", "c1", "eth0")
+		h.agent.endpoints[id] = api.Endpoint{ID: id, Network: "net", Source: api.SourceCNI}
+		err := timed(h.plugin.gc)(h.args(`{"cniVersion":"1.1.0","name":"net"` + list + `}`))
+		if _, left := h.agent.endpoints[id]; failed(err) != code || left != (code != 0) {
+			t.Errorf("with %q: code %d, want %d: %v; left: %v", list, failed(err), code, err, left)
+		}
+	}
+}
+
+// TestAddTwice: an ADD without a DEL between is an error, as the specification
+// has it, and leaves what is there as it is.
+func TestAddTwice(t *testing.T) {
+	h := newHost(t)
+	h.dummy(t, "eth0")
+	err := timed(h.plugin.add)(h.args(plain))
+	if failed(err) != codeConflict || !strings.Contains(err.Error(), `"eth0"`) || !strings.Contains(err.Error(), "DEL") {
+		t.Errorf("got %v", err)
+	}
+	if len(h.agent.asked) != 0 {
+		t.Errorf("the agent was asked for %v", h.agent.asked)
+	}
+}
+
+// TestCheckAsksAsAddDoes: CHECK refuses what the next ADD would refuse, and
+// tells what the container was not given.
+func TestCheckAsksAsAddDoes(t *testing.T) {
+	h := newHost(t)
+	id := endpointID("net", "c1", "eth0")
+	h.dummy(t, "eth0", "address", "02:00:00:00:00:09")
+	h.agent.endpoints[id] = api.Endpoint{
+		ID: id, ContainerID: "c1", Network: "net", IP: netip.MustParseAddr("10.6.0.9"), PrefixLen: 16, MAC: "02:00:00:00:00:09",
+		IfName: "eth0", Source: api.SourceCNI, Attached: true,
+	}
+	h.ip(t, "addr", "add", "10.6.0.9/16", "dev", "eth0")
+	h.ip(t, "link", "set", "eth0", "up")
+	const prev = `,"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"NS","mac":"02:00:00:00:00:09"}],"ips":[{"interface":0,"address":"10.6.0.9/16"}]}}`
+	for _, tt := range []struct {
+		more, env, says string
+		code            uint
+	}{
+		{"", "", "", 0},
+		{`,"runtimeConfig":{"ips":["10.6.0.9","10.6.0.9"],"mac":"02:00:00:00:00:09"}`, "", "", 0},
+		{`,"runtimeConfig":{"ips":["10.6.0.8","10.6.0.9"]}`, "", "2 addresses", types.ErrInvalidNetworkConfig},
+		{`,"runtimeConfig":{"ips":["10.6.0.8"]}`, "", "10.6.0.8", codeDiffers},
+		{`,"runtimeConfig":{"mac":"02:00:00:00:00:08"}`, "", "02:00:00:00:00:08", codeDiffers},
+		{`,"runtimeConfig":{"bandwidth":{}}`, "", "bandwidth", types.ErrUnsupportedField},
+		{"", "FOO=1", "CNI_ARGS", types.ErrInvalidEnvironmentVariables},
+	} {
+		args := h.args(strings.Replace(`{"cniVersion":"1.0.0","name":"net"`+tt.more+prev, "NS", h.netns, 1))
+		args.Args = tt.env
+		err := timed(h.plugin.check)(args)
+		if failed(err) != tt.code || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s %s: code %d, want %d: %v", tt.more, tt.env, failed(err), tt.code, err)
+		}
+	}
+
+	// A plugin after us has changed the MAC address: no packet passes.
+	h.ip(t, "link", "set", "eth0", "address", "02:00:00:00:00:0a")
+	err := timed(h.plugin.check)(h.args(strings.Replace(`{"cniVersion":"1.0.0","name":"net"`+prev, "NS", h.netns, 1)))
+	if failed(err) != codeDiffers || !strings.Contains(err.Error(), "02:00:00:00:00:0a") || !strings.Contains(err.Error(), `capability "mac"`) {
+		t.Errorf("another MAC address: %v", err)
 	}
 }
 

@@ -68,7 +68,7 @@ func sameInterface(r *types100.Result, e api.Endpoint, netns string) error {
 			return failf(codeDiffers, "the result has interface %q in namespace %s, CNI_NETNS is %s", e.IfName, shown(iface.Sandbox), shown(netns))
 		}
 		if iface.Mac != "" && iface.Mac != e.MAC {
-			return failf(codeDiffers, "the result has interface %q with MAC address %s, its endpoint has %s", e.IfName, shown(iface.Mac), e.MAC)
+			return otherMAC("by the result, ", e.IfName, shown(iface.Mac), e.MAC)
 		}
 		want := fmt.Sprintf("%s/%d", e.IP, e.PrefixLen)
 		for _, ip := range r.IPs {

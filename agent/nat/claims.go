@@ -35,7 +35,20 @@ type Claims struct {
 
 type claim struct {
 	asked, port Port // port has the number where asked has 0
-	fd          int
+	*socket
+}
+
+// socket is a bound one. Several owners may share it.
+type socket struct {
+	fd     int
+	owners int
+}
+
+// letGo closes the socket of which this is the last claim.
+func (s *socket) letGo() {
+	if s.owners--; s.owners == 0 {
+		_ = unix.Close(s.fd) // nothing was sent
+	}
 }
 
 // NewClaims makes one that holds nothing.
@@ -44,8 +57,10 @@ func NewClaims() *Claims { return &Claims{byOwner: map[string][]claim{}} }
 // Claim makes the ports that owner holds those given, and gives them in the
 // same order with the numbers that were chosen. What it held before it keeps,
 // and a number that was chosen stays. It fails, and changes nothing, with a
-// *PortTakenError, ErrNotHere, or what the system says.
-func (c *Claims) Claim(owner string, ports []Port) ([]Port, error) {
+// *PortTakenError, ErrNotHere, or what the system says. The very port that one of
+// the owners in with holds is no conflict: both hold it then, and it is free when
+// neither does.
+func (c *Claims) Claim(owner string, ports []Port, with ...string) ([]Port, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ports = slices.Clone(ports)
@@ -58,7 +73,7 @@ func (c *Claims) Claim(owner string, ports []Port) ([]Port, error) {
 	give := func(err error) ([]Port, error) {
 		for i := range now {
 			if fresh[i] {
-				_ = unix.Close(now[i].fd) // nothing was sent
+				now[i].letGo()
 			}
 		}
 		return nil, err
@@ -74,8 +89,13 @@ func (c *Claims) Claim(owner string, ports []Port) ([]Port, error) {
 				left = slices.Delete(slices.Clone(left), at, at+1)
 				continue
 			}
-			if err := c.free(owner, ports, i); err != nil {
+			if err := c.free(owner, ports, i, with); err != nil {
 				return give(err)
+			}
+			if shared := c.held(p, with); shared != nil {
+				now[i], fresh[i] = claim{asked: p, port: p, socket: shared}, true
+				shared.owners++
+				continue
 			}
 			var err error
 			if now[i], err = bind(p); err != nil {
@@ -85,7 +105,7 @@ func (c *Claims) Claim(owner string, ports []Port) ([]Port, error) {
 		}
 	}
 	for _, old := range left {
-		_ = unix.Close(old.fd) // nothing was sent
+		old.letGo()
 	}
 	if c.byOwner[owner] = now; len(now) == 0 {
 		delete(c.byOwner, owner)
@@ -102,7 +122,7 @@ func (c *Claims) Release(owner string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, held := range c.byOwner[owner] {
-		_ = unix.Close(held.fd) // nothing was sent
+		held.letGo()
 	}
 	delete(c.byOwner, owner)
 }
@@ -117,8 +137,21 @@ func (c *Claims) Close() {
 	}
 }
 
+// held gives the socket with which one of owners holds a port, nil if none does.
+func (c *Claims) held(p Port, owners []string) *socket {
+	for _, owner := range owners {
+		for _, q := range c.byOwner[owner] {
+			if p.HostPort != 0 && q.port == p {
+				return q.socket
+			}
+		}
+	}
+	return nil
+}
+
 // free says whether no other owner has a port, nor owner for another of its own.
-func (c *Claims) free(owner string, own []Port, at int) error {
+// Those in with may have the very same.
+func (c *Claims) free(owner string, own []Port, at int, with []string) error {
 	p := own[at]
 	if err := p.check(); err != nil {
 		return err
@@ -130,7 +163,7 @@ func (c *Claims) free(owner string, own []Port, at int) error {
 	}
 	for other, claims := range c.byOwner {
 		for _, q := range claims {
-			if other != owner && p.Clashes(q.port) {
+			if other != owner && p.Clashes(q.port) && (p != q.port || !slices.Contains(with, other)) {
 				return &PortTakenError{Port: p, Owner: other}
 			}
 		}
@@ -172,7 +205,7 @@ func bindOnce(p Port, lingering bool) (claim, error) {
 	if err != nil {
 		return claim{}, err
 	}
-	c := claim{asked: p, port: p, fd: fd}
+	c := claim{asked: p, port: p, socket: &socket{fd: fd, owners: 1}}
 	if err := c.take(lingering); err != nil {
 		_ = unix.Close(fd) // nothing was sent
 		return claim{}, err

@@ -84,6 +84,50 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestClaimsShared: the endpoints of one container may hold the same port. It is
+// never free while one of them is there.
+func TestClaimsShared(t *testing.T) {
+	c := newClaims(t)
+	mustClaim(t, c, "eth0", tcp("", 18080), at("udp", "", 18053))
+	share := func(owner string, with []string, ports ...Port) error {
+		_, err := c.Claim(owner, ports, with...)
+		return err
+	}
+	takenBy := func(what, owner string, err error) {
+		t.Helper()
+		if got, ok := errors.AsType[*PortTakenError](err); !ok || got.Owner != owner {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	takenBy("not named", "eth0", share("eth1", []string{"eth2"}, tcp("", 18080)))
+	takenBy("another address", "eth0", share("eth1", []string{"eth0"}, tcp("127.0.0.1", 18080)))
+	takenBy("twice", "eth1", share("eth1", []string{"eth0"}, tcp("", 18080), tcp("", 18080)))
+	for range 2 {
+		if err := share("eth1", []string{"eth0"}, tcp("0.0.0.0", 18080), tcp("", 18081)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held := func(what string) {
+		t.Helper()
+		if l, err := net.Listen("tcp4", "0.0.0.0:18080"); err == nil {
+			_ = l.Close()
+			t.Errorf("%s: a program got the port", what)
+		}
+	}
+	held("both")
+	c.Release("eth0")
+	held("the second")
+	takenBy("what the second keeps", "eth1", share("web", nil, tcp("", 18080)))
+	mustClaim(t, c, "web", at("udp", "", 18053)) // the first's alone
+	if err := share("eth0", []string{"eth1"}, tcp("", 18080)); err != nil {
+		t.Error(err)
+	}
+	c.Release("eth1")
+	held("the first again")
+	c.Release("eth0")
+	mustClaim(t, c, "web", tcp("", 18080))
+}
+
 func TestClaimsChoose(t *testing.T) {
 	c := newClaims(t)
 	asked := []Port{tcp("", 0), tcp("127.0.0.1", 0), at("udp", "", 0), tcp("", 0)}

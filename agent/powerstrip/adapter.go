@@ -69,16 +69,22 @@ func IsCreate(method, path string) bool {
 	return method == http.MethodPost && createPath.MatchString(path)
 }
 
-// ServeHTTP answers a hook: 200 with the changed request or response, or an HTTP
-// error, which Powerstrip hands to Docker's client.
+// ServeHTTP answers a hook with the changed request or response. A refusal is an
+// answer too, since Powerstrip knows no other; see refusedCreate. What is no
+// message of the protocol is an HTTP error.
 func (a *Adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	data, err := a.readBody(w, r, maxEnvelope)
 	var answer json.RawMessage
-	if err == nil {
+	switch {
+	case err == nil:
 		answer, err = a.hook(r.Context(), data)
+	case isUnread(err):
+		a.cfg.Logger.Warn("hook refused", "err", err)
+		w.Header().Set("Connection", "close") // the rest of the body is not read
+		answer, err = refusedUnread(err), nil
 	}
 	if err != nil {
-		a.cfg.Logger.Warn("hook refused", "err", err)
+		a.cfg.Logger.Warn("no message of Powerstrip's protocol", "err", err)
 		writeError(w, err)
 		return
 	}
@@ -86,7 +92,7 @@ func (a *Adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer) // nobody is left to be told
 }
 
-// hook answers one message of the protocol.
+// hook answers one message of the protocol. It fails for what is none.
 func (a *Adapter) hook(ctx context.Context, data []byte) (json.RawMessage, error) {
 	m, err := jsonobject.Parse(data)
 	if err != nil {
@@ -100,20 +106,22 @@ func (a *Adapter) hook(ctx context.Context, data []byte) (json.RawMessage, error
 	if err := json.Unmarshal(m.Get("Type"), &kind); err != nil {
 		return nil, api.Errorf(api.CodeInvalid, "the hook's message has no Type; it is pre-hook or post-hook")
 	}
-	request, err := object(m, "ClientRequest")
-	if err != nil {
-		return nil, err
-	}
 	switch kind {
 	case "pre-hook":
-		if err := a.pre(ctx, request); err != nil {
-			return nil, err
+		request, err := object(m, "ClientRequest")
+		if err == nil {
+			err = a.pre(ctx, request)
+		}
+		if err != nil {
+			a.cfg.Logger.Warn("container refused", "err", err)
+			request = refusedCreate(request, err)
 		}
 		m.Set("ModifiedClientRequest", request.Bytes())
 	case "post-hook":
 		response, err := object(m, "ServerResponse")
 		if err != nil {
-			return nil, err
+			a.cfg.Logger.Warn("post-hook refused", "err", err)
+			response = refusedResponse(err)
 		}
 		m.Set("ModifiedServerResponse", response.Bytes())
 	default:
@@ -198,30 +206,4 @@ func (a *Adapter) readBody(w http.ResponseWriter, r *http.Request, limit int64) 
 	}
 	_ = rc.SetReadDeadline(time.Time{})
 	return data, nil
-}
-
-// writeError answers with a status and a sentence, as dockerd does.
-func writeError(w http.ResponseWriter, err error) {
-	status := api.CodeOf(err).HTTPStatus()
-	switch {
-	case status == http.StatusNotFound: // which Docker's client takes for an image that it has to pull
-		status = http.StatusBadRequest
-	case errors.Is(err, errTooLarge):
-		status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		status = http.StatusRequestTimeout
-	}
-	if status == http.StatusRequestEntityTooLarge || status == http.StatusRequestTimeout {
-		w.Header().Set("Connection", "close") // the rest of the body is not read
-	}
-	Refuse(w, status, err.Error())
-}
-
-// Refuse answers with a status and a sentence in the shape of dockerd's.
-func Refuse(w http.ResponseWriter, status int, message string) {
-	o := jsonobject.New()
-	o.Set("message", jsonobject.String("socketplane: "+message))
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(append(o.Bytes(), '\n')) // nobody is left to be told
 }

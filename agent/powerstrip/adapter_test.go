@@ -2,8 +2,10 @@ package powerstrip
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -50,38 +52,94 @@ func TestHooks(t *testing.T) {
 	}
 }
 
-func TestHooksRefuse(t *testing.T) {
-	create := func(body string) string {
-		b, _ := json.Marshal(body)
-		return `{"PowerstripProtocolVersion":1,"Type":"pre-hook","ClientRequest":{"Method":"POST","Request":"/containers/create","Body":` + string(b) + `}}`
+// preHook is Powerstrip's message ahead of a container's creation.
+func preHook(body string) string {
+	b, _ := json.Marshal(body)
+	return `{"PowerstripProtocolVersion":1,"Type":"pre-hook","ClientRequest":{"Method":"POST","Request":"/v1.24/containers/create?name=a","Body":` + string(b) + `}}`
+}
+
+// asPowerstrip reads an answer as Powerstrip does: whatever the status, and with
+// no answer to its client when ModifiedClientRequest is missing.
+func asPowerstrip(answer string) (method, path, name, body string, err error) {
+	var m struct {
+		PowerstripProtocolVersion int
+		ModifiedClientRequest     *struct {
+			Method, Request string
+			Body            *string
+		}
 	}
-	for _, tt := range []struct {
-		name, message string
-		status        int
-	}{
-		{"empty", "", 400},
-		{"no JSON", "x", 400},
-		{"array", "[]", 400},
-		{"other protocol", `{"PowerstripProtocolVersion":2,"Type":"pre-hook","ClientRequest":{}}`, 400},
-		{"no protocol", `{"Type":"pre-hook","ClientRequest":{}}`, 400},
-		{"other type", `{"PowerstripProtocolVersion":1,"Type":"hook","ClientRequest":{}}`, 400},
-		{"no request", `{"PowerstripProtocolVersion":1,"Type":"pre-hook"}`, 400},
-		{"request of numbers", `{"PowerstripProtocolVersion":1,"Type":"pre-hook","ClientRequest":{"Method":1,"Request":2}}`, 400},
-		{"no response", `{"PowerstripProtocolVersion":1,"Type":"post-hook","ClientRequest":{}}`, 400},
-		{"body of numbers", `{"PowerstripProtocolVersion":1,"Type":"pre-hook","ClientRequest":{"Method":"POST","Request":"/containers/create","Body":1}}`, 400},
-		{"body no JSON", create("x"), 400},
-		{"unknown network", create(`{"Env":["SP_NETWORK=nope"]}`), 400},
-		{"overlap", create(`{"Env":["SOCKETPLANE_CIDR=10.6.1.0/24"]}`), 409},
-		{"body too large", create(`{"A":"` + strings.Repeat("a", MaxCreate) + `"}`), 413},
-		{"all too large", strings.Repeat(" ", maxEnvelope+1), 413},
+	if err := json.Unmarshal([]byte(answer), &m); err != nil {
+		return "", "", "", "", err
+	}
+	if m.PowerstripProtocolVersion != 1 || m.ModifiedClientRequest == nil || m.ModifiedClientRequest.Body == nil {
+		return "", "", "", "", fmt.Errorf("Powerstrip's client hangs on %.200s", answer)
+	}
+	u, err := url.Parse(m.ModifiedClientRequest.Request)
+	if err != nil {
+		return "", "", "", "", err
+	}
+	return m.ModifiedClientRequest.Method, u.Path, u.Query().Get("name"), *m.ModifiedClientRequest.Body, nil
+}
+
+// TestHooksRefuse: a refusal is a request that dockerd refuses, with the
+// sentence in what dockerd says of it.
+func TestHooksRefuse(t *testing.T) {
+	for _, tt := range []struct{ name, message, path, says string }{
+		{"unknown network", preHook(`{"Env":["SP_NETWORK=nope"]}`), "/v1.24/containers/create", `SP_NETWORK: network "nope" does not exist`},
+		{"overlap", preHook(`{"Env":["SOCKETPLANE_CIDR=10.6.1.0/24"]}`), "/v1.24/containers/create", `overlaps network "web"`},
+		{"body no JSON", preHook("x"), "/v1.24/containers/create", "not JSON"},
+		{"body too large", preHook(`{"A":"` + strings.Repeat("a", MaxCreate) + `"}`), "/v1.24/containers/create", "too large"},
+		{"all too large", strings.Repeat(" ", maxEnvelope+1), "/containers/create", "too large"},
+		{"no request", `{"PowerstripProtocolVersion":1,"Type":"pre-hook"}`, "/containers/create", "ClientRequest"},
+		{"request of numbers", `{"PowerstripProtocolVersion":1,"Type":"pre-hook","ClientRequest":{"Method":1,"Request":2}}`, "/containers/create", "Method"},
+		{"body of numbers", `{"PowerstripProtocolVersion":1,"Type":"pre-hook","ClientRequest":{"Method":"POST","Request":"/containers/create","Body":1}}`, "/containers/create", "Body"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			status, got := hook(newAdapter(someNetworks()), tt.message)
-			var answer struct{ Message string }
-			if err := json.Unmarshal([]byte(got), &answer); err != nil || status != tt.status || answer.Message == "" || len(answer.Message) > 500 {
-				t.Errorf("got %d %.600s", status, got)
+			method, path, name, body, err := asPowerstrip(got)
+			if err != nil || status != http.StatusOK || method != http.MethodPost || path != tt.path || len(got) > 3000 {
+				t.Fatalf("%d %s %s: %v", status, method, path, err)
+			}
+			var c struct{ Env []string }
+			if err := json.Unmarshal([]byte(body), &c); err != nil || len(c.Env) != 1 || !strings.HasPrefix(c.Env[0], "=socketplane: ") || !strings.Contains(c.Env[0], tt.says) {
+				t.Errorf("dockerd gets %s, which it does not refuse with %q (%v)", body, tt.says, err)
+			}
+			if !strings.HasPrefix(name, "socketplane: ") || !strings.Contains(name, tt.says) {
+				t.Errorf("the container's name is %q, which an old dockerd does not refuse with %q", name, tt.says)
 			}
 		})
+	}
+}
+
+// What is no message of the protocol has no answer in it.
+func TestHooksOfNoProtocol(t *testing.T) {
+	for name, message := range map[string]string{
+		"empty": "", "no JSON": "x", "array": "[]",
+		"other protocol": `{"PowerstripProtocolVersion":2,"Type":"pre-hook","ClientRequest":{}}`,
+		"no protocol":    `{"Type":"pre-hook","ClientRequest":{}}`,
+		"no type":        `{"PowerstripProtocolVersion":1,"ClientRequest":{}}`,
+		"other type":     `{"PowerstripProtocolVersion":1,"Type":"hook","ClientRequest":{}}`,
+	} {
+		status, got := hook(newAdapter(someNetworks()), message)
+		var answer struct{ Message string }
+		if err := json.Unmarshal([]byte(got), &answer); err != nil || status != http.StatusBadRequest || answer.Message == "" || len(answer.Message) > 500 {
+			t.Errorf("%s: got %d %.600s", name, status, got)
+		}
+	}
+}
+
+// A post-hook without a response gets one, for the same reason.
+func TestPostHookRefuses(t *testing.T) {
+	status, got := hook(newAdapter(someNetworks()), `{"PowerstripProtocolVersion":1,"Type":"post-hook","ClientRequest":{}}`)
+	var m struct {
+		ModifiedServerResponse struct {
+			ContentType, Body string
+			Code              int
+		}
+	}
+	if err := json.Unmarshal([]byte(got), &m); err != nil || status != http.StatusOK || m.ModifiedServerResponse.Code != http.StatusBadRequest ||
+		m.ModifiedServerResponse.ContentType != "application/json" || !strings.Contains(m.ModifiedServerResponse.Body, "ServerResponse") {
+		t.Errorf("%d %s: %v", status, got, err)
 	}
 }
 

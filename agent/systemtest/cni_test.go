@@ -39,7 +39,7 @@ func plugin(t testing.TB, k int, config string, env ...string) cniResult {
 	return said
 }
 
-// Promise: ADD twice is ADD once, CHECK sees what is no longer so and mends
+// Promise: ADD twice is an error that leaves the first as it is, CHECK sees what is no longer so and mends
 // nothing, DEL succeeds with everything gone, GC frees what is not listed and
 // nothing of another configuration.
 func TestCNICommands(t *testing.T) {
@@ -58,9 +58,17 @@ func TestCNICommands(t *testing.T) {
 		t.Fatalf("the result is %+v", first)
 	}
 	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
-		again := plugin(t, 1, conf(version, ""), "CNI_COMMAND=ADD", at)
-		if again.CNIVersion != version || again.IPs[0].Address != first.IPs[0].Address || again.Interfaces[1] != first.Interfaces[1] {
-			t.Errorf("again in version %s: %+v, want as before: %+v", version, again, first)
+		if r := plugin(t, 1, conf(version, ""), "CNI_COMMAND=ADD", at); r.Code != 102 || !strings.Contains(r.Msg, "DEL") {
+			t.Errorf("ADD twice: %d %q", r.Code, r.Msg)
+		}
+		if shown := must(t, 1, "ip", "-n", "cc", "addr", "show", "eth0"); !strings.Contains(shown, first.IPs[0].Address) {
+			t.Errorf("ADD twice took the address away:\n%s", shown)
+		}
+		if r := plugin(t, 1, conf(version, ""), "CNI_COMMAND=DEL", at); r.Code != 0 {
+			t.Errorf("DEL: %+v", r)
+		}
+		if first = plugin(t, 1, conf(version, ""), "CNI_COMMAND=ADD", at); first.CNIVersion != version || len(first.IPs) != 1 {
+			t.Fatalf("ADD in version %s: %+v", version, first)
 		}
 	}
 
@@ -118,8 +126,11 @@ func TestCNICommands(t *testing.T) {
 	if r := plugin(t, 1, conf("1.1.0", `,"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]`), "CNI_COMMAND=GC"); r.Code != 0 || len(attached()) != 2 {
 		t.Errorf("GC with a valid attachment: %+v, left %v", r, attached())
 	}
+	if r := plugin(t, 1, conf("1.1.0", ""), "CNI_COMMAND=GC"); r.Code != 7 || len(attached()) != 2 {
+		t.Errorf("GC without the list: %+v, left %v", r, attached())
+	}
 	if r := plugin(t, 1, conf("1.1.0", `,"cni.dev/valid-attachments":[]`), "CNI_COMMAND=GC"); r.Code != 0 || len(attached()) != 1 {
-		t.Errorf("GC without: %+v, left %v", r, attached())
+		t.Errorf("GC with an empty list: %+v, left %v", r, attached())
 	}
 	must(t, 1, "ip", "netns", "del", "cc")
 	for range 2 {
@@ -299,6 +310,28 @@ func TestCNIChains(t *testing.T) {
 		t.Error(r.stderr)
 	}
 	peer.remove(t, 2, peer.cname)
+	leavesNothing(t, 1, before)
+}
+
+// Promise: a MAC address that a plugin after ours sets is not taken up, and CHECK
+// says so, with what to do.
+func TestCNIChainSetsMAC(t *testing.T) {
+	makeNetwork(t, 1, "cnimac", "10.97.0.0/24")
+	sp(t, 1, "cni", "install")
+	before := traces(t, 1)
+	cniConfig(t, 1, "50-mac.conflist", `{"cniVersion":"1.0.0","name":"mac","plugins":[
+		{"type":"socketplane-cni","network":"cnimac"},
+		{"type":"tuning","mac":"02:00:00:00:00:7a"}]}`)
+	ns := namespace(t, 1, "cm")
+	if r := cnitool(t, 1, nil, "add", "mac", ns); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	if r := cnitool(t, 1, nil, "check", "mac", ns); r.code == 0 || !strings.Contains(r.stdout+r.stderr, `capability "mac"`) {
+		t.Errorf("check: %d %s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := cnitool(t, 1, nil, "del", "mac", ns); r.code != 0 {
+		t.Error(r.stderr)
+	}
 	leavesNothing(t, 1, before)
 }
 

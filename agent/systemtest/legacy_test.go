@@ -118,6 +118,7 @@ func TestScriptOf2015(t *testing.T) {
 	}
 
 	hooksOf2015(t)
+	refusedHookOf2015(t)
 
 	for k, way := range []string{"", onTCP, onSocket} {
 		if k == 0 {
@@ -247,4 +248,31 @@ func TestHostileScripts(t *testing.T) {
 		}
 	}
 	leavesNothing(t, 1, before)
+}
+
+// refusedHookOf2015 has the adapter refuse a creation, goes on as Powerstrip
+// does, which hangs unless there is a request, and looks at what dockerd tells
+// the user.
+func refusedHookOf2015(t *testing.T) {
+	create, err := json.Marshal(map[string]any{"Image": lab.Image, "Env": []string{"SP_NETWORK=none-such"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hook, err := json.Marshal(map[string]any{
+		"PowerstripProtocolVersion": 1, "Type": "pre-hook",
+		"ClientRequest": map[string]any{"Method": "POST", "Request": "/v1.41/containers/create?name=old-refused", "Body": string(create)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, said := curl(t, 1, onSocket, "-X", "POST", "http://localhost:6675/adapter", "-d", string(hook))
+	var answer struct {
+		ModifiedClientRequest struct{ Method, Request, Body string }
+	}
+	decode(t, said, &answer)
+	m := answer.ModifiedClientRequest
+	status, said := curl(t, 1, "--unix-socket /run/docker.sock", "-X", m.Method, "-H", "Content-Type: application/json", "-d", m.Body, "http://docker"+m.Request)
+	if status != "400" || !strings.Contains(said, `socketplane: SP_NETWORK: network \"none-such\" does not exist`) {
+		t.Errorf("dockerd answers %s %s to %s %s", status, said, m.Method, m.Request)
+	}
 }
