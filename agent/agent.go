@@ -122,6 +122,7 @@ type Config struct {
 
 	Membership   Membership    // nil: this host is alone, or somebody else's business
 	Detector     Detector      // nil: no host is ever taken for dead
+	Allowed      Allowed       // by the settings of this host
 	ReclaimAfter time.Duration // how long a dead host's addresses are kept for it
 }
 
@@ -132,6 +133,8 @@ type Agent struct {
 	id string // of this host
 
 	view     *view         // the cluster as last seen
+	contests contests      // who has which address on other hosts
+	judged   judgement     // what of that this host believes
 	table    *table        // the endpoints of this host
 	segments *segments     // the networks used here
 	holds    *holds        // addresses that wait for their endpoint
