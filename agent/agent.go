@@ -39,6 +39,8 @@ type Store interface {
 type Membership interface {
 	Admitted(ctx context.Context) error
 	Returned() <-chan struct{}
+	Saw(record []byte)                        // what the store has as this host's record; nil: none
+	Overwritten() (count int, last time.Time) // how often somebody else wrote it
 }
 
 // Detector tells which hosts are dead, and since when.

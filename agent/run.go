@@ -120,6 +120,7 @@ func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 	if part != partEndpoints {
 		a.judge()
 	}
+	a.lookAtOwn(part, snap)
 	if part == partNetworks {
 		signal(a.networks)
 	}

@@ -36,6 +36,8 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 		s.Problems = append([]string{"the database of Open vSwitch cannot be reached; start it: systemctl start openvswitch-switch"}, s.Problems...)
 	}
 	s.Problems = append(s.Problems, a.contests.problems()...)
+	s.Overwritten = a.overwritten()
+	s.Problems = append(s.Problems, overwrittenNow(s.Overwritten, a.view.now())...)
 	for _, h := range a.view.peers() {
 		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: api.StateSuspect}
 		switch {

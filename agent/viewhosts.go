@@ -120,6 +120,13 @@ func (v *view) setGone(gone map[string]time.Time) (died, back []cluster.Host) {
 	return died, back
 }
 
+// alive says whether a host holds its record.
+func (v *view) alive(id string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(v.hosts, func(h cluster.Host) bool { return h.ID == id && h.Alive })
+}
+
 // isGone says whether a peer is dead.
 func (v *view) isGone(id string) bool {
 	v.mu.Lock()
