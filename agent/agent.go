@@ -39,6 +39,8 @@ type Store interface {
 type Membership interface {
 	Admitted(ctx context.Context) error
 	Returned() <-chan struct{}
+	Saw(record []byte)                        // what the store has as this host's record; nil: none
+	Overwritten() (count int, last time.Time) // how often somebody else wrote it
 }
 
 // Detector tells which hosts are dead, and since when.
@@ -123,6 +125,7 @@ type Config struct {
 
 	Membership   Membership    // nil: this host is alone, or somebody else's business
 	Detector     Detector      // nil: no host is ever taken for dead
+	Allowed      Allowed       // by the settings of this host
 	ReclaimAfter time.Duration // how long a dead host's addresses are kept for it
 }
 
@@ -133,6 +136,8 @@ type Agent struct {
 	id string // of this host
 
 	view     *view         // the cluster as last seen
+	contests contests      // who has which address on other hosts
+	judged   judgement     // what of that this host believes
 	table    *table        // the endpoints of this host
 	segments *segments     // the networks used here
 	holds    *holds        // addresses that wait for their endpoint

@@ -70,6 +70,7 @@ func TestStoreAway(t *testing.T) {
 			t.Errorf("left: %v, %v, %q", list, err, h.links.State())
 		}
 	})
+	h.settle() // a network that its last container has left stays for a moment
 	h.store.SetAway(false)
 	h.converge()
 	h.wantWhole("back", empty)

@@ -26,6 +26,9 @@ func (a *Agent) claim(ctx context.Context) error {
 			continue // the view reports it
 		}
 		a.view.putNetwork(r)
+		if used, ok := a.segments.force(r.ID); ok {
+			r = used // its endpoints have addresses of the subnet that it is programmed with
+		}
 		if err := a.claimOn(ctx, r); err != nil {
 			return fmt.Errorf("addresses of network %q: %w", r.ID, err)
 		}

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/ovs"
 )
 
@@ -29,6 +28,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 		return errors.Join(errs...)
 	}
 	a.view.expire()
+	a.judge()
 	told, err := a.convergeTunnels(ctx)
 	errs = append(errs, err)
 	a.convergeWays(ctx)
@@ -82,16 +82,14 @@ func (a *Agent) refreshSelf() error {
 func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	var tunnels []ovs.Tunnel
 	vtep := a.host().VTEP
-	for _, h := range onePerVTEP(a.view.reachable()) {
-		if h.VTEP != vtep { // a record that claims our own address would make a loop
-			t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
-			if !a.userspace() {
-				// The userspace datapath would look this address up in a route
-				// table that it throws away at every change of an interface.
-				t.Local = vtep
-			}
-			tunnels = append(tunnels, t)
+	for _, h := range a.trusted() {
+		t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
+		if !a.userspace() {
+			// The userspace datapath would look this address up in a route
+			// table that it throws away at every change of an interface.
+			t.Local = vtep
 		}
+		tunnels = append(tunnels, t)
 	}
 	ports, err := a.Switch.SetTunnels(ctx, tunnels)
 	if ports == nil && err != nil {
@@ -101,25 +99,6 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	a.tunnels = maps.Clone(ports)
 	a.mu.Unlock()
 	return true, err
-}
-
-// onePerVTEP leaves out hosts whose tunnel address another has: a machine that
-// was installed anew has a new identity, and its old record remains. The one
-// that lives stands before one that does not.
-func onePerVTEP(hosts []cluster.Host) []cluster.Host {
-	at := map[string]int{}
-	var list []cluster.Host
-	for _, h := range hosts {
-		i, taken := at[h.VTEP.String()]
-		switch {
-		case !taken:
-			at[h.VTEP.String()] = len(list)
-			list = append(list, h)
-		case h.Alive && !list[i].Alive:
-			list[i] = h
-		}
-	}
-	return list
 }
 
 // locked runs f under the lock of the endpoint that has a port, since what was

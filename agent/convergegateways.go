@@ -21,6 +21,7 @@ func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 	for _, seg := range a.segments.list() {
 		errs = append(errs, a.mendGateway(ctx, seg.record.ID))
 	}
+	a.noteMetadata()
 	return errors.Join(append(errs, a.nat.Do(ctx))...)
 }
 
@@ -48,6 +49,9 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 		}
 		if !ok {
 			continue
+		}
+		if _, err := a.inForce(r); err != nil {
+			continue // it is not made here; the judgement is noted
 		}
 		for _, l := range a.table.on(networkID) {
 			if l.Attached {

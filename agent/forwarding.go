@@ -1,26 +1,27 @@
 package agent
 
 import (
-	"cmp"
 	"context"
-	"slices"
 
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// forwardingState is what the switch should do now: a pure function of the
-// view, the table, the segments and the tunnels.
+// forwardingState is what the switch should do now: a function of the view, the
+// table, the segments, the tunnels, and of who had which address before.
 func (a *Agent) forwardingState() ovs.Forwarding {
 	tunnels := a.tunnelPorts()
 	f := ovs.Forwarding{Self: a.host().VTEP}
-	for _, h := range a.view.reachable() {
+	for _, h := range a.trusted() {
 		if port := tunnels[h.ID]; port > 0 {
 			f.Peers = append(f.Peers, ovs.Peer{ID: h.ID, VTEP: h.VTEP, OFPort: port})
 		}
 	}
+	used := map[string]bool{}
 	for _, seg := range a.segments.list() {
+		used[seg.record.ID] = true
 		f.Segments = append(f.Segments, a.segmentState(seg, tunnels))
 	}
+	a.contests.only(used)
 	return f
 }
 
@@ -34,24 +35,21 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 			s.Local = append(s.Local, ovs.Local{OFPort: l.OFPort, MAC: l.MAC, IP: l.IP})
 		}
 	}
+	var claims []claim
 	for hostID, list := range a.view.remotes(r.ID) {
 		for _, ep := range list {
-			// An address outside the network would be answered for by ARP and
+			// An address that is no endpoint's would be answered for by ARP and
 			// drawn away from whoever has it.
-			if ep.Attached && tunnels[hostID] > 0 && r.Subnet.Contains(ep.IP) && ep.IP != r.Gateway {
-				s.Remote = append(s.Remote, ovs.Remote{OFPort: tunnels[hostID], MAC: ep.MAC, IP: ep.IP})
+			if ep.Attached && tunnels[hostID] > 0 && usableIn(r.Subnet, r.Gateway, ep.IP) {
+				claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep})
 			}
 		}
 	}
-	slices.SortFunc(s.Remote, func(x, y ovs.Remote) int {
-		return cmp.Or(x.IP.Compare(y.IP), cmp.Compare(x.OFPort, y.OFPort))
-	})
-	// One owner each: should two hosts claim an address, the first tunnel has
-	// it until the store says otherwise, and flows stay unambiguous.
-	s.Remote = slices.CompactFunc(s.Remote, func(x, y ovs.Remote) bool { return x.IP == y.IP })
-	s.Remote = slices.DeleteFunc(s.Remote, func(r ovs.Remote) bool {
-		return slices.ContainsFunc(s.Local, func(l ovs.Local) bool { return l.IP == r.IP })
-	})
+	var news []string
+	s.Remote, news = a.contests.settle(r.ID, claims, s.Local, a.hostName)
+	for _, sentence := range news {
+		a.Logger.Warn("left alone: "+oneLine(sentence), "network", r.ID)
+	}
 	return s
 }
 

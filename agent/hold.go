@@ -103,6 +103,9 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 		return api.Hold{}, err
 	}
 	r, err := a.findNetwork(ctx, req.Network)
+	if err == nil {
+		r, err = a.inForce(r)
+	}
 	if err != nil {
 		return api.Hold{}, translate(err)
 	}

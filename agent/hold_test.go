@@ -108,6 +108,7 @@ func TestHoldAgain(t *testing.T) {
 	if err := h.Release(t.Context(), "e1"); err != nil {
 		t.Fatal(err)
 	}
+	h.settle() // a network that its last container has left stays for a moment
 	h.wantWhole("released", empty)
 }
 
@@ -250,6 +251,7 @@ func TestHandOver(t *testing.T) {
 	if err := h.Release(t.Context(), "e1"); err != nil {
 		t.Fatal(err)
 	}
+	h.settle() // a network that its last container has left stays for a moment
 	h.wantWhole("released", empty)
 }
 

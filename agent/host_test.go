@@ -42,6 +42,9 @@ type testHost struct {
 	nat   *agenttest.NAT
 	ports *agenttest.HostPorts
 	mtu   int // of the underlay
+
+	routes, addrs []netip.Prefix // of the host
+	allowed       Allowed
 }
 
 // newTestHost makes a host that has converged, in a cluster with one peer and
@@ -88,10 +91,10 @@ func (h *testHost) start() {
 	h.t.Helper()
 	a, err := New(Config{
 		Self: func() (cluster.Host, error) {
-			return cluster.Host{ID: selfID, Name: "h1", VTEP: netip.MustParseAddr("192.0.2.1"), MTU: h.mtu}, nil
+			return cluster.Host{ID: selfID, Name: "h1", VTEP: netip.MustParseAddr("192.0.2.1"), MTU: h.mtu, Routes: h.routes, Addrs: h.addrs}, nil
 		},
 		Store: h.store, Catalog: network.New(network.Config{Store: h.store}), Addresses: ipam.New(h.store, selfID),
-		Switch: h.sw, Links: h.links, NAT: h.nat, HostPorts: h.ports, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Switch: h.sw, Links: h.links, NAT: h.nat, HostPorts: h.ports, Allowed: h.allowed, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		h.t.Fatal(err)

@@ -28,6 +28,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 			a.table.put(l)
 		}
 	}
+	a.remember(ports)
 	return nil
 }
 
@@ -174,8 +175,9 @@ func (a *Agent) takeUp(ep endpoint, netID string) error {
 }
 
 // adoptNetworks counts the endpoints of an earlier life in on their networks,
-// so that the flows of all of them are known before the first is changed. A
-// network that the store has lost is known from its gateway's port.
+// so that the flows of all of them are known before the first is changed. What a
+// network was programmed with is known from its gateway's port, whatever the store
+// says by now, and stays in force.
 func (a *Agent) adoptNetworks(ctx context.Context, ports []ovs.Port) error {
 	gateways := map[string]ovs.Port{}
 	for _, p := range ports {
@@ -187,13 +189,19 @@ func (a *Agent) adoptNetworks(ctx context.Context, ports []ovs.Port) error {
 		if !l.Attached {
 			continue
 		}
-		r, err := a.recordOf(ctx, l.Network)
+		stored, err := a.recordOf(ctx, l.Network)
 		if away(err) {
 			return err
 		}
-		if err != nil { // none, or one that cannot be read
-			var ok bool
-			if r, ok = recordOfGateway(gateways[l.Network]); !ok {
+		r, ok := recordOfGateway(gateways[l.Network])
+		if ok = ok && r.Subnet.Contains(l.IP); ok && err == nil {
+			r.AllowMetadata, r.ByDocker, r.Deleting, r.Version = stored.AllowMetadata, stored.ByDocker, stored.Deleting, stored.Version
+		}
+		if !ok {
+			if err == nil {
+				r, err = a.inForce(stored)
+			}
+			if err != nil || !r.Subnet.Contains(l.IP) {
 				continue // convergeGateways reports it
 			}
 		}

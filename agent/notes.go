@@ -15,6 +15,11 @@ const (
 	noteNetwork = "network/" // network: the store has lost it
 	notePorts   = "ports/"   // endpoint id: what it publishes is taken by another
 	notePort    = "port/"    // port: its external_ids name no endpoint
+
+	noteRecord = "record/"   // network: its record is not believed, or not whole
+	notePeer   = "peer/"     // host id: its record is not believed
+	noteSmall  = "small/"    // host id: its MTU does not count
+	noteMeta   = "metadata/" // network: it asks for what this host's settings do not allow
 )
 
 // note keeps a sentence for Status, and logs it when it is news.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
 	"github.com/socketplane/socketplane/ipam"
@@ -21,6 +22,7 @@ type publisher struct {
 	known   bool        // version and value are what the store has
 	version uint64      // 0: the key is absent
 	value   []byte
+	own     cluster.Own
 	there   bool // the list was in the store, and we have not taken it out
 }
 
@@ -30,15 +32,20 @@ const publishTries = 4
 
 // publish makes this host's list on a network in the store what the table says.
 func (a *Agent) publish(ctx context.Context, networkID string) error {
+	return late(fmt.Sprintf("publish the endpoints on network %q", networkID), a.publisher(networkID).runs.Do(ctx))
+}
+
+// publisher gives the writer of our list on a network.
+func (a *Agent) publisher(networkID string) *publisher {
 	a.pubMu.Lock()
+	defer a.pubMu.Unlock()
 	p := a.publishers[networkID]
 	if p == nil {
 		p = &publisher{}
 		p.runs = newCoalescer(a.errands, applyTimeout, func(ctx context.Context) error { return a.write(ctx, networkID, p) })
 		a.publishers[networkID] = p
 	}
-	a.pubMu.Unlock()
-	return late(fmt.Sprintf("publish the endpoints on network %q", networkID), p.runs.Do(ctx))
+	return p
 }
 
 // write tries until nobody was in between. Whatever fails makes the next try
@@ -77,12 +84,22 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 		if err != nil && !errors.Is(err, state.ErrNotFound) {
 			return err
 		}
-		if e.Version != 0 {
+		if a.mayBeReaped(e) {
+			p.own.Reset()
+		}
+		foreign := !p.own.Is(e.Value)
+		if p.own.Foreign(e.Value, e.Version, a.view.now()) {
+			a.Logger.Error("somebody else wrote this host's list of endpoints; it is put right", "key", key, "version", e.Version)
+		}
+		if e.Version != 0 && !foreign {
 			if _, _, _, err := decodeEndpoints(e); err != nil { // it is left alone, as all such values are
 				return &api.Error{Code: api.CodeUnavailable, Message: oneLine(err.Error()), Cause: err}
 			}
 		}
 		p.known, p.version, p.value = true, e.Version, e.Value
+		if !foreign {
+			p.own.Wrote(e.Value)
+		}
 		p.there = p.there || e.Version != 0
 	}
 	var locals []local
@@ -105,12 +122,20 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 	case bytes.Equal(value, p.value):
 		return nil
 	}
+	p.own.Try(value)
 	version, err := a.Store.CompareAndSet(ctx, key, value, p.version)
 	if err != nil {
 		return err
 	}
+	p.own.Wrote(value)
 	p.version, p.value = version, value
 	return nil
+}
+
+// mayBeReaped says whether a list of ours that is gone may have been taken out
+// rightly, since this host was away for long.
+func (a *Agent) mayBeReaped(list state.Entry) bool {
+	return list.Version == 0 && (a.reclaim.Load() || a.Membership != nil && !a.view.alive(a.id))
 }
 
 // publishFirst makes the list, provided the network is there and is not being
@@ -125,6 +150,9 @@ func (a *Agent) publishFirst(ctx context.Context, networkID string, locals []loc
 			return err
 		}
 		a.view.putNetwork(r)
+	}
+	if used, ok := a.segments.force(networkID); ok && p.there {
+		r.Subnet, r.Gateway = used.Subnet, used.Gateway // the list was taken out, and the record may have been changed
 	}
 	for _, l := range locals {
 		if !r.Subnet.Contains(l.IP) {
@@ -146,17 +174,25 @@ func (a *Agent) publishFirst(ctx context.Context, networkID string, locals []loc
 		}
 	}
 	p.known = false // a transaction does not tell the new version
-	return a.Store.Txn(ctx, []state.Op{{Kind: state.OpCheck, Key: network.Key(networkID), Version: r.Version}, put})
+	p.own.Try(put.Value)
+	err := a.Store.Txn(ctx, []state.Op{{Kind: state.OpCheck, Key: network.Key(networkID), Version: r.Version}, put})
+	if err == nil {
+		p.own.Wrote(put.Value)
+	}
+	return err
 }
 
 // unpublish removes an empty list, so that the network can be deleted.
 func (a *Agent) unpublish(ctx context.Context, key string, p *publisher) error {
 	if p.version == 0 {
+		p.own.Wrote(nil)
 		return nil
 	}
+	p.own.Try(nil)
 	if err := a.Store.Delete(ctx, key, p.version); err != nil {
 		return err
 	}
+	p.own.Wrote(nil)
 	p.version, p.value, p.there = 0, nil, false
 	return nil
 }

@@ -19,6 +19,10 @@ import (
 // listVersion is the version of the layout of a stored list of endpoints.
 const listVersion = 1
 
+// maxEndpoints bounds a stored list of endpoints. What Consul takes for a value, 512
+// KiB, holds fewer; an embedded store is this host's own.
+const maxEndpoints = 1 << 16
+
 // endpoint is one of a host's endpoints on a network, as the cluster sees it.
 type endpoint struct {
 	ID            string            `json:"id"`
@@ -69,6 +73,9 @@ func decodeList(value []byte) ([]endpoint, error) {
 	}
 	if l.Version != listVersion {
 		return nil, fmt.Errorf("layout version %d is not %d", l.Version, listVersion)
+	}
+	if len(l.Endpoints) > maxEndpoints {
+		return nil, fmt.Errorf("%d endpoints are more than the %d that a host can have on a network", len(l.Endpoints), maxEndpoints)
 	}
 	ids := make(map[string]bool, len(l.Endpoints))
 	for _, ep := range l.Endpoints {

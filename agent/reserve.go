@@ -104,7 +104,13 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 		if old.Evicted {
 			return local{}, r, nil, evictedError(old)
 		}
-		r, err = a.recordOf(ctx, old.Network)
+		if r, err = a.recordOf(ctx, old.Network); err == nil {
+			r, err = a.inForce(r)
+		}
+		if err == nil && !r.Subnet.Contains(old.IP) {
+			err = api.Errorf(api.CodeConflict, "%q has address %s, which is not in the subnet %s that network %q has by now; remove it and create it anew",
+				cmp.Or(old.ContainerName, old.ID), old.IP, r.Subnet, r.ID)
+		}
 		return old, r, nil, err
 	}
 	if w.network == "" {
@@ -117,6 +123,9 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 		}
 	}
 	if r, err = a.findNetwork(ctx, w.network); err != nil {
+		return local{}, r, nil, err
+	}
+	if r, err = a.inForce(r); err != nil {
 		return local{}, r, nil, err
 	}
 	if err := a.checkMAC(r, w); err != nil {
@@ -266,6 +275,9 @@ func same(l local, w want) error {
 // recordOf gives the network of an endpoint that is there: also one that
 // somebody tries to delete, or that the store has lost.
 func (a *Agent) recordOf(ctx context.Context, id string) (network.Record, error) {
+	if r, ok := a.segments.force(id); ok {
+		return r, nil
+	}
 	if r, ok := a.view.record(id); ok {
 		return r, nil
 	}

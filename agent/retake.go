@@ -46,6 +46,9 @@ func (a *Agent) watchReturn(ctx context.Context) error {
 // retakeAll takes back, or gives up, the addresses of the endpoints that are
 // here, and has the lists of them read before they are written.
 func (a *Agent) retakeAll(ctx context.Context) error {
+	for _, p := range a.ownLists() {
+		p.own.Reset() // it may have been taken out as a dead host's
+	}
 	onNetwork := map[string][]local{}
 	for _, l := range a.table.all() {
 		onNetwork[l.Network] = append(onNetwork[l.Network], l)

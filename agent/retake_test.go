@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
@@ -130,6 +131,8 @@ type outsider struct{ err error }
 
 func (o *outsider) Admitted(context.Context) error { return o.err }
 func (o *outsider) Returned() <-chan struct{}      { return nil }
+func (o *outsider) Saw([]byte)                     {}
+func (o *outsider) Overwritten() (int, time.Time)  { return 0, time.Time{} }
 
 // TestNotAdmitted: before a host's record is known to be its own it takes
 // nothing from what lies in the store under its id.

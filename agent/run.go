@@ -117,6 +117,10 @@ func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 	for _, err := range errs {
 		a.Logger.Error("a value of the store is left alone", "part", part, "err", err)
 	}
+	if part != partEndpoints {
+		a.judge()
+	}
+	a.lookAtOwn(part, snap)
 	if part == partNetworks {
 		signal(a.networks)
 	}

@@ -26,6 +26,16 @@ type segment struct {
 	users  map[string]bool // endpoint ids
 }
 
+// occupied says whether an endpoint is on the network, not only a keeper.
+func (s *segment) occupied() bool {
+	for user := range s.users {
+		if !strings.HasPrefix(user, keeperPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // segments holds them by network, and a lock a network under which its gateway
 // comes and goes.
 type segments struct {
@@ -46,7 +56,9 @@ const lingerTime = 2 * time.Second
 
 func newSegments() *segments { return &segments{byID: map[string]*segment{}} }
 
-// enter counts user in and gives the gateway's port number, 0 when there is none yet.
+// enter counts user in and gives the gateway's port number, 0 when there is none
+// yet. While an endpoint is on the network here, subnet, gateway, VLAN and VNI stay
+// as they are, whatever the store says by now: its packets go by them.
 func (s *segments) enter(r network.Record, user string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,6 +66,10 @@ func (s *segments) enter(r network.Record, user string) int {
 	if seg == nil {
 		seg = &segment{record: r, users: map[string]bool{}}
 		s.byID[r.ID] = seg
+	}
+	if seg.occupied() {
+		was := seg.record
+		r.Subnet, r.Gateway, r.VLAN, r.VNI = was.Subnet, was.Gateway, was.VLAN, was.VNI
 	}
 	if was := seg.record; was.Subnet != r.Subnet || was.Gateway != r.Gateway || was.VLAN != r.VLAN || was.VNI != r.VNI {
 		seg.ofport = 0 // another network of that name: its gateway has to be made first
@@ -133,6 +149,30 @@ func (s *segments) record(networkID string) (network.Record, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if seg := s.byID[networkID]; seg != nil {
+		return seg.record, true
+	}
+	return network.Record{}, false
+}
+
+// inForce gives the networks that endpoints of this host are on, with the values
+// that they are programmed with.
+func (s *segments) inForce() map[string]network.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[string]network.Record, len(s.byID))
+	for id, seg := range s.byID {
+		if seg.occupied() {
+			all[id] = seg.record
+		}
+	}
+	return all
+}
+
+// force is inForce for one network.
+func (s *segments) force(networkID string) (network.Record, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seg := s.byID[networkID]; seg != nil && seg.occupied() {
 		return seg.record, true
 	}
 	return network.Record{}, false
@@ -303,7 +343,7 @@ func (a *Agent) applyNAT(ctx context.Context) error {
 	var rules nat.Rules
 	for _, seg := range a.segments.list() {
 		rules.Networks = append(rules.Networks, nat.Network{
-			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID), Metadata: seg.record.AllowMetadata,
+			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID), Metadata: a.metadata(seg.record),
 		})
 	}
 	rules.Published = a.publishedHere()

@@ -14,6 +14,7 @@ import (
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/verdict"
 	"github.com/socketplane/socketplane/ovs"
 )
 
@@ -34,6 +35,9 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 	if !a.Switch.Connected() {
 		s.Problems = append([]string{"the database of Open vSwitch cannot be reached; start it: systemctl start openvswitch-switch"}, s.Problems...)
 	}
+	s.Problems = append(s.Problems, a.contests.problems()...)
+	s.Overwritten = a.overwritten()
+	s.Problems = append(s.Problems, overwrittenNow(s.Overwritten, a.view.now())...)
 	for _, h := range a.view.peers() {
 		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: api.StateSuspect}
 		switch {
@@ -75,6 +79,9 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 		if gateway, err = api.ParseIP(req.Gateway); err != nil {
 			return api.Network{}, err
 		}
+	}
+	if why := verdict.Range(subnet, a.Allowed.Public); req.Subnet != "" && why != "" {
+		return api.Network{}, api.Errorf(api.CodeInvalid, "network %q: subnet %s %s; add it there on every host, and restart the agents, or use a private range", req.ID, subnet, why)
 	}
 	r, _, err := a.Catalog.Create(ctx, network.Spec{
 		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, DryRun: req.DryRun,
@@ -186,6 +193,9 @@ func (a *Agent) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
 // recordHere gives a network as this host knows it, without asking anybody; the
 // zero Record when it does not.
 func (a *Agent) recordHere(id string) network.Record {
+	if r, ok := a.segments.force(id); ok {
+		return r
+	}
 	r, ok := a.view.record(id)
 	if !ok {
 		r, _ = a.segments.record(id)
@@ -225,7 +235,7 @@ func (a *Agent) checkLoaded() error {
 func (a *Agent) shownNetwork(r network.Record) api.Network {
 	return api.Network{
 		ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI, MTU: a.view.mtu(a.host()),
-		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker,
+		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Problem: a.problemOf(r),
 	}
 }
 

@@ -2,21 +2,14 @@ package agent
 
 import (
 	"cmp"
-	"net/netip"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/state"
-)
-
-// vxlanOverhead is what VXLAN over IPv4 adds to an inner IP packet: outer IPv4
-// 20, UDP 8, VXLAN 8 (RFC 7348) and the inner Ethernet header 14 bytes.
-// vxlanOverhead6 is the same over IPv6, whose header is 40.
-const (
-	vxlanOverhead  = 50
-	vxlanOverhead6 = 70
+	"github.com/socketplane/socketplane/agent/verdict"
 )
 
 // peerGrace is how long a peer whose record has vanished keeps its tunnel. A
@@ -33,9 +26,9 @@ const leftGrace = 2 * time.Second
 // for a while of one whose record is gone.
 func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 	hosts, errs := cluster.DecodeAll(entries)
-	known, keys, vteps := map[string]bool{}, map[string]bool{}, map[netip.Addr]bool{}
+	known, keys := map[string]bool{}, map[string]bool{}
 	for _, h := range hosts {
-		known[h.ID], vteps[h.VTEP] = true, true
+		known[h.ID] = true
 		if h.Alive {
 			delete(v.gone, h.ID)
 		}
@@ -59,7 +52,9 @@ func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 		if !ok {
 			since = v.now()
 		}
-		if vteps[h.VTEP] || v.now().Sub(since) >= v.grace(h.ID) { // another has taken its place
+		// Should another have its tunnel address, the judgement says who has it: who
+		// deletes a record and claims its address is not to be known first.
+		if v.now().Sub(since) >= v.grace(h.ID) {
 			delete(v.vanished, h.ID)
 			continue
 		}
@@ -125,6 +120,13 @@ func (v *view) setGone(gone map[string]time.Time) (died, back []cluster.Host) {
 	return died, back
 }
 
+// alive says whether a host holds its record.
+func (v *view) alive(id string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(v.hosts, func(h cluster.Host) bool { return h.ID == id && h.Alive })
+}
+
 // isGone says whether a peer is dead.
 func (v *view) isGone(id string) bool {
 	v.mu.Lock()
@@ -160,17 +162,18 @@ func (v *view) hostName(id string) string {
 	return id
 }
 
-// mtu is the largest IP packet that passes inside a network between any two
-// hosts: the smallest underlay MTU less the encapsulation.
+// mtu is the largest IP packet that passes inside a network between any two hosts.
 func (v *view) mtu(self cluster.Host) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	least, overhead := self.MTU, vxlanOverhead
-	for _, h := range append(slices.Clone(v.hosts), self) {
-		least = min(least, h.MTU)
-		if h.VTEP.Is6() {
-			overhead = vxlanOverhead6
-		}
+	return verdict.MTU(self, v.hosts)
+}
+
+// stored is all of the view that has to be judged.
+func (v *view) stored() verdict.Stored {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return verdict.Stored{
+		Hosts: slices.Clone(v.hosts), Gone: maps.Clone(v.gone), Networks: slices.Collect(maps.Values(v.networks)),
 	}
-	return least - overhead
 }

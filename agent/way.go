@@ -36,7 +36,7 @@ func (a *Agent) convergeWays(ctx context.Context) {
 	found := ways{}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	for _, h := range a.view.reachable() {
+	for _, h := range a.trusted() {
 		old := a.ways[h.VTEP]
 		wg.Go(func() {
 			way, err := a.pinWay(ctx, h.VTEP, old)

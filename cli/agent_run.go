@@ -121,6 +121,10 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	self := func() (cluster.Host, error) { return host.describe(ctx) }
 	member := cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger)
 
+	allowed, err := s.allowed()
+	if err != nil {
+		return err
+	}
 	claims := nat.NewClaims()
 	defer claims.Close()
 	a, err := agent.New(agent.Config{
@@ -136,6 +140,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		HostPorts: claims,
 		Logger:    logger,
 
+		Allowed:      allowed,
 		Membership:   member,
 		Detector:     cluster.NewDetector(s.Cluster.DrainAfter.Duration, store.LiveNodes),
 		ReclaimAfter: s.Cluster.ReclaimAfter.Duration,
@@ -225,8 +230,12 @@ func (h thisHost) describe(ctx context.Context) (cluster.Host, error) {
 	if err != nil {
 		return cluster.Host{}, err
 	}
+	addrs, err := h.links.Addresses(ctx)
+	if err != nil {
+		return cluster.Host{}, err
+	}
 	return cluster.Host{
-		ID: h.id, Name: h.name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes,
+		ID: h.id, Name: h.name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes, Addrs: addrs,
 		Version: Version(), Datapath: h.sw.Datapath(), Boot: h.boot,
 	}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/spf13/cobra"
@@ -70,6 +71,11 @@ func writeStatus(w io.Writer, st api.Status) error {
 	}
 	for _, p := range st.Problems {
 		if _, err := fmt.Fprintf(w, "%-16s%s\n", "Problem:", oneLine(p)); err != nil {
+			return err
+		}
+	}
+	for _, o := range st.Overwritten {
+		if _, err := fmt.Fprintf(w, "%-16skey %s by somebody else, count %d, last %s\n", "Overwritten:", oneLine(o.Key), o.Count, o.Last.Format(time.RFC3339)); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"strconv"
 
@@ -32,13 +33,14 @@ type networkView struct {
 	VNI     uint32 `json:"vni"`
 	MTU     int    `json:"mtu"`
 
-	AllowMetadata bool `json:"allow_metadata,omitempty"`
+	AllowMetadata bool   `json:"allow_metadata,omitempty"`
+	Problem       string `json:"problem,omitempty"` // why this host does not use it as its record says
 }
 
 func viewNetwork(n api.Network) networkView {
 	return networkView{
 		ID: n.ID, Subnet: n.Subnet.String(), Gateway: n.Gateway.String(), VLAN: n.VLAN, VNI: n.VNI, MTU: n.MTU,
-		AllowMetadata: n.AllowMetadata,
+		AllowMetadata: n.AllowMetadata, Problem: n.Problem,
 	}
 }
 
@@ -54,5 +56,9 @@ func writeNetwork(w io.Writer, format outputFormat, n api.Network) error {
 	if format == outputJSON {
 		return writeJSON(w, viewNetwork(n))
 	}
-	return writeNetworks(w, []networkView{viewNetwork(n)})
+	if err := writeNetworks(w, []networkView{viewNetwork(n)}); err != nil || n.Problem == "" {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "Problem: %s\n", oneLine(n.Problem))
+	return err
 }

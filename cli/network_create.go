@@ -1,9 +1,24 @@
 package cli
 
 import (
+	"fmt"
+
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/verdict"
 	"github.com/spf13/cobra"
 )
+
+// sayNeeds says what the settings of each host must allow before it uses a new
+// network as it was asked for.
+func (a *app) sayNeeds(n api.Network) {
+	const where = "in section [network] of /etc/socketplane/socketplane.toml, and a restart of the agent"
+	if n.AllowMetadata {
+		fmt.Fprintf(a.stderr, "each host lets the containers of %s read the cloud's metadata once its settings allow it: allow_metadata = [%q] %s\n", n.ID, n.ID, where)
+	}
+	if verdict.Range(n.Subnet, nil) != "" {
+		fmt.Fprintf(a.stderr, "%s is a public range; each other host that is to use the network needs allow_public = [%q] %s\n", n.Subnet, n.Subnet, where)
+	}
+}
 
 func (a *app) networkCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -13,9 +28,15 @@ func (a *app) networkCreateCommand() *cobra.Command {
 network and no route of any host. The same name with the same subnet again gives
 the existing network; with another subnet it is an error.
 
-Containers do not reach link-local addresses (169.254.0.0/16): there clouds tell
+The subnet must be private: in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16,
+100.64.0.0/10 or 198.18.0.0/15. A public one needs root of each host that uses it:
+allow_public = ["CIDR"] in section [network] of the settings file, and a restart of
+the agent.
+
+Containers do not reach link-local addresses (169.254.0.0/16). There a cloud tells
 whoever asks what the host was made with, its secrets too. --allow-metadata opens
-them to the containers of this network.`,
+them to the containers of this network, on each host whose settings list the network
+in allow_metadata in section [network].`,
 		Example: `  socketplane network create web 10.6.0.0/16
   socketplane network create shop 10.7.0.0/24 --gateway 10.7.0.254
   socketplane network create db -o json`,
@@ -24,7 +45,7 @@ them to the containers of this network.`,
 	}
 	format := outputFlag(cmd)
 	gateway := cmd.Flags().String("gateway", "", "the gateway's address (default: the subnet's first)")
-	metadata := cmd.Flags().Bool("allow-metadata", false, "let its containers reach the cloud's metadata (169.254.169.254)")
+	metadata := cmd.Flags().Bool("allow-metadata", false, "let its containers reach the cloud's metadata (169.254.169.254), on hosts whose settings allow it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := api.CheckNetworkName(args[0]); err != nil {
 			return err
@@ -53,6 +74,7 @@ them to the containers of this network.`,
 		if err != nil {
 			return err
 		}
+		a.sayNeeds(n)
 		return writeNetwork(a.stdout, *format, n)
 	}
 	return cmd

@@ -54,6 +54,10 @@ type Settings struct {
 		RegisterRuntime bool   `toml:"register_runtime"`
 		DaemonJSON      string `toml:"daemon_json"`
 	} `toml:"docker"`
+	Network struct {
+		AllowPublic   []string `toml:"allow_public"`   // subnets that networks may have beside the private ranges
+		AllowMetadata []string `toml:"allow_metadata"` // networks whose containers may read the cloud's metadata; "*": all
+	} `toml:"network"`
 	API struct {
 		Socket string `toml:"socket"`
 		Legacy bool   `toml:"legacy"` // the API of 2015 on TCP, too
@@ -90,7 +94,7 @@ type setting struct {
 	flag   string
 	help   string
 	secret bool
-	field  func(*Settings) any // *string, *bool or *Duration
+	field  func(*Settings) any // *string, *bool, *Duration or *[]string
 	check  func(string) error  // nil: anything
 }
 
@@ -118,6 +122,8 @@ func (s setting) set(into *Settings, text string) error {
 		*p = v
 	case *Duration:
 		return p.UnmarshalText([]byte(text))
+	case *[]string:
+		*p = strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
 	}
 	return nil
 }
@@ -131,6 +137,8 @@ func (s setting) text(from *Settings) string {
 		return strconv.FormatBool(*p)
 	case *Duration:
 		return p.String()
+	case *[]string:
+		return strings.Join(*p, ",")
 	}
 	return ""
 }
@@ -159,6 +167,8 @@ func settingTable() []setting {
 		{"docker.socket", "", "unix socket of dockerd", false, func(s *Settings) any { return &s.Docker.Socket }, checkAbs},
 		{"docker.register_runtime", "", "name our runtime in Docker's daemon.json", false, func(s *Settings) any { return &s.Docker.RegisterRuntime }, nil},
 		{"docker.daemon_json", "", "dockerd's configuration file", false, func(s *Settings) any { return &s.Docker.DaemonJSON }, checkAbs},
+		{"network.allow_public", "", "subnets that networks may have on this host beside the private ranges", false, func(s *Settings) any { return &s.Network.AllowPublic }, checkPublic},
+		{"network.allow_metadata", "", "networks whose containers may reach the cloud's metadata from this host; * is all", false, func(s *Settings) any { return &s.Network.AllowMetadata }, checkMetadata},
 		{"api.socket", "socket", "unix socket of the agent", false, func(s *Settings) any { return &s.API.Socket }, checkSocket},
 		{"api.legacy", "", "serve the API of 2015 on " + legacyAddress + ", too", false, func(s *Settings) any { return &s.API.Legacy }, nil},
 		{"proxy.listen", "listen", "where the Docker API proxy listens: tcp://ADDRESS:PORT or unix:///PATH", false, func(s *Settings) any { return &s.Proxy.Listen }, checkListen},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/socketplane/socketplane/agent"
 	"github.com/socketplane/socketplane/agent/api"
 )
 
@@ -97,6 +98,29 @@ func checkTTL(s string) error {
 	return nil
 }
 
+// list takes a setting of several values apart.
+func list(s string) []string { return strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) }
+
+// checkPublic takes subnets that a network can have.
+func checkPublic(s string) error {
+	for _, one := range list(s) {
+		if _, err := api.ParseSubnet(one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkMetadata takes names of networks.
+func checkMetadata(s string) error {
+	for _, one := range list(s) {
+		if err := api.CheckNetworkName(one); err != nil && one != "*" {
+			return err
+		}
+	}
+	return nil
+}
+
 // maxWait bounds how long a dead host is waited for: a year and more.
 const maxWait = 10000 * time.Hour
 
@@ -109,6 +133,19 @@ func checkWait(least time.Duration) func(string) error {
 		}
 		return nil
 	}
+}
+
+// allowed is what the settings let networks do on this host.
+func (s *Settings) allowed() (agent.Allowed, error) {
+	allowed := agent.Allowed{Metadata: s.Network.AllowMetadata}
+	for _, one := range s.Network.AllowPublic {
+		p, err := api.ParseSubnet(one)
+		if err != nil {
+			return agent.Allowed{}, fmt.Errorf("network.allow_public: %w", err)
+		}
+		allowed.Public = append(allowed.Public, p)
+	}
+	return allowed, nil
 }
 
 // checkTogether looks at settings that only make sense with one another.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -16,7 +17,7 @@ import (
 func TestInstalledSettingsFile(t *testing.T) {
 	want := defaultSettings("box")
 	s, from, err := loadSettings(testSources(t, setup.ConfigText, nil, nil))
-	if err != nil || s != want {
+	if err != nil || !reflect.DeepEqual(s, want) {
 		t.Errorf("as it is installed it says\n%+v, %v", s, err)
 	}
 	for key, origin := range from {

@@ -141,7 +141,12 @@ func printSettings(w io.Writer, s Settings, from origins) error {
 		if e.secret && value != "" {
 			value = "********"
 		}
-		if _, isBool := e.field(&s).(*bool); !isBool {
+		switch p := e.field(&s).(type) {
+		case *bool:
+		case *[]string:
+			value = fmt.Sprintf("%q", *p) // [] for none
+			value = strings.ReplaceAll(value, `" "`, `", "`)
+		default:
 			value = fmt.Sprintf("%q", value)
 		}
 		if _, err := fmt.Fprintf(w, "%-46s # %s\n", e.key+" = "+value, from[e.key]); err != nil {

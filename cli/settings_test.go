@@ -2,11 +2,15 @@ package cli
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/socketplane/socketplane/agent"
 )
 
 func testSources(t *testing.T, file string, env, flags map[string]string) sources {
@@ -75,6 +79,10 @@ func TestSettingsRefuses(t *testing.T) {
 		{name: "boolean in env", env: map[string]string{"SOCKETPLANE_DOCKER_ENABLED": "maybe"}, says: []string{"SOCKETPLANE_DOCKER_ENABLED", "true or false"}},
 		{name: "host name", flags: map[string]string{"host.name": "a b"}, says: []string{"host.name"}},
 		{name: "two tokens", file: "[consul]\ntoken=\"x\"\ntoken_file=\"/y\"\n", says: []string{"choose one"}},
+		{name: "public subnet", file: "[network]\nallow_public = [\"203.0.113.0/24\", \"203.0.113.1/24\"]\n", says: []string{"network.allow_public", "host bits"}},
+		{name: "loopback allowed", env: map[string]string{"SOCKETPLANE_NETWORK_ALLOW_PUBLIC": "127.0.0.0/8"}, says: []string{"network.allow_public", "loopback"}},
+		{name: "metadata", file: "[network]\nallow_metadata = [\"a b\"]\n", says: []string{"network.allow_metadata"}},
+		{name: "metadata no list", file: "[network]\nallow_metadata = true\n", says: []string{"allow_metadata"}},
 		{name: "certificate without key", file: "[consul]\ncert_file=\"/y\"\n", says: []string{"belong together"}},
 	}
 	for _, tt := range tests {
@@ -110,6 +118,37 @@ func TestSettingsFileMissing(t *testing.T) {
 }
 
 // What print-config shows is itself a settings file, and masks secrets.
+// What networks may do is a list, in the file and in the environment, and printed
+// as it is read.
+func TestSettingsLists(t *testing.T) {
+	file := "[network]\nallow_public = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\nallow_metadata = [\"a\"]\n"
+	for _, c := range []struct {
+		env  map[string]string
+		want agent.Allowed
+	}{
+		{nil, agent.Allowed{Public: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.0/24")}, Metadata: []string{"a"}}},
+		{map[string]string{"SOCKETPLANE_NETWORK_ALLOW_PUBLIC": "", "SOCKETPLANE_NETWORK_ALLOW_METADATA": "b,*"}, agent.Allowed{Metadata: []string{"b", "*"}}},
+	} {
+		for text, env := file, c.env; ; env = nil {
+			s, from, err := loadSettings(testSources(t, text, env, nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.allowed(); err != nil || !reflect.DeepEqual(got, c.want) {
+				t.Errorf("%q, %v: %+v, %v", text, env, got, err)
+			}
+			if text != file {
+				break
+			}
+			var out bytes.Buffer
+			if err := printSettings(&out, s, from); err != nil {
+				t.Fatal(err)
+			}
+			text = out.String()
+		}
+	}
+}
+
 func TestPrintSettings(t *testing.T) {
 	src := testSources(t, "[consul]\ntoken = \"s3cret\"\n", nil, map[string]string{"cluster.iface": "eth1"})
 	s, from, err := loadSettings(src)

@@ -24,7 +24,14 @@ const (
 const (
 	idPrefix = "socketplane_"
 	idKind   = idPrefix + "kind"
-	idPeer   = idPrefix + "peer"
+	idPeer   = idPrefix + IDPeer
+	idRemote = idPrefix + IDRemote
+)
+
+// What Port.IDs of a tunnel tell, see Tunnel.
+const (
+	IDPeer   = "peer"
+	IDRemote = "remote"
 )
 
 // Port is a port of the integration bridge that is ours.

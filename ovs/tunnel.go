@@ -55,7 +55,7 @@ func (t Tunnel) spec() portSpec {
 	}
 	return portSpec{
 		name: TunnelName(t.Peer), kind: KindTunnel, typ: "vxlan", options: options,
-		externalIDs: map[string]string{idKind: KindTunnel, idPeer: t.Peer},
+		externalIDs: map[string]string{idKind: KindTunnel, idPeer: t.Peer, idRemote: t.Remote.String()},
 	}
 }
 

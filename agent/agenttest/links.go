@@ -301,6 +301,21 @@ func (n *NAT) Set(ctx context.Context, r nat.Rules) error {
 	})
 }
 
+// Networks lists the networks that are let out, and whether to the metadata too.
+func (n *NAT) Networks() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var list []string
+	for _, r := range n.rules.Networks {
+		line := r.Subnet.String()
+		if r.Metadata {
+			line += " metadata"
+		}
+		list = append(list, line)
+	}
+	return list
+}
+
 // State describes the rules, a line a network and a published port.
 func (n *NAT) State() []string {
 	n.mu.Lock()

@@ -24,6 +24,9 @@ type Network struct {
 	// Docker network is removed, on whatever host; others only come back then, or
 	// a docker system prune would take networks from all hosts.
 	ByDocker bool `json:"by_docker,omitempty"`
+	// Problem: why the host that was asked does not use the network as its record
+	// says, in one sentence.
+	Problem string `json:"problem,omitempty"`
 }
 
 // CreateNetworkRequest asks for a network. A zero Subnet means: pick a free one.

@@ -4,7 +4,10 @@
 // standard library.
 package api
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Service is what an agent does for those who call it, in process or over the
 // socket. Every method may return an *Error, see Code.
@@ -49,6 +52,16 @@ type Status struct {
 	Store    string   `json:"store"`    // "consul " and its address (unix://PATH: the one that the agent runs), or "embedded"
 	Bridge   string   `json:"bridge"`
 	Peers    []Peer   `json:"peers"` // sorted by name
+	// Overwritten are the keys of the store that only this host writes and somebody
+	// else wrote since the agent began. They were put right.
+	Overwritten []Overwritten `json:"overwritten,omitempty"`
+}
+
+// Overwritten is a key of this host that somebody else wrote.
+type Overwritten struct {
+	Key   string    `json:"key"`
+	Count int       `json:"count"`
+	Last  time.Time `json:"last"`
 }
 
 // Host is the host the agent runs on.

@@ -46,6 +46,7 @@ type Host struct {
 	Datapath string         // system or netdev
 	Node     string         // the machine's name in the store's failure detector; empty: not watched by one
 	Boot     string         // id of the machine's present boot, see BootID
+	Addrs    []netip.Prefix // addresses of this host with their prefix lengths, without those of gateways; not stored
 	Alive    bool           // its session holds the record; not stored, read from the store
 	Revision uint64         // version of the record's key; not stored, read from the store
 }

@@ -48,10 +48,12 @@ type Member struct {
 	now    func() time.Time
 
 	session state.Session
-	node    string // what the store calls this machine
-	asked   bool   // node is what it said since the session began
-	mute    bool   // it could not say, and that was logged
-	rival   string // session of what may be another machine with our identity
+	node    string        // what the store calls this machine
+	asked   bool          // node is what it said since the session began
+	mute    bool          // it could not say, and that was logged
+	own     Own           // this host's record
+	look    chan struct{} // see Saw
+	rival   string        // session of what may be another machine with our identity
 	since   time.Time
 
 	mu       sync.Mutex
@@ -67,6 +69,7 @@ func NewMember(store Store, self func() (Host, error), ttl time.Duration, logger
 	return &Member{
 		store: store, self: self, ttl: ttl, logger: logger, now: time.Now,
 		waiting: errors.New("the store has not answered"), admitted: make(chan struct{}), returned: make(chan struct{}, 1),
+		look: make(chan struct{}, 1),
 	}
 }
 
@@ -91,6 +94,21 @@ func (m *Member) Admitted(ctx context.Context) error {
 // what it had in the store may have been given to others meanwhile. One
 // listener can have it.
 func (m *Member) Returned() <-chan struct{} { return m.returned }
+
+// Saw takes what the store has as this host's record; nil: it has none. If that is
+// not what this host wrote it is put right at once.
+func (m *Member) Saw(record []byte) {
+	if !m.own.Is(record) {
+		select {
+		case m.look <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Overwritten says how often somebody else wrote or deleted this host's record, and
+// when last.
+func (m *Member) Overwritten() (count int, last time.Time) { return m.own.Overwritten() }
 
 // Run registers this host and keeps its record true and its session alive
 // until ctx ends. The record stays when Run ends: an agent that stops is no
@@ -147,7 +165,9 @@ func (m *Member) pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-t.C:
+	case <-m.look:
 	case <-lost:
+		m.own.Reset() // a host that is taken for dead loses its record in the end
 		m.logger.Warn("the session of this host has ended; opening another")
 		m.session = nil
 	}
@@ -207,6 +227,9 @@ func (m *Member) write(ctx context.Context, self Host) error {
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
+	if m.own.Foreign(old.Value, old.Version, m.now()) {
+		m.logger.Error("somebody else wrote the record of this host; it is put right", "key", key, "version", old.Version, "value", fmt.Sprintf("%.300q", old.Value))
+	}
 	op := state.Op{Kind: state.OpCAS, Key: key, Value: value, Version: old.Version}
 	held := old.Session != "" && old.Session != m.session.ID()
 	if held {
@@ -218,10 +241,12 @@ func (m *Member) write(ctx context.Context, self Host) error {
 		op.Session = m.session.ID()
 	}
 	if !bytes.Equal(old.Value, value) || old.Session == "" {
+		m.own.Try(value)
 		if err := m.store.Txn(ctx, []state.Op{op}); err != nil {
 			return err
 		}
 	}
+	m.own.Wrote(value)
 	if old.Session == "" {
 		select {
 		case m.returned <- struct{}{}:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -243,5 +244,70 @@ func TestRecordIsLost(t *testing.T) {
 	m.self = func() (Host, error) { return Host{}, errors.New("no address") }
 	if err := m.register(t.Context()); err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestRecordIsOverwritten: what somebody else writes to this host's record, or takes
+// away, is put right as soon as it is seen, and counted. What this host changes
+// itself, and what an earlier life wrote, is not.
+func TestRecordIsOverwritten(t *testing.T) {
+	s, err := state.OpenEmbedded(filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	before := run(t, s, self(1400))
+	until(t, s, "the record", held)
+	before()
+
+	var mtu atomic.Int64
+	mtu.Store(1500)
+	m := NewMember(s, func() (Host, error) { return self(int(mtu.Load()))() }, 10*time.Second, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	good := until(t, s, "the record of this life", func(e state.Entry) bool { return strings.Contains(string(e.Value), "1500") })
+	mtu.Store(1450)
+	m.Saw([]byte("look"))
+	changed := until(t, s, "our own change", func(e state.Entry) bool { return strings.Contains(string(e.Value), "1450") })
+	if n, _ := m.Overwritten(); n != 0 {
+		t.Errorf("counted %d times before anybody wrote it", n)
+	}
+	write := func(value []byte) {
+		t.Helper()
+		e, err := s.Get(t.Context(), HostsPrefix+id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if value == nil {
+			err = s.Delete(t.Context(), e.Key, e.Version)
+		} else {
+			_, err = s.CompareAndSet(t.Context(), e.Key, value, e.Version)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	for i, value := range [][]byte{[]byte(strings.Replace(string(good.Value), "192.0.2.1", "192.0.2.66", 1)), []byte("{"), nil} {
+		write(value)
+		m.Saw(value)
+		until(t, s, "put right", func(e state.Entry) bool { return string(e.Value) == string(changed.Value) })
+		if n, _ := m.Overwritten(); n != i+1 {
+			t.Errorf("counted %d times, want %d", n, i+1)
+		}
+	}
+	if took := time.Since(start); took > 3*refreshEvery {
+		t.Errorf("it took %v: it was not looked at when it was seen", took)
+	}
+	m.Saw(changed.Value)
+	if n, last := m.Overwritten(); n != 3 || last.IsZero() {
+		t.Errorf("counted %d times, last %v", n, last)
 	}
 }

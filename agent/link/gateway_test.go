@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,19 @@ func TestEnsureGateway(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"198.18.0.0/24"}, texts(routes)); diff != "" {
 		t.Error(diff)
+	}
+
+	addrs, err := l.Addresses(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if g.Addr.Contains(a.Addr()) {
+			t.Errorf("the gateway's own address %s counts", a)
+		}
+	}
+	if !slices.Contains(texts(addrs), "198.18.0.1/24") {
+		t.Errorf("addresses %v lack the underlay's", addrs)
 	}
 
 	g.Source = netip.MustParseAddr("198.51.100.9")

@@ -133,9 +133,9 @@ type global struct {
 // globalAddrs lists the global primary IPv4 addresses of a link, or of all;
 // primary ones come first.
 func (c *conn) globalAddrs(link netlink.Link) ([]global, error) {
-	addrs, err := dump(func() ([]netlink.Addr, error) { return c.AddrList(link, netlink.FAMILY_V4) })
+	addrs, err := c.addrsOf(link)
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, err
 	}
 	var all []global
 	for _, a := range addrs {
@@ -145,6 +145,15 @@ func (c *conn) globalAddrs(link netlink.Link) ([]global, error) {
 		}
 	}
 	return all, nil
+}
+
+// addrsOf lists the IPv4 addresses of a link, or of all.
+func (c *conn) addrsOf(link netlink.Link) ([]netlink.Addr, error) {
+	addrs, err := dump(func() ([]netlink.Addr, error) { return c.AddrList(link, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return addrs, nil
 }
 
 func underlayOf(link netlink.Link, addr netip.Addr) Underlay {

@@ -249,3 +249,24 @@ func healthy(t testing.TB, k int) {
 		<-tick.C
 	}
 }
+
+// named waits until status of host k names one problem with all the parts.
+func named(t testing.TB, k int, parts ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("h%d names %q", k, parts), func() error {
+		st, err := agentOn(t, k).Status(within(t))
+		if err != nil {
+			return err
+		}
+		for _, p := range st.Problems {
+			found := true
+			for _, part := range parts {
+				found = found && strings.Contains(p, part)
+			}
+			if found {
+				return nil
+			}
+		}
+		return fmt.Errorf("it names %q", st.Problems)
+	})
+}

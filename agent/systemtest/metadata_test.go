@@ -14,8 +14,9 @@ import (
 const metadataAddr = "169.254.169.254"
 
 // Promise: a container does not reach the cloud's metadata, which hold the token,
-// unless its network was made with --allow-metadata; the host itself does. It stays
-// so while the agent restarts and when the rules were lost.
+// unless its network was made with --allow-metadata and the settings of its host
+// allow that; the host itself does. It stays so while the agent restarts and when
+// the rules were lost.
 func TestMetadata(t *testing.T) {
 	serveMetadata(t)
 	makeNetwork(t, 1, "shut", "10.91.0.0/24")
@@ -24,6 +25,9 @@ func TestMetadata(t *testing.T) {
 	if shown := sp(t, 2, "network", "info", "open", "-o", "json"); !strings.Contains(shown, `"allow_metadata": true`) {
 		t.Errorf("another host shows: %s", shown)
 	}
+	if made := sp(t, 1, "network", "info", "open"); !strings.Contains(made, "allow_metadata") {
+		t.Errorf("network info does not say what this host's settings need: %s", made)
+	}
 	if r := try(t, 2, "socketplane", "network", "create", "shut", "--allow-metadata"); r.code != 1 || !strings.Contains(r.stderr, "exists") {
 		t.Errorf("a network was opened that exists: %d %s", r.code, r.stderr)
 	}
@@ -31,6 +35,21 @@ func TestMetadata(t *testing.T) {
 	shut2, open2 := runContainer(t, 2, "shut", "shut2"), runContainer(t, 2, "open", "open2")
 
 	ask := []string{"timeout", "2", "wget", "-q", "-O", "-", "http://" + metadataAddr + "/user_data"}
+	for _, c := range []container{open1, open2} {
+		named(t, c.host, `network "open"`, "allow_metadata")
+		if r := c.exec(t, ask...); r.code == 0 || strings.Contains(r.stdout, "token") {
+			t.Errorf("%s reads the metadata though the settings of its host do not allow it: %s", c.name, r.stdout)
+		}
+	}
+	const allow = "SOCKETPLANE_NETWORK_ALLOW_METADATA=open"
+	t.Cleanup(func() {
+		for k := 1; k <= 2; k++ {
+			remove(t, k, fmt.Sprint("open", k))
+			restartAgent(t, k)
+		}
+	})
+	restartAgent(t, 1, allow)
+	restartAgent(t, 2, allow)
 	check := func(when string) {
 		t.Helper()
 		for _, c := range []container{open1, open2} {
@@ -56,7 +75,7 @@ func TestMetadata(t *testing.T) {
 	}
 	check("at first")
 	must(t, 1, "iptables", "-t", "raw", "-F", "SOCKETPLANE-RAW")
-	restartAgent(t, 1)
+	restartAgent(t, 1, allow)
 	check("after the agent's restart without its rules")
 }
 

@@ -1,0 +1,77 @@
+package cluster
+
+import (
+	"bytes"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Own tells the values that this host wrote to a key of its own from those of
+// others, and counts the latter. A key that is absent has the value nil. The zero
+// Own has written nothing in this life, and takes whatever it finds for its own.
+type Own struct {
+	mu     sync.Mutex
+	values [][]byte // what may be there: the last one known to be, and those whose write had no answer
+	seen   uint64   // version of the foreign value that was counted last
+	count  int
+	last   time.Time
+}
+
+// maxTries bounds the values of unanswered writes that are kept.
+const maxTries = 8
+
+// Try says that a value is about to be written.
+func (o *Own) Try(value []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.values) > 0 && !o.is(value) && len(o.values) < maxTries { // where nothing is known, anything may be ours
+		o.values = append(o.values, slices.Clone(value))
+	}
+}
+
+// Wrote says that a value is there, and ours.
+func (o *Own) Wrote(value []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.values = [][]byte{slices.Clone(value)}
+}
+
+// Reset forgets what was written: others may have changed it rightly, as after
+// this host was taken for dead.
+func (o *Own) Reset() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.values = nil
+}
+
+// Is says whether a value may be ours.
+func (o *Own) Is(value []byte) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.values) == 0 || o.is(value)
+}
+
+func (o *Own) is(value []byte) bool {
+	return slices.ContainsFunc(o.values, func(v []byte) bool { return bytes.Equal(v, value) })
+}
+
+// Foreign counts a value that was read and is not ours. It is news once a version.
+func (o *Own) Foreign(value []byte, version uint64, now time.Time) (news bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.values) == 0 || o.is(value) || version != 0 && version == o.seen {
+		return false
+	}
+	o.seen = version
+	o.count++
+	o.last = now
+	return true
+}
+
+// Overwritten says how often somebody else wrote the key in this life, and when last.
+func (o *Own) Overwritten() (count int, last time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.count, o.last
+}

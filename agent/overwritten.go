@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// overwrittenFor is how long status calls a key of ours that somebody else wrote a
+// problem, after it was put right. The count stays.
+const overwrittenFor = 15 * time.Second
+
+// lookAtOwn has what is this host's alone, its record and its lists of endpoints,
+// put right at once when a snapshot shows that somebody else wrote it.
+func (a *Agent) lookAtOwn(part string, snap state.Snapshot) {
+	values := map[string][]byte{}
+	for _, e := range snap.Entries {
+		if strings.HasSuffix(e.Key, "/"+a.id) {
+			values[e.Key] = e.Value
+		}
+	}
+	switch {
+	case part == partHosts && a.Membership != nil:
+		a.Membership.Saw(values[cluster.HostsPrefix+a.id])
+	case part == partEndpoints && a.isLoaded():
+		a.lookForStrays(values)
+		for id, p := range a.ownLists() {
+			if !p.own.Is(values[network.EndpointsKey(id, a.id)]) {
+				p.recheck.Store(true)
+				a.errands.run(applyTimeout, func(ctx context.Context) {
+					if err := a.publish(ctx, id); err != nil {
+						signal(a.kick)
+					}
+				})
+			}
+		}
+	}
+}
+
+// lookForStrays finds lists of ours on networks where this host has nothing: they
+// would draw packets here, and keep the network from being deleted.
+func (a *Agent) lookForStrays(values map[string][]byte) {
+	known := a.ownLists()
+	for key := range values {
+		id, _, _ := strings.Cut(strings.TrimPrefix(key, network.EndpointsPrefix), "/")
+		if known[id] == nil && !a.isBlocked(id) && len(a.table.on(id)) == 0 && api.CheckNetworkName(id) == nil {
+			a.publisher(id).own.Wrote(nil)
+		}
+	}
+}
+
+// ownLists gives the writers of this host's lists, by network.
+func (a *Agent) ownLists() map[string]*publisher {
+	a.pubMu.Lock()
+	defer a.pubMu.Unlock()
+	all := make(map[string]*publisher, len(a.publishers))
+	for id, p := range a.publishers {
+		all[id] = p
+	}
+	return all
+}
+
+// overwritten lists the keys of this host that somebody else wrote.
+func (a *Agent) overwritten() []api.Overwritten {
+	var list []api.Overwritten
+	add := func(key string, count int, last time.Time) {
+		if count > 0 {
+			list = append(list, api.Overwritten{Key: key, Count: count, Last: last.UTC().Truncate(time.Second)})
+		}
+	}
+	if a.Membership != nil {
+		count, last := a.Membership.Overwritten()
+		add(cluster.HostsPrefix+a.id, count, last)
+	}
+	for id, p := range a.ownLists() {
+		count, last := p.own.Overwritten()
+		add(network.EndpointsKey(id, a.id), count, last)
+	}
+	slices.SortFunc(list, func(x, y api.Overwritten) int { return strings.Compare(x.Key, y.Key) })
+	return list
+}
+
+// overwrittenNow says of those that were written a moment ago that this is wrong.
+func overwrittenNow(list []api.Overwritten, now time.Time) []string {
+	var problems []string
+	for _, o := range list {
+		if now.Sub(o.Last) < overwrittenFor {
+			problems = append(problems, fmt.Sprintf("somebody else wrote key %s, which is this host's alone; it was put right. Count since the agent began: %d, last at %s. "+
+				"Somebody beside this cluster's hosts can write the store, or one of them is hostile", o.Key, o.Count, o.Last.Format(time.TimeOnly)))
+		}
+	}
+	return problems
+}

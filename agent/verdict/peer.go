@@ -1,0 +1,166 @@
+package verdict
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/cluster"
+)
+
+// moveAfter is how long a known peer's record must name another tunnel address
+// until that is believed. A host whose record somebody else wrote puts it right
+// within a second, and no packet has gone astray.
+const moveAfter = 2 * time.Second
+
+// peers judges the tunnel addresses of the other hosts.
+func (j *judging) peers() {
+	at := map[netip.Addr]cluster.Host{} // who has an address by this judgement
+	selfRevision := uint64(0)
+	for _, h := range j.s.Hosts {
+		if h.ID == j.f.Self {
+			selfRevision = h.Revision
+		}
+	}
+	for _, h := range j.claimants() {
+		old, known := j.m.peers[h.ID]
+		p := Peer{}
+		why := j.badAddress(h, known && old == h.VTEP)
+		_, oldTaken := at[old]
+		stays := known && !oldTaken && old != h.VTEP && j.badAddress(cluster.Host{VTEP: old}, true) == ""
+		other, taken := at[h.VTEP]
+		if why == "" && !taken && stays && j.waits(h) {
+			at[old], j.v.Memory.peers[h.ID] = h, old
+			j.v.Peers[h.ID] = Peer{VTEP: old}
+			continue
+		}
+		if why == "" && taken {
+			why = fmt.Sprintf("that is the address of host %q (%s), which was known first", other.Name, other.ID)
+			if !h.Alive && h.Revision < other.Revision {
+				why = "-" // the machine was installed anew: this is its former record
+			}
+		}
+		if why == ours && !h.Alive && h.Revision < selfRevision {
+			why = "-" // the same of this machine
+		}
+		switch {
+		case why == "":
+			p.VTEP = h.VTEP
+		case why != "-":
+			p.Problem = fmt.Sprintf("the record of host %q (%s) names the tunnel address %s, and %s; ", h.Name, h.ID, h.VTEP, why)
+			if stays {
+				p.VTEP = old
+				p.Problem += fmt.Sprintf("its tunnel stays at %s", old)
+			} else {
+				p.Problem += "this host does not reach its endpoints"
+			}
+			p.Problem += fmt.Sprintf("; see key %s%s", cluster.HostsPrefix, h.ID)
+		}
+		if p.VTEP.IsValid() {
+			at[p.VTEP], j.v.Memory.peers[h.ID] = h, p.VTEP
+		}
+		j.v.Peers[h.ID] = p
+	}
+	j.rememberOwners()
+}
+
+// claimants gives the other hosts that are not dead, who has the best claim to an
+// address first: the living, then who was there first.
+func (j *judging) claimants() []cluster.Host {
+	list := slices.DeleteFunc(slices.Clone(j.s.Hosts), func(h cluster.Host) bool {
+		return h.ID == j.f.Self || j.s.Gone[h.ID]
+	})
+	rank := func(h cluster.Host) int {
+		old, known := j.m.peers[h.ID]
+		switch {
+		case !h.Alive:
+			return 4
+		case j.m.owners[h.VTEP] == h.ID:
+			return 0
+		case known && old == h.VTEP:
+			return 1
+		case known:
+			return 2 // it may have to fall back on the address that it has
+		}
+		return 3
+	}
+	slices.SortFunc(list, func(a, b cluster.Host) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Revision, b.Revision), strings.Compare(a.ID, b.ID))
+	})
+	return list
+}
+
+const ours = "that is an address of this host"
+
+// badAddress says what keeps an address from being a peer's; empty: nothing.
+func (j *judging) badAddress(h cluster.Host, known bool) string {
+	a := h.VTEP
+	switch {
+	case !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast():
+		return "that is no unicast address"
+	case a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240):
+		return "that is no unicast address"
+	case a == j.f.VTEP:
+		return ours
+	case j.f.VTEP.IsValid() && a.Is4() != j.f.VTEP.Is4():
+		return "that is of another IP version than this host's tunnel address"
+	}
+	for _, p := range j.f.Addrs {
+		switch {
+		case a == p.Addr():
+			return ours
+		case p.Addr().Is4() && p.Bits() < 31 && (a == p.Masked().Addr() || a == broadcast(p)):
+			return fmt.Sprintf("that is no host's address, but the network's or the broadcast address of %s", p.Masked())
+		}
+	}
+	if id, in := j.settled.containing(a); in && !known {
+		return fmt.Sprintf("that lies in the container network %q", id)
+	}
+	return ""
+}
+
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+// waits says whether a known peer's new address is too new to be believed.
+func (j *judging) waits(h cluster.Host) bool {
+	m, ok := j.m.moving[h.ID]
+	if !ok || m.to != h.VTEP {
+		m = move{to: h.VTEP, since: j.f.Now}
+	}
+	left := moveAfter - j.f.Now.Sub(m.since)
+	if left <= 0 {
+		return false
+	}
+	j.v.Memory.moving[h.ID] = m
+	if j.v.Again == 0 || left < j.v.Again {
+		j.v.Again = left
+	}
+	return true
+}
+
+// rememberOwners keeps who was first at an address as long as its record claims it.
+func (j *judging) rememberOwners() {
+	for _, h := range j.s.Hosts {
+		vtep := j.v.Peers[h.ID].VTEP
+		if first := j.m.owners[h.VTEP]; first == h.ID {
+			j.v.Memory.owners[h.VTEP] = h.ID
+		} else if _, ok := j.v.Memory.owners[vtep]; vtep.IsValid() && !ok && j.m.owners[vtep] == "" {
+			j.v.Memory.owners[vtep] = h.ID
+		}
+	}
+	// An owner whose record has gone, or has moved, is followed by who has the address now.
+	for id, vtep := range j.v.Memory.peers {
+		if j.v.Memory.owners[vtep] == "" {
+			j.v.Memory.owners[vtep] = id
+		}
+	}
+}
