@@ -93,7 +93,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	}
 	defer sw.Close()
 
-	if err := link.PrepareHost(sw.Datapath() == ovs.DatapathNetdev); err != nil {
+	if err := links.PrepareHost(sw.Datapath() == ovs.DatapathNetdev); err != nil {
 		return err
 	}
 	filter, err := nat.New(logger)
