@@ -29,6 +29,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 		return errors.Join(errs...)
 	}
 	a.view.expire()
+	errs = append(errs, a.convergeHost(ctx))
 	told, err := a.convergeTunnels(ctx)
 	errs = append(errs, err)
 	a.convergeWays(ctx)

@@ -7,15 +7,18 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/socketplane/socketplane/agent"
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/docker"
 	"github.com/socketplane/socketplane/agent/docker/driver"
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
@@ -100,6 +103,11 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
+	denyForward, err := (&setup.Host{}).ForwardingWasOff(s.Host.StateDir)
+	if err != nil {
+		return err
+	}
+	denyForward = denyForward && s.Network.DenyForward
 	boot, err := cluster.BootID()
 	if err != nil {
 		return err
@@ -120,8 +128,13 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		Switch:    sw,
 		Links:     links,
 		NAT:       filter,
+		Firewall:  firewall.New(logger),
 		HostPorts: claims,
 		Logger:    logger,
+
+		ConsulPorts: consulPorts(keeper),
+		Uplinks:     splitList(s.Network.Uplinks),
+		DenyForward: denyForward,
 
 		Membership:   member,
 		Detector:     cluster.NewDetector(s.Cluster.DrainAfter.Duration, store.LiveNodes),
@@ -192,6 +205,23 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	err = g.Wait()
 	logger.Info("agent stopped")
 	return err
+}
+
+// consulPorts are the ports between hosts of the Consul that the agent runs.
+func consulPorts(keeper *cluster.Keeper) []firewall.Port {
+	if !keeper.Managed() {
+		return nil
+	}
+	return []firewall.Port{
+		{Proto: unix.IPPROTO_TCP, Number: uint16(keeper.Ports.Server)},
+		{Proto: unix.IPPROTO_TCP, Number: uint16(keeper.Ports.Gossip)},
+		{Proto: unix.IPPROTO_UDP, Number: uint16(keeper.Ports.Gossip)},
+	}
+}
+
+// splitList parts a setting that holds several values.
+func splitList(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
 }
 
 // thisHost is what makes this host's record in the cluster.

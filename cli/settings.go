@@ -35,6 +35,10 @@ type Settings struct {
 		DrainAfter   Duration `toml:"drain_after"`   // from the end of a dead host's session until nothing is sent to it
 		ReclaimAfter Duration `toml:"reclaim_after"` // from then until its addresses are anybody's
 	} `toml:"cluster"`
+	Network struct {
+		Uplinks     string `toml:"uplinks"`      // interfaces by which containers may leave, beside those that are found; parted by commas
+		DenyForward bool   `toml:"deny_forward"` // on a host that did not forward before
+	} `toml:"network"`
 	Consul struct {
 		Address   string `toml:"address"` // URL; empty: the agent runs one in a cluster, and a host alone has a file
 		Token     string `toml:"token"`
@@ -146,6 +150,8 @@ func settingTable() []setting {
 		{"cluster.session_ttl", "", "how long a silent host counts as alive", false, func(s *Settings) any { return &s.Cluster.SessionTTL }, checkTTL},
 		{"cluster.drain_after", "", "how long after that a host whose machine is dead keeps its tunnel", false, func(s *Settings) any { return &s.Cluster.DrainAfter }, checkWait(time.Second)},
 		{"cluster.reclaim_after", "", "how long after that its addresses are kept for it", false, func(s *Settings) any { return &s.Cluster.ReclaimAfter }, checkWait(time.Second)},
+		{"network.uplinks", "", "interfaces by which containers may leave this host, beside those that the agent finds; such as tap0,veth7", false, func(s *Settings) any { return &s.Network.Uplinks }, orEmpty(checkInterfaces)},
+		{"network.deny_forward", "", "on a host that did not forward packets before: drop forwarded packets that no rule accepts (iptables -P FORWARD DROP), as Docker does", false, func(s *Settings) any { return &s.Network.DenyForward }, nil},
 		{"consul.address", "consul", "URL of Consul, such as http://127.0.0.1:8500 (default: the one that the agent runs in a cluster; none for a host alone)", false, func(s *Settings) any { return &s.Consul.Address }, orEmpty(checkConsul)},
 		{"consul.token", "", "Consul ACL token", true, func(s *Settings) any { return &s.Consul.Token }, checkToken},
 		{"consul.token_file", "", "file that holds the Consul ACL token", false, func(s *Settings) any { return &s.Consul.TokenFile }, orEmpty(checkAbs)},
@@ -179,6 +185,7 @@ func defaultSettings(hostname string) Settings {
 	s.Cluster.SessionTTL = Duration{10 * time.Second} // Consul's shortest
 	s.Cluster.DrainAfter = Duration{20 * time.Second} // some 30 to 45 s after its death
 	s.Cluster.ReclaimAfter = Duration{time.Hour}      // a host that is repaired or moved finds everything as it was
+	s.Network.DenyForward = true
 	s.OVS.Bridge = "docker0-ovs"
 	s.OVS.Socket = "/run/openvswitch/db.sock"
 	s.Docker.Enabled = true

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/nat"
 )
 
 // orEmpty lets the empty text pass: the value is not set.
@@ -32,6 +33,16 @@ func checkHostName(s string) error {
 }
 
 func checkInterface(s string) error { return api.CheckIfName(s) }
+
+// checkInterfaces takes names of interfaces, parted by commas.
+func checkInterfaces(s string) error {
+	for name := range strings.SplitSeq(s, ",") {
+		if !nat.IsUplinkName(name) {
+			return fmt.Errorf("%q is no interface's name; write several like eth1,tap0", name)
+		}
+	}
+	return nil
+}
 
 func checkAbs(s string) error {
 	switch {

@@ -191,6 +191,14 @@ func TestPolicy(t *testing.T) {
 			if got := saved(t, n); !strings.Contains(got, ":FORWARD DROP ") {
 				t.Errorf("Clear changes the policy, which may be somebody else's:\n%s", got)
 			}
+			for range 2 {
+				if err := n.AllowForward(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := saved(t, n); !strings.Contains(got, ":FORWARD ACCEPT ") || !strings.Contains(got, "-A FORWARD -i lo -j ACCEPT\n") {
+					t.Errorf("after AllowForward:\n%s", got)
+				}
+			}
 		})
 	}
 }

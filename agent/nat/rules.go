@@ -71,6 +71,10 @@ const toThisHost = "-m addrtype --dst-type LOCAL"
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
 
+// IsUplinkName says whether a rule can name an interface. The kernel takes stranger
+// names, of which iptables takes some for patterns.
+func IsUplinkName(name string) bool { return namePattern.MatchString(name) }
+
 // ours are the chains without their rules, those of a table together.
 func ours() []chain {
 	return []chain{
@@ -112,7 +116,7 @@ func (r Rules) chains() ([]chain, error) {
 	networks = slices.Compact(networks)
 	uplinks := slices.Compact(slices.Sorted(slices.Values(r.Uplinks)))
 	for _, name := range uplinks {
-		if !namePattern.MatchString(name) || strings.HasPrefix(name, prefix) {
+		if !IsUplinkName(name) || strings.HasPrefix(name, prefix) {
 			return nil, fmt.Errorf("%.40q is no uplink's name", name)
 		}
 	}
