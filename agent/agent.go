@@ -15,6 +15,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
@@ -91,6 +92,10 @@ type Links interface {
 	PeerIn(host, nsPath string) (bool, error)
 	Inhabited(host string) (bool, error)
 	WatchGone(ctx context.Context, gone func(host string)) error
+	WatchHost(ctx context.Context, changed func()) error
+	PrepareHost(userspace bool) error
+	Uplinks(ctx context.Context, vtep netip.Addr) (link.Uplinks, error)
+	EnsureHostEnds(ctx context.Context, ends []link.HostEnd) error
 	SetMTU(ctx context.Context, name string, mtu int) error
 	SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error
 	HostVeths() ([]string, error)
@@ -102,6 +107,12 @@ type Links interface {
 // NAT is the host's packet filter.
 type NAT interface {
 	Set(ctx context.Context, r nat.Rules) error
+}
+
+// Firewall says who may speak to the ports that carry the cluster.
+type Firewall interface {
+	Set(ctx context.Context, r firewall.Rules) error
+	Exists() (bool, error)
 }
 
 // HostPorts keeps published ports of this host from others, by endpoint. Those of
@@ -120,6 +131,7 @@ type Config struct {
 	Switch    Switch
 	Links     Links
 	NAT       NAT
+	Firewall  Firewall
 	HostPorts HostPorts
 	Logger    *slog.Logger
 
@@ -127,6 +139,10 @@ type Config struct {
 	Detector     Detector      // nil: no host is ever taken for dead
 	Allowed      Allowed       // by the settings of this host
 	ReclaimAfter time.Duration // how long a dead host's addresses are kept for it
+
+	ConsulPorts []firewall.Port // of the Consul that the agent runs; none: it runs none
+	Uplinks     []string        // interfaces by which containers may leave, beside those that are found
+	DenyForward bool            // FORWARD drops what no rule accepts, see nat.Rules
 }
 
 // Agent attaches endpoints on this host and keeps the host as the cluster's
@@ -163,6 +179,7 @@ type Agent struct {
 	mu       sync.Mutex    // guards what follows
 	self     cluster.Host  // as last looked at
 	tunnels  map[string]int
+	uplinks  link.Uplinks      // as last looked at
 	problems []string          // what the last pass of converge could not do
 	notes    map[string]string // what is wrong and left alone, by what it is about
 	blocked  map[string]bool   // networks whose list of ours in the store cannot be read

@@ -29,6 +29,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	}
 	a.view.expire()
 	a.judge()
+	errs = append(errs, a.convergeHost(ctx))
 	told, err := a.convergeTunnels(ctx)
 	errs = append(errs, err)
 	a.convergeWays(ctx)

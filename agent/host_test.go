@@ -34,14 +34,15 @@ const (
 // when the watches see something and when to converge.
 type testHost struct {
 	*Agent
-	t     *testing.T
-	calls *agenttest.Calls
-	store *agenttest.Store
-	sw    *agenttest.Switch
-	links *agenttest.Links
-	nat   *agenttest.NAT
-	ports *agenttest.HostPorts
-	mtu   int // of the underlay
+	t        *testing.T
+	calls    *agenttest.Calls
+	store    *agenttest.Store
+	sw       *agenttest.Switch
+	links    *agenttest.Links
+	nat      *agenttest.NAT
+	firewall *agenttest.Firewall
+	ports    *agenttest.HostPorts
+	mtu      int // of the underlay
 
 	routes, addrs []netip.Prefix // of the host
 	allowed       Allowed
@@ -59,6 +60,7 @@ func newTestHost(t *testing.T) *testHost {
 	h := &testHost{t: t, calls: &agenttest.Calls{}, mtu: 1500}
 	h.store = agenttest.NewStore(h.calls, real)
 	h.sw, h.links, h.nat = agenttest.NewSwitch(h.calls), agenttest.NewLinks(h.calls), agenttest.NewNAT(h.calls)
+	h.firewall = &agenttest.Firewall{}
 	h.ports = agenttest.NewHostPorts(h.calls)
 	h.put(cluster.HostsPrefix+peerID, fmt.Sprintf(
 		`{"version":1,"id":%q,"name":"h2","vtep":"192.0.2.2","underlay_mtu":1500,"routes":null,"agent":"","datapath":"netdev"}`, peerID))
@@ -94,7 +96,7 @@ func (h *testHost) start() {
 			return cluster.Host{ID: selfID, Name: "h1", VTEP: netip.MustParseAddr("192.0.2.1"), MTU: h.mtu, Routes: h.routes, Addrs: h.addrs}, nil
 		},
 		Store: h.store, Catalog: network.New(network.Config{Store: h.store}), Addresses: ipam.New(h.store, selfID),
-		Switch: h.sw, Links: h.links, NAT: h.nat, HostPorts: h.ports, Allowed: h.allowed, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Switch: h.sw, Links: h.links, NAT: h.nat, Firewall: h.firewall, HostPorts: h.ports, Allowed: h.allowed, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -173,6 +175,7 @@ func (h *testHost) whole() []string {
 
 func (h *testHost) wantWhole(what string, want []string) {
 	h.t.Helper()
+	h.settle()
 	if diff := cmp.Diff(want, h.whole()); diff != "" {
 		h.t.Fatalf("%s (-want +got):\n%s", what, diff)
 	}

@@ -37,6 +37,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.adopt(ctx); err != nil {
 		return err
 	}
+	if err := a.closeClusterPorts(ctx); err != nil {
+		a.Logger.Error("the cluster's ports are open to containers; trying on", "err", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []string{partHosts, partNetworks, partEndpoints} {
 		g.Go(func() error { return a.watch(ctx, part) })
@@ -44,6 +47,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.ensureDefault(ctx) })
 	g.Go(func() error { return a.convergeLoop(ctx) })
 	g.Go(func() error { return a.Links.WatchGone(ctx, a.gone) })
+	g.Go(func() error { return a.watchHost(ctx) })
 	if a.Detector != nil {
 		g.Go(func() error { return a.watchDead(ctx) })
 	}

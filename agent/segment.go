@@ -272,25 +272,30 @@ func (a *Agent) loadEndpoints(ctx context.Context, networkID string) error {
 // gives its OpenFlow number. The caller holds the network's lock, and sees to
 // the packet filter.
 func (a *Agent) ensureGateway(ctx context.Context, r network.Record) (int, error) {
-	self := a.host()
-	name, mac, mtu := link.GatewayName(r.ID), macOf(r.Gateway), a.view.mtu(self)
+	g := a.gatewayOf(r)
 	ids := map[string]string{
 		idNetwork: r.ID, idSubnet: r.Subnet.String(), idGateway: r.Gateway.String(), idVNI: strconv.FormatUint(uint64(r.VNI), 10),
 	}
 	if r.AllowMetadata {
 		ids[idMetadata] = "true"
 	}
-	ofport, err := a.Switch.AddPort(ctx, ovs.Port{Name: name, Kind: ovs.KindGateway, VLAN: r.VLAN, MAC: mac, MTU: mtu, IDs: ids})
+	ofport, err := a.Switch.AddPort(ctx, ovs.Port{Name: g.Name, Kind: ovs.KindGateway, VLAN: r.VLAN, MAC: g.MAC, MTU: g.MTU, IDs: ids})
 	if err == nil {
-		err = a.Links.EnsureGateway(ctx, link.Gateway{
-			Name: name, MAC: mac, MTU: mtu, Source: self.VTEP, Userspace: a.userspace(),
-			Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()),
-		})
+		err = a.Links.EnsureGateway(ctx, g)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("gateway of network %q: %w", r.ID, err)
 	}
 	return ofport, nil
+}
+
+// gatewayOf is a network's gateway port as the kernel should have it.
+func (a *Agent) gatewayOf(r network.Record) link.Gateway {
+	self := a.host()
+	return link.Gateway{
+		Name: link.GatewayName(r.ID), MAC: macOf(r.Gateway), MTU: a.view.mtu(self), Source: self.VTEP, Userspace: a.userspace(),
+		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()),
+	}
 }
 
 // leave counts user out of a network and takes the gateway away behind the last.
@@ -340,7 +345,7 @@ func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
 // applyNAT lets the networks that are used here out to the world, keeps them
 // apart, and leads published ports to their endpoints. It runs inside a.nat: who computed an older list never comes last.
 func (a *Agent) applyNAT(ctx context.Context) error {
-	var rules nat.Rules
+	rules := nat.Rules{Uplinks: a.uplinksNow().Names, DenyForward: a.DenyForward}
 	for _, seg := range a.segments.list() {
 		rules.Networks = append(rules.Networks, nat.Network{
 			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID), Metadata: a.metadata(seg.record),

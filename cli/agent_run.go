@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/socketplane/socketplane/agent"
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/docker"
 	"github.com/socketplane/socketplane/agent/docker/driver"
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
@@ -106,13 +108,18 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	}
 	defer sw.Close()
 
-	if err := link.PrepareHost(sw.Datapath() == ovs.DatapathNetdev); err != nil {
+	if err := links.PrepareHost(sw.Datapath() == ovs.DatapathNetdev); err != nil {
 		return err
 	}
 	filter, err := nat.New(logger)
 	if err != nil {
 		return err
 	}
+	denyForward, err := (&setup.Host{}).ForwardingWasOff(s.Host.StateDir)
+	if err != nil {
+		return err
+	}
+	denyForward = denyForward && s.Network.DenyForward
 	boot, err := cluster.BootID()
 	if err != nil {
 		return err
@@ -137,10 +144,15 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		Switch:    sw,
 		Links:     links,
 		NAT:       filter,
+		Firewall:  firewall.New(logger),
 		HostPorts: claims,
 		Logger:    logger,
 
-		Allowed:      allowed,
+		Allowed:     allowed,
+		ConsulPorts: consulPorts(keeper),
+		Uplinks:     s.Network.Uplinks,
+		DenyForward: denyForward,
+
 		Membership:   member,
 		Detector:     cluster.NewDetector(s.Cluster.DrainAfter.Duration, store.LiveNodes),
 		ReclaimAfter: s.Cluster.ReclaimAfter.Duration,
@@ -210,6 +222,18 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	err = g.Wait()
 	logger.Info("agent stopped")
 	return err
+}
+
+// consulPorts are the ports between hosts of the Consul that the agent runs.
+func consulPorts(keeper *cluster.Keeper) []firewall.Port {
+	if !keeper.Managed() {
+		return nil
+	}
+	return []firewall.Port{
+		{Proto: unix.IPPROTO_TCP, Number: uint16(keeper.Ports.Server)},
+		{Proto: unix.IPPROTO_TCP, Number: uint16(keeper.Ports.Gossip)},
+		{Proto: unix.IPPROTO_UDP, Number: uint16(keeper.Ports.Gossip)},
+	}
 }
 
 // thisHost is what makes this host's record in the cluster.

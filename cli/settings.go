@@ -57,6 +57,8 @@ type Settings struct {
 	Network struct {
 		AllowPublic   []string `toml:"allow_public"`   // subnets that networks may have beside the private ranges
 		AllowMetadata []string `toml:"allow_metadata"` // networks whose containers may read the cloud's metadata; "*": all
+		Uplinks       []string `toml:"uplinks"`        // interfaces by which containers may leave, beside those that are found
+		DenyForward   bool     `toml:"deny_forward"`   // on a host that did not forward before
 	} `toml:"network"`
 	API struct {
 		Socket string `toml:"socket"`
@@ -169,6 +171,8 @@ func settingTable() []setting {
 		{"docker.daemon_json", "", "dockerd's configuration file", false, func(s *Settings) any { return &s.Docker.DaemonJSON }, checkAbs},
 		{"network.allow_public", "", "subnets that networks may have on this host beside the private ranges", false, func(s *Settings) any { return &s.Network.AllowPublic }, checkPublic},
 		{"network.allow_metadata", "", "networks whose containers may reach the cloud's metadata from this host; * is all", false, func(s *Settings) any { return &s.Network.AllowMetadata }, checkMetadata},
+		{"network.uplinks", "", "interfaces by which containers may leave this host, beside those that the agent finds", false, func(s *Settings) any { return &s.Network.Uplinks }, checkInterfaces},
+		{"network.deny_forward", "", "on a host that did not forward packets before: drop forwarded packets that no rule accepts (iptables -P FORWARD DROP), as Docker does", false, func(s *Settings) any { return &s.Network.DenyForward }, nil},
 		{"api.socket", "socket", "unix socket of the agent", false, func(s *Settings) any { return &s.API.Socket }, checkSocket},
 		{"api.legacy", "", "serve the API of 2015 on " + legacyAddress + ", too", false, func(s *Settings) any { return &s.API.Legacy }, nil},
 		{"proxy.listen", "listen", "where the Docker API proxy listens: tcp://ADDRESS:PORT or unix:///PATH", false, func(s *Settings) any { return &s.Proxy.Listen }, checkListen},
@@ -189,6 +193,7 @@ func defaultSettings(hostname string) Settings {
 	s.Cluster.SessionTTL = Duration{10 * time.Second} // Consul's shortest
 	s.Cluster.DrainAfter = Duration{20 * time.Second} // some 30 to 45 s after its death
 	s.Cluster.ReclaimAfter = Duration{time.Hour}      // a host that is repaired or moved finds everything as it was
+	s.Network.DenyForward = true
 	s.OVS.Bridge = "docker0-ovs"
 	s.OVS.Socket = "/run/openvswitch/db.sock"
 	s.Docker.Enabled = true

@@ -10,6 +10,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent"
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/nat"
 )
 
 // orEmpty lets the empty text pass: the value is not set.
@@ -33,6 +34,16 @@ func checkHostName(s string) error {
 }
 
 func checkInterface(s string) error { return api.CheckIfName(s) }
+
+// checkInterfaces takes names of interfaces.
+func checkInterfaces(s string) error {
+	for _, one := range list(s) {
+		if !nat.IsUplinkName(one) {
+			return fmt.Errorf("%q is no interface's name", one)
+		}
+	}
+	return nil
+}
 
 func checkAbs(s string) error {
 	switch {

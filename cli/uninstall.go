@@ -15,6 +15,7 @@ import (
 	"github.com/socketplane/socketplane/agent/cni"
 	"github.com/socketplane/socketplane/agent/docker"
 	"github.com/socketplane/socketplane/agent/docker/driver"
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/cli/setup"
@@ -171,6 +172,9 @@ func clearNetwork(ctx context.Context, s Settings) (string, error) {
 	if n > 0 {
 		said = append(said, fmt.Sprintf("removed %d interfaces", n))
 	}
+	if err := firewall.New(quiet).Clear(); err != nil {
+		return "", err
+	}
 	rules, err := nat.New(quiet)
 	if errors.Is(err, nat.ErrNoIptables) {
 		return strings.Join(said, ", "), nil
@@ -180,6 +184,16 @@ func clearNetwork(ctx context.Context, s Settings) (string, error) {
 	}
 	if err := rules.Clear(ctx); err != nil {
 		return "", err
+	}
+	host := &setup.Host{}
+	ours, err := host.ForwardingWasOff(s.Host.StateDir)
+	if err != nil {
+		return "", err
+	}
+	if ours && !host.DockerRuns() { // Docker would have set the policy itself
+		if err := rules.AllowForward(ctx); err != nil {
+			return "", err
+		}
 	}
 	return strings.Join(append(said, "no iptables rule of ours is left"), ", "), nil
 }

@@ -47,7 +47,13 @@ func (f Forwarding) render() ([]Flow, []string) {
 		r.local(g)
 	}
 	for _, p := range f.Peers {
-		r.add(tableClassify, 100, fmt.Sprintf("in_port=%d,%s", p.OFPort, untagged),
+		// Sent to the very address that this host is known by. To another one of its
+		// addresses a container's datagram may come, masqueraded by its own host.
+		to := ""
+		if f.Self.Is4() {
+			to = fmt.Sprintf("tun_dst=%s,", f.Self)
+		}
+		r.add(tableClassify, 100, fmt.Sprintf("in_port=%d,%s%s", p.OFPort, to, untagged),
 			"move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG0[],set_field:1->reg1,goto_table:%d", tablePolicy)
 	}
 	for _, g := range f.Segments {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 )
@@ -25,6 +26,7 @@ type Links struct {
 	dead     map[string]bool // namespaces without a process
 	lost     chan string     // host's ends that went with their namespace
 	taken    map[string]bool // namespace + interface: somebody else's
+	changed  chan struct{}   // see WatchHost
 
 	forgotten []link.Stale
 }
@@ -37,7 +39,7 @@ type veth struct {
 
 // NewLinks makes a host without devices.
 func NewLinks(c *Calls) *Links {
-	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, lost: make(chan string, 64), taken: map[string]bool{}}
+	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, lost: make(chan string, 64), taken: map[string]bool{}, changed: make(chan struct{}, 1)}
 }
 
 func (l *Links) isNetNS(path string) bool { return strings.HasPrefix(path, "/ns/") && !l.gone[path] }
@@ -278,6 +280,82 @@ func (l *Links) State() []string {
 	}
 	slices.Sort(lines)
 	return lines
+}
+
+// WatchHost tells of what LoseGateways takes away.
+func (l *Links) WatchHost(ctx context.Context, changed func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.changed:
+			changed()
+		}
+	}
+}
+
+// LoseGateways takes the kernel's part of all gateways away.
+func (l *Links) LoseGateways() {
+	l.mu.Lock()
+	l.gateways = map[string]link.Gateway{}
+	l.mu.Unlock()
+	l.changed <- struct{}{}
+}
+
+// Gateways counts the gateways that are set up.
+func (l *Links) Gateways() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.gateways)
+}
+
+// PrepareHost has nothing to prepare.
+func (l *Links) PrepareHost(bool) error { return nil }
+
+// Uplinks are one, the underlay.
+func (l *Links) Uplinks(context.Context, netip.Addr) (link.Uplinks, error) {
+	return link.Uplinks{Underlay: "eth0", Names: []string{"eth0"}}, nil
+}
+
+// EnsureHostEnds finds them as they should be.
+func (l *Links) EnsureHostEnds(context.Context, []link.HostEnd) error { return nil }
+
+// Firewall is the firewall of the cluster's ports in memory.
+type Firewall struct {
+	mu    sync.Mutex
+	rules *firewall.Rules
+}
+
+// Set remembers r.
+func (f *Firewall) Set(_ context.Context, r firewall.Rules) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rules = &r
+	return nil
+}
+
+// Exists says whether rules were set.
+func (f *Firewall) Exists() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rules != nil, nil
+}
+
+// Reset takes the rules away.
+func (f *Firewall) Reset() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rules = nil
+}
+
+// Rules are those that were set last.
+func (f *Firewall) Rules() firewall.Rules {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.rules == nil {
+		return firewall.Rules{}
+	}
+	return *f.rules
 }
 
 // NAT is a packet filter in memory.

@@ -14,9 +14,7 @@ func TestClear(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.deafen(HostName("a")); err != nil {
-		t.Fatal(err)
-	}
+	l.deafen(HostName("a"))
 	for _, want := range []int{2, 0} {
 		if n, err := l.Clear(t.Context()); err != nil || n != want {
 			t.Errorf("got %d, %v; want %d", n, err, want)

@@ -180,7 +180,7 @@ func TestPrepareHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := PrepareHost(true); err != nil {
+		if err := newLinks(t).PrepareHost(true); err != nil {
 			t.Fatal(err)
 		}
 		if got := sysctl(t, "net/ipv4/ip_forward"); got != "1" {
@@ -190,17 +190,30 @@ func TestPrepareHost(t *testing.T) {
 }
 
 // TestDeafness asks from a container, by ARP, for an address of the host. A
-// switch in user space has to see the question, and the kernel must not.
+// switch in user space has to see the question, and the kernel must not: neither
+// when somebody has flushed all nftables, nor when the kernel settings are gone.
 func TestDeafness(t *testing.T) {
 	l, c := newLinks(t), here(t)
 	addDummy(t, c, "under0", "198.18.0.1/24")
-	for _, userspace := range []bool{false, true} {
+	for _, k := range []struct {
+		name                   string
+		keepChain, keepSysctls bool
+	}{
+		{"all is there", true, true}, {"the chain alone", true, false}, {"the settings alone", false, true}, {"nothing", false, false},
+	} {
 		v := veth(t, l, t.Name())
-		v.Userspace = userspace
+		v.Userspace = true
 		ns := newNamespace(t)
 		if err := errors.Join(l.EnsureVeth(t.Context(), v), l.Configure(t.Context(), v.Peer, ns, config())); err != nil {
 			t.Fatal(err)
 		}
+		if !k.keepChain {
+			run(t, "nft", "flush", "ruleset")
+		}
+		if !k.keepSysctls {
+			run(t, "sysctl", "-qw", "net.ipv4.conf."+v.Host+".arp_ignore=0", "net.ipv4.conf."+v.Host+".rp_filter=0")
+		}
+		deaf := k.keepChain || k.keepSysctls
 		host, err := c.mustFind(v.Host)
 		if err != nil {
 			t.Fatal(err)
@@ -214,11 +227,11 @@ func TestDeafness(t *testing.T) {
 			t.Fatal(err)
 		}
 		answered := arping(t, ns)
-		for deadline := time.Now().Add(10 * time.Second); !userspace && !answered && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(10 * time.Second); !deaf && !answered && time.Now().Before(deadline); {
 			answered = arping(t, ns) // a busy machine may be late for one probe's second
 		}
-		if answered == userspace {
-			t.Errorf("userspace=%v: answered=%v", userspace, answered)
+		if answered == deaf {
+			t.Errorf("%s: answered=%v", k.name, answered)
 		}
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}); err != nil {
 			t.Fatal(err)
@@ -232,7 +245,7 @@ func TestDeafness(t *testing.T) {
 			heard = n >= 42 && buf[12] == 8 && buf[13] == 6 && buf[21] == 1 // ARP, a request
 		}
 		if !heard {
-			t.Errorf("userspace=%v: the switch heard nothing", userspace)
+			t.Errorf("%s: the switch heard nothing", k.name)
 		}
 		if err := l.DeleteVeth(t.Context(), v.Host); err != nil {
 			t.Fatal(err)

@@ -3,7 +3,7 @@ package link
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
 	"sync"
 	"time"
 
@@ -40,38 +40,58 @@ type ingress struct {
 // answer ARP for addresses of the host. It must never be done where the
 // kernel's switch forwards: its rx_handler comes after the hook.
 //
-// Where nftables cannot do it, the answers alone are turned off.
-func (l *Links) deafen(host string) error {
+// What quietSysctls sets says much the same, and stays when somebody flushes all
+// nftables. Where nftables cannot do it, that alone must do.
+func (l *Links) deafen(host string) {
 	in := &l.ingress
 	in.change.Lock()
 	defer in.change.Unlock()
 	in.mu.Lock()
 	delete(in.stale, host)
 	in.mu.Unlock()
-	err := addIngressDrop(host)
-	if err == nil {
-		return nil
+	if err := addIngressDrops(host); err != nil {
+		l.log.Warn("no ingress chain; the kernel hears a container", "port", host, "err", err)
 	}
-	l.log.Warn("no ingress chain; only ARP answers are turned off", "port", host, "err", err)
-	// 8: do not reply for all local addresses (Documentation/networking/ip-sysctl).
-	return setSysctl("net/ipv4/conf/"+host+"/arp_ignore", "8")
 }
 
-func addIngressDrop(host string) error {
+func addIngressDrops(hosts ...string) error {
 	nft, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	table := nft.AddTable(&nftables.Table{Name: ingressTable, Family: nftables.TableFamilyNetdev})
 	drop, priority := nftables.ChainPolicyDrop, ingressPriority
-	nft.AddChain(&nftables.Chain{
-		Name: host, Table: table, Type: nftables.ChainTypeFilter, Policy: &drop,
-		Hooknum: nftables.ChainHookIngress, Priority: &priority, Device: host,
-	})
+	for _, host := range hosts {
+		nft.AddChain(&nftables.Chain{
+			Name: host, Table: table, Type: nftables.ChainTypeFilter, Policy: &drop,
+			Hooknum: nftables.ChainHookIngress, Priority: &priority, Device: host,
+		})
+	}
 	if err := nft.Flush(); err != nil {
-		return fmt.Errorf("add ingress chain of %q: %w", host, err)
+		return fmt.Errorf("add ingress chains of %q: %w", hosts, err)
 	}
 	return nil
+}
+
+// ingressChains lists our chains with their policies. A kernel without nftables,
+// or its netdev family, has none.
+func ingressChains(nft *nftables.Conn) (map[string]*nftables.Chain, error) {
+	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyNetdev)
+	for _, none := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT} {
+		if errors.Is(err, none) {
+			return nil, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list ingress chains: %w", err)
+	}
+	ours := map[string]*nftables.Chain{}
+	for _, c := range chains {
+		if c.Table.Name == ingressTable {
+			ours[c.Name] = c
+		}
+	}
+	return ours, nil
 }
 
 // undeafen removes the chain of a host's end that lives on; none is success.
@@ -123,19 +143,14 @@ func removeChains(doomed func(name string) bool) error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	// Only what is there is removed: one that is not would fail them all.
-	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyNetdev)
-	// A kernel without nftables, or its netdev family, has no chains either.
-	for _, none := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT} {
-		if errors.Is(err, none) {
-			return nil
-		}
-	}
+	chains, err := ingressChains(nft)
 	if err != nil {
-		return fmt.Errorf("list ingress chains: %w", err)
+		return err
 	}
-	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool {
-		return c.Table.Name != ingressTable || !doomed(c.Name)
-	})
+	maps.DeleteFunc(chains, func(name string, _ *nftables.Chain) bool { return !doomed(name) })
+	if len(chains) == 0 {
+		return nil
+	}
 	for _, c := range chains {
 		nft.DelChain(c)
 	}

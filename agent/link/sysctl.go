@@ -17,7 +17,7 @@ const socketBuffer = 8 << 20
 // PrepareHost sets what the host needs for any network: IPv4 forwarding, and
 // with a switch in user space a larger default socket buffer, which the switch
 // takes when it opens a port. It writes only what differs.
-func PrepareHost(userspace bool) error {
+func (l *Links) PrepareHost(userspace bool) error {
 	if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
 		return fmt.Errorf("prepare host: %w", err)
 	}
@@ -72,4 +72,10 @@ func disableIPv6(name string) error {
 		return nil
 	}
 	return err
+}
+
+// linkExists says whether the host has an interface of that name.
+func linkExists(name string) bool {
+	_, err := os.Stat("/proc/sys/net/ipv4/conf/" + name)
+	return err == nil
 }

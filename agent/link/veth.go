@@ -113,18 +113,15 @@ func (l *Links) makeVeth(p pairing) error {
 
 // prepareEnds sets what the message that makes the pair cannot say.
 func (l *Links) prepareEnds(p pairing, index int) error {
-	// Before the end comes up: it must send no router solicitation and no
-	// MLD report into the network.
-	if err := disableIPv6(p.Host); err != nil {
+	// Before the end comes up.
+	if err := quietSysctls(p.Host); err != nil {
 		return err
 	}
 	if p.Userspace {
 		if err := disableTxChecksum(p.ns, p.own, p.peerName); err != nil {
 			return err
 		}
-		if err := l.deafen(p.Host); err != nil {
-			return err
-		}
+		l.deafen(p.Host)
 	}
 	if err := p.host.LinkSetUp(ref(index)); err != nil {
 		return fmt.Errorf("set up: %w", err)

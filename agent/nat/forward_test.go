@@ -11,7 +11,7 @@ import (
 
 // world makes two networks' gateway ports on this host with a container each,
 // and an outside host. The outside has no route back to the containers.
-func world(t *testing.T) (web, db, outside string) {
+func world(t *testing.T) (web, db, outside, compose string) {
 	t.Helper()
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		t.Fatal(err)
@@ -21,6 +21,7 @@ func world(t *testing.T) (web, db, outside string) {
 		{"web", "spgtest0", "10.6.0.1/16", "10.6.0.2/16", "10.6.0.1"},
 		{"db", "spgtest1", "10.7.0.1/16", "10.7.0.2/16", "10.7.0.1"},
 		{"out", "uplink", "203.0.113.2/24", "203.0.113.1/24", ""},
+		{"compose", "br-0123456789ab", "172.18.0.1/16", "172.18.0.2/16", "172.18.0.1"}, // of a Docker network
 	} {
 		ns := fmt.Sprintf("nattest-%s-%d", end.ns, os.Getpid())
 		names[end.ns] = ns
@@ -36,7 +37,7 @@ func world(t *testing.T) (web, db, outside string) {
 			do(t, "ip", "-n", ns, "route", "add", "default", "via", end.via)
 		}
 	}
-	return names["web"], names["db"], names["out"]
+	return names["web"], names["db"], names["out"], names["compose"]
 }
 
 // reaches pings once a while: three tries, for a neighbour that is not known yet.
@@ -57,7 +58,7 @@ func TestForwarding(t *testing.T) {
 	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) {
 			n := newNAT(t, backend)
-			web, db, outside := world(t)
+			web, db, outside, compose := world(t)
 			ipt := func(args ...string) { t.Helper(); do(t, append([]string{"iptables-" + backend, "-w"}, args...)...) }
 			check := func(when string) {
 				t.Helper()
@@ -77,7 +78,10 @@ func TestForwarding(t *testing.T) {
 					{db, "10.6.0.2", false},
 					{outside, "10.6.0.2", false},
 					{web, metadata, false},
-					{db, metadata, true}, // its network allows it
+					{db, metadata, true},       // its network allows it
+					{web, "172.18.0.2", false}, // a container of Docker's that publishes nothing
+					{compose, "10.6.0.2", false},
+					{web, "203.0.113.99", true}, // what Docker publishes there
 				} {
 					wg.Go(func() {
 						if got := reaches(t, p.from, p.to); got != p.want {
@@ -91,6 +95,14 @@ func TestForwarding(t *testing.T) {
 			do(t, "ip", "-n", outside, "addr", "add", metadata+"/32", "dev", "eth0")
 			do(t, "ip", "route", "add", metadata, "via", "203.0.113.1")
 			do(t, "ip", "-n", outside, "route", "add", "10.7.0.0/16", "via", "203.0.113.2")
+			do(t, "ip", "-n", outside, "route", "add", "172.18.0.0/16", "via", "203.0.113.2")
+			if !reaches(t, web, "172.18.0.2") || !reaches(t, outside, "172.18.0.2") {
+				t.Fatal("without rules Docker's container is not reached: the test shows nothing")
+			}
+			// As Docker publishes a port of that container.
+			ipt("-t", "nat", "-A", "PREROUTING", "-d", "203.0.113.99", "-p", "icmp", "-j", "DNAT", "--to-destination", "172.18.0.2")
+			ipt("-A", "FORWARD", "-o", "br-0123456789ab", "-m", "conntrack", "--ctstate", "DNAT,RELATED,ESTABLISHED", "-j", "ACCEPT")
+			ipt("-A", "FORWARD", "-i", "br-0123456789ab", "-m", "conntrack", "--ctstate", "DNAT,RELATED,ESTABLISHED", "-j", "ACCEPT")
 			if !reaches(t, web, "10.7.0.2") || !reaches(t, outside, "10.6.0.2") || !reaches(t, web, metadata) {
 				t.Fatal("without rules everything is forwarded: the test shows nothing")
 			}
@@ -108,6 +120,21 @@ func TestForwarding(t *testing.T) {
 				t.Error("Docker's start cut the way out before Set was called again")
 			}
 			check("with Docker")
+			// The host forwards since we have it forward: a stranger that knows the
+			// way reaches no container of Docker's by it.
+			ipt("-P", "FORWARD", "ACCEPT")
+			if !reaches(t, outside, "172.18.0.2") {
+				t.Error("the way in is closed before it is")
+			}
+			r := rules()
+			r.DenyForward = true
+
+			if err := n.Set(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			if reaches(t, outside, "172.18.0.2") || !reaches(t, web, "203.0.113.1") || !reaches(t, web, "203.0.113.99") {
+				t.Error("forwarding that was not asked for, or none that was")
+			}
 			// The outside still knows a way in; what it sees comes from the host.
 			do(t, "ip", "-n", outside, "route", "del", "10.6.0.0/16")
 			if !reaches(t, web, "203.0.113.1") {

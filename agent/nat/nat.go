@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 )
 
@@ -56,6 +57,21 @@ func (n *NAT) Set(ctx context.Context, r Rules) error {
 func (n *NAT) Clear(ctx context.Context) error {
 	if err := n.apply(ctx, removal); err != nil {
 		return fmt.Errorf("clear iptables rules: %w", err)
+	}
+	return nil
+}
+
+// AllowForward makes ACCEPT the policy of FORWARD, as it is on a host that forwards
+// nothing: what Rules.DenyForward changed.
+func (n *NAT) AllowForward(ctx context.Context) error {
+	err := n.apply(ctx, func(have ruleset) string {
+		if !slices.Equal(have["filter"][policyOf("FORWARD")], []string{"DROP"}) {
+			return ""
+		}
+		return "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
+	})
+	if err != nil {
+		return fmt.Errorf("set the policy of FORWARD: %w", err)
 	}
 	return nil
 }

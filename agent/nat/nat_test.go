@@ -14,7 +14,7 @@ import (
 )
 
 func rules() Rules {
-	return Rules{Networks: []Network{
+	return Rules{Uplinks: []string{"uplink", "eth1"}, Networks: []Network{
 		{Subnet: netip.MustParsePrefix("10.7.0.0/16"), GatewayPort: "spgtest1", Metadata: true},
 		{Subnet: netip.MustParsePrefix("10.6.0.0/16"), GatewayPort: "spgtest0"},
 	}, Published: []Published{
@@ -50,6 +50,7 @@ COMMIT
 -A SOCKETPLANE-PORTS -d 127.0.0.1/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.6.0.3:81
 -A SOCKETPLANE-PORTS -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.6.0.2:80
 -A SOCKETPLANE-PORTS -p udp -m udp --dport 53 -j DNAT --to-destination 10.6.0.2:5353
+-A SOCKETPLANE-POSTROUTING -p udp -m udp --dport 4789 -j RETURN
 -A SOCKETPLANE-POSTROUTING -s 127.0.0.0/8 -o spg+ -j MASQUERADE
 -A SOCKETPLANE-POSTROUTING -s 10.6.0.0/16 ! -o spg+ -j MASQUERADE
 -A SOCKETPLANE-POSTROUTING -s 10.6.0.0/16 -d 10.6.0.0/16 -o spgtest0 -m conntrack --ctstate DNAT -j MASQUERADE
@@ -68,12 +69,16 @@ COMMIT
 -A FORWARD -j DOCKER-USER
 -A DOCKER-USER -j SOCKETPLANE-FORWARD
 -A DOCKER-USER -j RETURN
+-A SOCKETPLANE-FORWARD -s 10.6.0.0/16 ! -i spg+ -j DROP
+-A SOCKETPLANE-FORWARD -s 10.7.0.0/16 ! -i spg+ -j DROP
 -A SOCKETPLANE-FORWARD -o spg+ -m conntrack --ctstate DNAT -j ACCEPT
 -A SOCKETPLANE-FORWARD -i spg+ -o spg+ -j DROP
 -A SOCKETPLANE-FORWARD -o spg+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A SOCKETPLANE-FORWARD -o spg+ -j DROP
--A SOCKETPLANE-FORWARD -i spg+ -o docker+ -j RETURN
--A SOCKETPLANE-FORWARD -i spg+ -j ACCEPT
+-A SOCKETPLANE-FORWARD -i spg+ -o eth1 -j ACCEPT
+-A SOCKETPLANE-FORWARD -i spg+ -o uplink -j ACCEPT
+-A SOCKETPLANE-FORWARD -i spg+ -m conntrack --ctstate DNAT -j RETURN
+-A SOCKETPLANE-FORWARD -i spg+ -j DROP
 -A SOCKETPLANE-INPUT -i spg+ -m conntrack --ctstate DNAT -j RETURN
 -A SOCKETPLANE-INPUT -d 10.6.0.0/16 -i spgtest0 -j RETURN
 -A SOCKETPLANE-INPUT -d 10.7.0.0/16 -i spgtest1 -j RETURN
@@ -156,6 +161,48 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// TestPolicy shows that the policy of FORWARD is set where it is wanted, that what
+// others have in the chain stays, and that it is left alone otherwise.
+func TestPolicy(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			n := newNAT(t, backend)
+			do(t, "iptables-"+backend, "-w", "-A", "FORWARD", "-i", "lo", "-j", "ACCEPT")
+			check := func(deny bool, want string) {
+				t.Helper()
+				r := rules()
+				r.DenyForward = deny
+				if err := n.Set(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+				got := saved(t, n)
+				if !strings.Contains(got, ":FORWARD "+want+" ") || !strings.Contains(got, "-A FORWARD -i lo -j ACCEPT\n") {
+					t.Errorf("want policy %s:\n%s", want, got)
+				}
+			}
+			check(false, "ACCEPT")
+			check(true, "DROP")
+			do(t, "iptables-"+backend, "-w", "-P", "FORWARD", "ACCEPT") // a firewall is reloaded
+			check(true, "DROP")
+			check(false, "DROP")
+			if err := n.Clear(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := saved(t, n); !strings.Contains(got, ":FORWARD DROP ") {
+				t.Errorf("Clear changes the policy, which may be somebody else's:\n%s", got)
+			}
+			for range 2 {
+				if err := n.AllowForward(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := saved(t, n); !strings.Contains(got, ":FORWARD ACCEPT ") || !strings.Contains(got, "-A FORWARD -i lo -j ACCEPT\n") {
+					t.Errorf("after AllowForward:\n%s", got)
+				}
+			}
+		})
+	}
+}
+
 func TestSetParallel(t *testing.T) {
 	// Several agents' worth of hands, each with a lock of its own.
 	for _, backend := range backends {
@@ -194,6 +241,11 @@ func TestRefuses(t *testing.T) {
 		{Networks: []Network{{Subnet: subnet, GatewayPort: "spgx\nCOMMIT"}}},
 		{Networks: []Network{{Subnet: subnet, GatewayPort: "spg0123456789abcdef"}}},
 		{GatewayPrefix: "+"},
+		{Uplinks: []string{"eth0 -j ACCEPT"}},
+		{Uplinks: []string{"+"}},
+		{Uplinks: []string{"eth+"}},
+		{Uplinks: []string{""}},
+		{Uplinks: []string{"spgtest0"}},
 		{Published: []Published{{Port: Port{Proto: "tcp", HostPort: 80}}}},
 		{Published: []Published{{Port: Port{Proto: "tcp"}, To: netip.MustParseAddrPort("10.6.0.2:80")}}},
 		{Published: []Published{{Port: Port{Proto: "tcp", HostPort: 80}, To: netip.MustParseAddrPort("10.6.0.2:0")}}},

@@ -93,7 +93,7 @@ func TestPublished(t *testing.T) {
 	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) {
 			n := newNAT(t, backend)
-			web, db, outside := world(t)
+			web, db, outside, _ := world(t)
 			do(t, "ip", "link", "set", "lo", "up")
 			for _, ns := range []string{web, db, outside} {
 				do(t, "ip", "-n", ns, "link", "set", "lo", "up")

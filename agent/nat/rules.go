@@ -44,6 +44,12 @@ type Rules struct {
 	Networks      []Network
 	Published     []Published
 	GatewayPrefix string // of all gateway ports; empty: DefaultGatewayPrefix
+	// Uplinks are the interfaces by which containers leave the host.
+	Uplinks []string
+	// DenyForward makes DROP the policy of FORWARD. It is for a host that forwards
+	// only since the agent has it forward, as Docker does on such a host. False
+	// leaves the policy alone.
+	DenyForward bool
 }
 
 // chain is one of ours: its rules, and where it is jumped to from.
@@ -52,6 +58,7 @@ type chain struct {
 	parents     []parent
 	guests      []string // other people's chains: jumped from when they exist
 	rules       []string // as iptables-save writes them, without "-A NAME "
+	policy      string   // wanted of the first parent; empty: as it is
 }
 
 // parent is a built-in chain, always there, that jumps to one of ours.
@@ -63,6 +70,10 @@ type parent struct {
 const toThisHost = "-m addrtype --dst-type LOCAL"
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
+
+// IsUplinkName says whether a rule can name an interface. The kernel takes stranger
+// names, of which iptables takes some for patterns.
+func IsUplinkName(name string) bool { return namePattern.MatchString(name) }
 
 // ours are the chains without their rules, those of a table together.
 func ours() []chain {
@@ -103,6 +114,12 @@ func (r Rules) chains() ([]chain, error) {
 	}
 	slices.SortFunc(networks, func(a, b Network) int { return a.Subnet.Compare(b.Subnet) })
 	networks = slices.Compact(networks)
+	uplinks := slices.Compact(slices.Sorted(slices.Values(r.Uplinks)))
+	for _, name := range uplinks {
+		if !IsUplinkName(name) || strings.HasPrefix(name, prefix) {
+			return nil, fmt.Errorf("%.40q is no uplink's name", name)
+		}
+	}
 	published, err := sanePublished(r.Published)
 	if err != nil {
 		return nil, err
@@ -110,7 +127,10 @@ func (r Rules) chains() ([]chain, error) {
 
 	all := ours()
 	any := prefix + "+" // iptables: every interface that begins so
-	all[0].rules = forwardRules(any)
+	all[0].rules = forwardRules(any, networks, uplinks)
+	if r.DenyForward {
+		all[0].policy = "DROP"
+	}
 	all[1].rules = inputRules(any, networks)
 	all[2].rules = masquerade(any, networks)
 	all[3].rules = portRules(published)
@@ -176,22 +196,37 @@ func rawRules(any string, networks []Network) []string {
 	return append(rules, "-d 169.254.0.0/16 -i "+any+" -j DROP")
 }
 
-func forwardRules(any string) []string {
-	return []string{
+// forwardRules are for what passes the host from or to the networks. Nothing is
+// forwarded that nobody asked for: a container leaves by an uplink or reaches what
+// is published. The bridges of Docker and others are no uplinks, so what they keep
+// closed stays closed.
+func forwardRules(any string, networks []Network, uplinks []string) []string {
+	var rules []string
+	for _, n := range networks {
+		// A container's address on a packet from anywhere else is forged. It would
+		// leave masqueraded.
+		rules = append(rules, fmt.Sprintf("-s %s ! -i %s -j DROP", n.Subnet, any))
+	}
+	rules = append(rules,
 		// What was sent to a published port, whoever published it, and the
 		// answers: published is published to everybody.
-		"-o " + any + " -m conntrack --ctstate DNAT -j ACCEPT",
+		"-o "+any+" -m conntrack --ctstate DNAT -j ACCEPT",
 		// From one network into another nothing else is forwarded.
-		"-i " + any + " -o " + any + " -j DROP",
+		"-i "+any+" -o "+any+" -j DROP",
 		// Answers to what went out.
-		"-o " + any + " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+		"-o "+any+" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
 		// Nobody outside, and no container of Docker's, begins.
-		"-o " + any + " -j DROP",
-		// Into Docker's bridges (docker0, docker_gwbridge): Docker decides.
-		"-i " + any + " -o docker+ -j RETURN",
+		"-o "+any+" -j DROP",
+	)
+	for _, name := range uplinks {
 		// Out to the world, also where the policy is DROP.
-		"-i " + any + " -j ACCEPT",
+		rules = append(rules, "-i "+any+" -o "+name+" -j ACCEPT")
 	}
+	return append(rules,
+		// To a port that Docker, or somebody else, publishes: they decide.
+		"-i "+any+" -m conntrack --ctstate DNAT -j RETURN",
+		"-i "+any+" -j DROP",
+	)
 }
 
 // inputRules keep a network's containers from the gateway addresses of other
@@ -214,7 +249,12 @@ func inputRules(any string, networks []Network) []string {
 // 127.0.0.0/8, and what came from the same network, whose answer would go
 // straight to the sender.
 func masquerade(any string, networks []Network) []string {
-	rules := []string{"-s 127.0.0.0/8 -o " + any + " -j MASQUERADE"}
+	rules := []string{
+		// VXLAN that is forwarded keeps its source, whatever else lets it pass:
+		// with this host's address another host would take it for ours.
+		"-p udp -m udp --dport 4789 -j RETURN",
+		"-s 127.0.0.0/8 -o " + any + " -j MASQUERADE",
+	}
 	for _, n := range networks {
 		rules = append(rules,
 			fmt.Sprintf("-s %s ! -o %s -j MASQUERADE", n.Subnet, any),

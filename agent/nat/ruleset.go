@@ -10,6 +10,10 @@ import (
 // ruleset is what iptables-save prints: table, chain, rules in order.
 type ruleset map[string]map[string][]string
 
+// policyOf is where a ruleset keeps the policy of a built-in chain. No chain has
+// a name that begins so.
+func policyOf(chain string) string { return ":" + chain }
+
 // parseSave reads the output of iptables-save. Lines it does not know, such as
 // comments and counters, are passed over: only our own chains and the jumps to
 // them are looked at.
@@ -23,10 +27,12 @@ func parseSave(out []byte) ruleset {
 			table = map[string][]string{}
 			all[text[1:]] = table
 		case strings.HasPrefix(text, ":"):
-			name, _, _ := strings.Cut(text[1:], " ")
+			name, rest, _ := strings.Cut(text[1:], " ")
 			if _, known := table[name]; !known {
 				table[name] = nil
 			}
+			policy, _, _ := strings.Cut(rest, " ")
+			table[policyOf(name)] = []string{policy}
 		case strings.HasPrefix(text, "-A "):
 			name, rule, _ := strings.Cut(text[len("-A "):], " ")
 			table[name] = append(table[name], rule)
@@ -48,6 +54,10 @@ func difference(have ruleset, want []chain) string {
 			for _, rule := range c.rules {
 				lines = append(lines, fmt.Sprintf("-A %s %s", c.name, rule))
 			}
+		}
+		if parent := c.parents[0].name; c.policy != "" && !slices.Equal(table[policyOf(parent)], []string{c.policy}) {
+			// Naming a built-in chain sets its policy and, with --noflush, keeps its rules.
+			lines = append(lines, fmt.Sprintf(":%s %s [0:0]", parent, c.policy))
 		}
 		for _, from := range c.jumpers(table) {
 			jumps, want := c.jumpsFrom(table, from.name), c.jump(from)

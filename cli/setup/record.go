@@ -18,7 +18,9 @@ const recordFile = "before.json"
 
 // restored are the kernel settings that the agent may change for the whole host
 // (link.PrepareHost).
-var restored = []string{"net/ipv4/ip_forward", "net/core/rmem_default"}
+var restored = []string{ipForward, "net/core/rmem_default"}
+
+const ipForward = "net/ipv4/ip_forward"
 
 // Record is how the host was before we came: what uninstall puts back.
 type Record struct {
@@ -62,6 +64,12 @@ func (h *Host) record(stateDir string) (Record, error) {
 		return Record{}, fmt.Errorf("%s cannot be read (%w); remove it: what the host was like before is then not put back", path, errors.Join(err, fs.ErrInvalid))
 	}
 	return r, nil
+}
+
+// ForwardingWasOff says whether the host forwarded no IPv4 packets before we came.
+func (h *Host) ForwardingWasOff(stateDir string) (bool, error) {
+	r, err := h.record(stateDir)
+	return r.Sysctls[ipForward] == "0", err
 }
 
 func (h *Host) writeRecord(stateDir string, r Record) error {

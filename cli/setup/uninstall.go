@@ -104,7 +104,7 @@ func (h *Host) restoreKernel(stateDir string) (string, error) {
 			continue
 		}
 		dotted := strings.ReplaceAll(name, "/", ".")
-		if name == "net/ipv4/ip_forward" && h.dockerRuns() {
+		if name == ipForward && h.DockerRuns() {
 			said = append(said, dotted+" stays 1: Docker needs it")
 			continue
 		}
@@ -116,7 +116,8 @@ func (h *Host) restoreKernel(stateDir string) (string, error) {
 	return strings.Join(said, ", "), nil
 }
 
-func (h *Host) dockerRuns() bool {
+// DockerRuns says whether dockerd runs on this host.
+func (h *Host) DockerRuns() bool {
 	pid, err := readFile(h.path("/run/docker.pid"))
 	if err != nil || len(pid) == 0 {
 		return false
@@ -138,7 +139,7 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 		filepath.Join(un.StateDir, "bin", "socketplane-runc"), filepath.Join(un.StateDir, "bin"),
 		modulesFile,
 	}
-	if !h.dockerRuns() { // else its directory is dockerd's
+	if !h.DockerRuns() { // else its directory is dockerd's
 		names = append(names, filepath.Dir(un.Plugin), filepath.Dir(filepath.Dir(un.Plugin)))
 	}
 	if r.Consul == ConsulProgram { // nothing else may ever be removed on a file's word

@@ -1,0 +1,118 @@
+package firewall
+
+import (
+	"fmt"
+	"hash/fnv"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// rule is one rule: what it matches and does, and a comment for people, which
+// also tells it from any other rule.
+type rule struct {
+	exprs   []expr.Any
+	comment string
+}
+
+// matcher is a condition; it uses register 1 (NFT_REG_1).
+type matcher []expr.Any
+
+const register = 1
+
+func newRule(about string, matchers []matcher, end ...expr.Any) rule {
+	var exprs []expr.Any
+	for _, m := range matchers {
+		exprs = append(exprs, m...)
+	}
+	exprs = append(exprs, end...)
+	digest := fnv.New32a()
+	for _, e := range exprs {
+		fmt.Fprintf(digest, "%T%+v\n", e, e)
+	}
+	return rule{exprs: exprs, comment: fmt.Sprintf("%s [%08x]", about, digest.Sum32())}
+}
+
+func drop(about string, matchers ...matcher) rule {
+	return newRule(about, matchers, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
+}
+
+// accept lets the table's other chains, and all other firewalls, judge.
+func accept(about string, matchers ...matcher) rule {
+	return newRule(about, matchers, &expr.Verdict{Kind: expr.VerdictAccept})
+}
+
+func jump(to string, matchers ...matcher) rule {
+	return newRule("to "+to, matchers, &expr.Verdict{Kind: expr.VerdictJump, Chain: to})
+}
+
+// from matches the interface that a packet came by; a name that ends in * is the
+// beginning of the names of several.
+func from(name string) matcher { return fromOp(name, expr.CmpOpEq) }
+
+func notFrom(name string) matcher { return fromOp(name, expr.CmpOpNeq) }
+
+func fromOp(name string, op expr.CmpOp) matcher {
+	data := []byte(name)
+	if last := len(data) - 1; data[last] == '*' {
+		data = data[:last] // only so many bytes are compared
+	} else {
+		data = append(data, make([]byte, unix.IFNAMSIZ-len(data))...)
+	}
+	return matcher{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register},
+		&expr.Cmp{Op: op, Register: register, Data: data},
+	}
+}
+
+// dport matches the destination port.
+func dport(p Port) matcher {
+	return matcher{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{p.Proto}},
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, // RFC 768, RFC 9293
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.BigEndian.PutUint16(p.Number)},
+	}
+}
+
+// Offsets of the addresses in an IPv4 header (RFC 791).
+const (
+	sourceOffset      = 12
+	destinationOffset = 16
+)
+
+func sourceIsHost() matcher      { return inHosts(sourceOffset) }
+func destinationIsHost() matcher { return inHosts(destinationOffset) }
+
+func inHosts(offset uint32) matcher {
+	return matcher{
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Lookup{SourceRegister: register, SetName: hostsSet},
+	}
+}
+
+// cameTheWayBack matches what came by an interface that an answer would leave by:
+// strict reverse path filtering, RFC 3704.
+func cameTheWayBack() matcher {
+	return matcher{
+		&expr.Fib{Register: register, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{1}},
+	}
+}
+
+// notRoot matches what a socket of another user than root sent.
+func notRoot() matcher {
+	return matcher{
+		&expr.Meta{Key: expr.MetaKeySKUID, Register: register},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: binaryutil.NativeEndian.PutUint32(0)},
+	}
+}
+
+// hostsSet is the set of the hosts' tunnel addresses.
+const hostsSet = "hosts"
+
+func newHostsSet(t *nftables.Table) *nftables.Set {
+	return &nftables.Set{Name: hostsSet, Table: t, KeyType: nftables.TypeIPAddr}
+}

@@ -1,0 +1,171 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// Port is a port that carries the cluster.
+type Port struct {
+	Proto  uint8 // IPPROTO_UDP or IPPROTO_TCP
+	Number uint16
+}
+
+// VXLAN is where tunnels end (RFC 7348).
+var VXLAN = Port{Proto: unix.IPPROTO_UDP, Number: 4789}
+
+// Rules is the whole desired state.
+type Rules struct {
+	// Underlay is the interface that has this host's tunnel address.
+	Underlay string
+	// Hosts are the tunnel addresses of all hosts of the cluster, this one's too.
+	// Nil: they are not known yet. Then what does not come from the underlay
+	// reaches these ports nowhere.
+	Hosts []netip.Addr
+	// Consul are the ports of the Consul that the agent runs, empty when it
+	// runs none.
+	Consul []Port
+	// Userspace: the switch sends and receives tunnel packets by itself, so the
+	// kernel has none of its own to send.
+	Userspace bool
+
+	GatewayPrefix  string // of the names of all gateway ports
+	EndpointPrefix string // of the names of the host's ends of all endpoints
+}
+
+var namePattern = regexp.MustCompile(`^[^\s/"*]{1,15}$`)
+
+func (r Rules) check() error {
+	for _, name := range []string{r.GatewayPrefix, r.EndpointPrefix} {
+		if !namePattern.MatchString(name) {
+			return fmt.Errorf("%.40q cannot begin an interface's name", name)
+		}
+	}
+	if r.Underlay != "" && !namePattern.MatchString(r.Underlay) {
+		return fmt.Errorf("%.40q is no interface's name", r.Underlay)
+	}
+	for _, h := range r.Hosts {
+		if !h.Is4() {
+			return fmt.Errorf("tunnel address %s is not IPv4", h)
+		}
+	}
+	return nil
+}
+
+// chain is one chain of the table: a base chain where hook is set.
+type chain struct {
+	name     string
+	hook     *nftables.ChainHook
+	priority nftables.ChainPriority
+	rules    []rule
+}
+
+// Our base chains come just before those that others use to filter; the one for
+// endpoints comes before connection tracking.
+const (
+	beforeFilter = nftables.ChainPriority(-10)
+	beforeRaw    = nftables.ChainPriority(-310)
+)
+
+// The chains that judge a packet to a port of the cluster.
+const (
+	arrivingChain  = "arriving"
+	forwardedChain = "forwarded"
+)
+
+// chains renders the rules. Chains that are jumped to come first.
+func (r Rules) chains() []chain {
+	chains := []chain{
+		{name: arrivingChain, rules: r.arriving()},
+		{name: "prerouting", hook: nftables.ChainHookPrerouting, priority: beforeRaw, rules: []rule{
+			// The switch alone hears a container. The netdev chains of package
+			// link say so too; they go when somebody flushes all rules.
+			drop("a container past the switch", from(r.EndpointPrefix+"*")),
+		}},
+		{name: "input", hook: nftables.ChainHookInput, priority: beforeFilter, rules: r.jumps(arrivingChain)},
+		{name: "forward", hook: nftables.ChainHookForward, priority: beforeFilter, rules: r.forward()},
+		{name: "output", hook: nftables.ChainHookOutput, priority: beforeFilter, rules: r.output()},
+	}
+	if r.Hosts != nil {
+		chains = append([]chain{{name: forwardedChain, rules: r.forwarded()}}, chains...)
+	}
+	return chains
+}
+
+func (r Rules) ports() []Port { return append([]Port{VXLAN}, r.Consul...) }
+
+func (r Rules) jumps(to string, more ...matcher) []rule {
+	var rules []rule
+	for _, p := range r.ports() {
+		rules = append(rules, jump(to, append(more, dport(p))...))
+	}
+	return rules
+}
+
+// arriving judges what comes to a port of the cluster on this host. Who joins is
+// in no list yet, so the whole underlay may. A container, on whatever bridge,
+// comes from somewhere else. It can write a host's address on its packets, so
+// that counts only together with the way they came.
+func (r Rules) arriving() []rule {
+	rules := []rule{accept("this host", from("lo"))}
+	if r.Underlay != "" {
+		rules = append(rules, accept("the underlay", from(r.Underlay)))
+	}
+	if r.Hosts != nil {
+		rules = append(rules, accept("a host by another way", sourceIsHost(), cameTheWayBack()))
+	}
+	return append(rules, drop("a stranger to the cluster's ports"))
+}
+
+// forward judges what passes this host. A container that sends VXLAN to another
+// host would speak there for this host, since it leaves masqueraded.
+func (r Rules) forward() []rule {
+	rules := []rule{drop("VXLAN of a container", from(r.GatewayPrefix+"*"), dport(VXLAN))}
+	if r.Hosts != nil {
+		return append(rules, r.jumps(forwardedChain, destinationIsHost())...)
+	}
+	for _, p := range r.ports() {
+		if r.Underlay != "" {
+			rules = append(rules, drop("to a host, before all are known", notFrom(r.Underlay), dport(p)))
+		} else {
+			rules = append(rules, drop("to a host, before all are known", dport(p)))
+		}
+	}
+	return rules
+}
+
+// forwarded judges what is on its way to a port of the cluster on another host.
+// This host may be a router between hosts, or a bridge that virtual machines are
+// on (br_netfilter): those keep their own address.
+func (r Rules) forwarded() []rule {
+	var rules []rule
+	if r.Underlay != "" {
+		rules = append(rules, accept("between hosts", from(r.Underlay), cameTheWayBack()))
+	}
+	return append(rules,
+		accept("a host by another way", sourceIsHost(), cameTheWayBack()),
+		drop("a container to a host's ports"))
+}
+
+// output keeps the users of this host, root apart, from these ports of all hosts:
+// to the others they would speak as this host.
+func (r Rules) output() []rule {
+	if r.Hosts == nil {
+		return nil
+	}
+	ports := r.Consul
+	if r.Userspace {
+		// The kernel's own tunnels would send from here too, with the user id of
+		// whoever sent the packet inside.
+		ports = r.ports()
+	}
+	var rules []rule
+	for _, p := range ports {
+		rules = append(rules, drop("a user to a host's ports", dport(p), destinationIsHost(), notRoot()))
+	}
+	return rules
+}

@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/firewall"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/nat"
+)
+
+const (
+	// restoreDelay lets what others change in one go, such as a firewall that is
+	// reloaded, come to its end.
+	restoreDelay = 50 * time.Millisecond
+	// restorePause paces restoring while others change things without end.
+	restorePause = time.Second
+	// restoreTimeout bounds one restoring.
+	restoreTimeout = 10 * time.Second
+)
+
+// watchHost puts back what somebody takes from the host's own network, as soon as
+// the kernel tells. It needs no store: what should be is known since the last pass
+// of converge, and converge compares the same things on its slow timer.
+func (a *Agent) watchHost(ctx context.Context) error {
+	changed := make(chan struct{}, 1)
+	done := make(chan error, 1)
+	go func() { done <- a.Links.WatchHost(ctx, func() { signal(changed) }) }()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			continue
+		case <-changed:
+		}
+		sleep(ctx, restoreDelay)
+		select {
+		case <-changed: // of the same change
+		default:
+		}
+		if ctx.Err() != nil || !a.isLoaded() {
+			continue // the next pass of converge compares everything
+		}
+		if err := a.restoreHost(ctx); err != nil && ctx.Err() == nil {
+			a.Logger.Warn("what was taken from the host's network is not all back; trying on", "err", err)
+			signal(a.kick)
+		}
+		sleep(ctx, restorePause)
+	}
+	return <-done
+}
+
+// restoreHost compares everything that is set on the host's own network.
+func (a *Agent) restoreHost(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
+	defer cancel()
+	errs := []error{a.convergeHost(ctx)}
+	for _, seg := range a.segments.list() {
+		if seg.ofport != 0 {
+			errs = append(errs, a.restoreGateway(ctx, seg.record.ID))
+		}
+	}
+	return errors.Join(append(errs, a.nat.Do(ctx))...)
+}
+
+// restoreGateway puts back what was taken from a gateway port in the kernel.
+func (a *Agent) restoreGateway(ctx context.Context, networkID string) error {
+	unlock, err := a.segments.locks.Lock(ctx, networkID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, ok := a.segments.record(networkID)
+	if !ok || a.segments.port(networkID) == 0 {
+		return nil // it is going, or coming
+	}
+	err = a.Links.EnsureGateway(ctx, a.gatewayOf(r))
+	if errors.Is(err, link.ErrNotFound) { // the switch's: converge makes it
+		signal(a.kick)
+		return nil
+	}
+	return err
+}
+
+// convergeHost compares what is set on the host beside its gateways and the rules
+// that lead packets: forwarding, the firewall, and the host's ends of endpoints.
+func (a *Agent) convergeHost(ctx context.Context) error {
+	errs := []error{a.Links.PrepareHost(a.userspace()), a.findUplinks(ctx)}
+	if err := a.Firewall.Set(ctx, a.firewallRules()); err != nil {
+		errs = append(errs, err)
+	}
+	var ends []link.HostEnd
+	for _, l := range a.table.all() {
+		if l.Attached {
+			ends = append(ends, link.HostEnd{Name: link.HostName(l.ID), Userspace: a.userspace()})
+		}
+	}
+	return errors.Join(append(errs, a.Links.EnsureHostEnds(ctx, ends))...)
+}
+
+// closeClusterPorts closes the cluster's ports before the hosts of the cluster are known,
+// unless an earlier life has left what it knew.
+func (a *Agent) closeClusterPorts(ctx context.Context) error {
+	there, err := a.Firewall.Exists()
+	if err != nil || there {
+		return err
+	}
+	return errors.Join(a.findUplinks(ctx), a.Firewall.Set(ctx, a.firewallRules()))
+}
+
+// findUplinks looks which interfaces lead out of the host. When it cannot, those
+// that it saw last stand.
+func (a *Agent) findUplinks(ctx context.Context) error {
+	up, err := a.Links.Uplinks(ctx, a.host().VTEP)
+	if err != nil {
+		return err
+	}
+	for _, name := range a.Config.Uplinks {
+		if !slices.Contains(up.Names, name) {
+			up.Names = append(up.Names, name)
+		}
+	}
+	up.Names = slices.DeleteFunc(up.Names, func(name string) bool { return !nat.IsUplinkName(name) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.uplinks = up
+	return nil
+}
+
+func (a *Agent) uplinksNow() link.Uplinks {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.uplinks // replaced whole, never changed
+}
+
+// firewallRules say who may speak to the ports that carry the cluster.
+func (a *Agent) firewallRules() firewall.Rules {
+	r := firewall.Rules{
+		Underlay: a.uplinksNow().Underlay, Consul: a.ConsulPorts, Userspace: a.userspace(),
+		GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
+	}
+	if !a.view.complete() {
+		return r
+	}
+	r.Hosts = []netip.Addr{}
+	if vtep := a.host().VTEP; vtep.Is4() {
+		r.Hosts = append(r.Hosts, vtep)
+	}
+	for _, h := range a.view.peers() {
+		if h.VTEP.Is4() {
+			r.Hosts = append(r.Hosts, h.VTEP)
+		}
+	}
+	return r
+}

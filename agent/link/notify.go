@@ -1,0 +1,202 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// WatchHost calls changed when the kernel says that something may have gone which
+// is set on the host for our networks: an address, a route or the state of a
+// gateway port, a default route, forwarding, an nftables table, chain or rule of
+// ours. It is a hint, and often of our own doing; whoever is called compares. What
+// the kernel says nothing of (sysctls of one interface, legacy iptables) is found by
+// comparing now and then. It ends with ctx, with nil.
+func (l *Links) WatchHost(ctx context.Context, changed func()) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.subscribe(ctx, "nftables", unix.NETLINK_NETFILTER, []uint{unix.NFNLGRP_NFTABLES}, isOurRule, changed)
+	}()
+	l.subscribe(ctx, "addresses and routes", unix.NETLINK_ROUTE, []uint{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF,
+	}, l.isOurNetwork, changed)
+	<-done
+	return nil
+}
+
+// subscribe follows one kind of news until ctx ends.
+func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func()) {
+	said := false
+	for ctx.Err() == nil {
+		err := follow(ctx, protocol, groups, ours, changed)
+		if ctx.Err() != nil {
+			return
+		}
+		if !said {
+			l.log.Warn("changes that others make to the host are found later", "what", what, "err", err)
+			said = true
+		}
+		changed() // what was missed meanwhile
+		retry := time.NewTimer(watchRetry)
+		select {
+		case <-ctx.Done():
+		case <-retry.C:
+		}
+		retry.Stop()
+	}
+}
+
+func follow(ctx context.Context, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func()) error {
+	s, err := nl.Subscribe(protocol, groups...)
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	defer s.Close()
+	defer context.AfterFunc(ctx, s.Close)()
+	for {
+		messages, _, err := s.Receive()
+		switch {
+		case errors.Is(err, unix.ENOBUFS): // there was more news than room
+			changed()
+			continue
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case err != nil:
+			return fmt.Errorf("receive: %w", err)
+		}
+		for _, m := range messages {
+			if ours(m) {
+				changed()
+				break
+			}
+		}
+	}
+}
+
+// Messages of nfnetlink's subsystem nftables, linux/netfilter/nf_tables.h, that
+// tell of something that went.
+var nftGone = map[uint16]bool{
+	unix.NFT_MSG_DELTABLE: true, unix.NFT_MSG_DELCHAIN: true, unix.NFT_MSG_DELRULE: true,
+	unix.NFT_MSG_DELSET: true, unix.NFT_MSG_DELSETELEM: true,
+}
+
+// ourNames are what our tables and chains are called: this package's and package
+// firewall's, and the chains of package nat, which jumps name as well.
+var ourNames = [][]byte{[]byte("socketplane\x00"), []byte("SOCKETPLANE-")}
+
+// isOurRule says whether a message of nftables tells of the end of something of ours.
+func isOurRule(m syscall.NetlinkMessage) bool {
+	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || !nftGone[m.Header.Type&0xff] || len(m.Data) < nl.SizeofNfgenmsg {
+		return false
+	}
+	named := false
+	for _, name := range ourNames {
+		named = named || bytes.Contains(m.Data, name)
+	}
+	if !named {
+		return false
+	}
+	if m.Data[0] == unix.NFPROTO_NETDEV && m.Header.Type&0xff == unix.NFT_MSG_DELCHAIN {
+		// The chain of an endpoint goes after its interface, by our own hand.
+		attrs, err := nl.ParseRouteAttr(m.Data[nl.SizeofNfgenmsg:])
+		for _, a := range attrs {
+			if err == nil && a.Attr.Type == unix.NFTA_CHAIN_NAME {
+				return linkExists(string(bytes.TrimRight(a.Value, "\x00")))
+			}
+		}
+	}
+	return true
+}
+
+// isOurNetwork says whether a message of rtnetlink tells of a change that may
+// concern a gateway port, the way out, or forwarding.
+func (l *Links) isOurNetwork(m syscall.NetlinkMessage) bool {
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK:
+		return len(m.Data) >= unix.SizeofIfInfomsg && isDownGateway(m.Data)
+	case unix.RTM_DELADDR:
+		// IFA_LABEL is the interface's name.
+		return bytes.Contains(m.Data, []byte(GatewayPrefix))
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return l.isOurRoute(m)
+	case unix.RTM_NEWNETCONF:
+		return isAllNetconf(m.Data)
+	}
+	return false
+}
+
+// isDownGateway says whether a gateway port was set down.
+func isDownGateway(data []byte) bool {
+	flags := binary.NativeEndian.Uint32(data[8:]) // struct ifinfomsg, rtnetlink(7)
+	if flags&unix.IFF_UP != 0 {
+		return false
+	}
+	attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
+	for _, a := range attrs {
+		if err == nil && a.Attr.Type == unix.IFLA_IFNAME {
+			return strings.HasPrefix(string(a.Value), GatewayPrefix)
+		}
+	}
+	return false
+}
+
+// isOurRoute says whether a route by a gateway port has gone, or a default route
+// has come or gone.
+func (l *Links) isOurRoute(m syscall.NetlinkMessage) bool {
+	if len(m.Data) < unix.SizeofRtMsg {
+		return false
+	}
+	if length := m.Data[1]; length == 0 { // rtm_dst_len
+		return true
+	}
+	if m.Header.Type != unix.RTM_DELROUTE {
+		return false
+	}
+	attrs, err := nl.ParseRouteAttr(m.Data[unix.SizeofRtMsg:])
+	for _, a := range attrs {
+		if err == nil && a.Attr.Type == unix.RTA_OIF && len(a.Value) == 4 {
+			return l.isGateway(int(binary.NativeEndian.Uint32(a.Value)))
+		}
+	}
+	return false
+}
+
+func (l *Links) isGateway(index int) bool {
+	c, err := l.acquire()
+	if err != nil {
+		return true
+	}
+	defer l.release(c)
+	link, err := c.LinkByIndex(index)
+	return err == nil && strings.HasPrefix(link.Attrs().Name, GatewayPrefix)
+}
+
+// netconfIfindex and allInterfaces are NETCONFA_IFINDEX and NETCONFA_IFINDEX_ALL
+// of linux/netconf.h. Forwarding of all interfaces is net.ipv4.ip_forward.
+const (
+	netconfIfindex = 1
+	allInterfaces  = -1
+)
+
+func isAllNetconf(data []byte) bool {
+	const header = 4 // struct netconfmsg, one byte, aligned
+	if len(data) < header {
+		return false
+	}
+	attrs, err := nl.ParseRouteAttr(data[header:])
+	for _, a := range attrs {
+		if err == nil && a.Attr.Type == netconfIfindex && len(a.Value) == 4 {
+			return int32(binary.NativeEndian.Uint32(a.Value)) == allInterfaces
+		}
+	}
+	return false
+}

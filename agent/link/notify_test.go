@@ -1,0 +1,239 @@
+package link
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// run runs a program on the host of the tests.
+func run(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// TestWatchHost takes away, one by one, what is set on the host for a network, and
+// what is not ours.
+func TestWatchHost(t *testing.T) {
+	l := newLinks(t)
+	c := here(t)
+	gateway := GatewayName("watched")
+	addDummy(t, c, gateway, "10.6.0.1/16")
+	addDummy(t, c, "other", "10.9.0.1/16")
+	v := veth(t, l, "watched")
+	v.Userspace = true
+	if err := l.EnsureVeth(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	run(t, "ip", "route", "add", "10.66.0.0/16", "dev", gateway)
+	run(t, "ip", "route", "add", "10.99.0.0/16", "dev", "other")
+	run(t, "iptables-nft", "-w", "-N", "SOCKETPLANE-TEST")
+	run(t, "iptables-nft", "-w", "-I", "FORWARD", "-j", "SOCKETPLANE-TEST")
+	run(t, "iptables-nft", "-w", "-N", "OTHER")
+	t.Cleanup(func() {
+		for _, args := range [][]string{{"-F"}, {"-X"}} {
+			_ = exec.Command("iptables-nft", append([]string{"-w"}, args...)...).Run()
+		}
+	})
+
+	news := make(chan struct{}, 64)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.WatchHost(ctx, func() { news <- struct{}{} }) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	drain := func() {
+		for {
+			select {
+			case <-news:
+			case <-time.After(150 * time.Millisecond):
+				return
+			}
+		}
+	}
+	heard := func(within time.Duration) bool {
+		select {
+		case <-news:
+			drain()
+			return true
+		case <-time.After(within):
+			return false
+		}
+	}
+	for !heard(100 * time.Millisecond) { // until both subscriptions are there
+		run(t, "ip", "route", "add", "default", "dev", "other")
+		run(t, "ip", "route", "del", "default", "dev", "other")
+	}
+	for {
+		run(t, "iptables-nft", "-w", "-A", "SOCKETPLANE-TEST", "-j", "RETURN")
+		run(t, "iptables-nft", "-w", "-F", "SOCKETPLANE-TEST")
+		if heard(100 * time.Millisecond) {
+			break
+		}
+	}
+	for _, change := range []struct {
+		args []string
+		ours bool
+	}{
+		{[]string{"iptables-nft", "-w", "-D", "FORWARD", "-j", "SOCKETPLANE-TEST"}, true},
+		{[]string{"iptables-nft", "-w", "-X", "SOCKETPLANE-TEST"}, true},
+		{[]string{"iptables-nft", "-w", "-X", "OTHER"}, false},
+		{[]string{"nft", "delete", "chain", "netdev", "socketplane", v.Host}, true},
+		{[]string{"nft", "add", "table", "ip", "other"}, false},
+		{[]string{"nft", "delete", "table", "ip", "other"}, false},
+		{[]string{"nft", "flush", "ruleset"}, true},
+		{[]string{"sysctl", "-qw", "net.ipv4.ip_forward=0"}, true},
+		{[]string{"ip", "route", "del", "10.99.0.0/16"}, false},
+		{[]string{"ip", "route", "del", "10.66.0.0/16"}, true},
+		{[]string{"ip", "addr", "del", "10.9.0.1/16", "dev", "other"}, false},
+		{[]string{"ip", "addr", "del", "10.6.0.1/16", "dev", gateway}, true},
+		{[]string{"ip", "link", "set", gateway, "down"}, true},
+		{[]string{"ip", "link", "set", "other", "down"}, false},
+	} {
+		run(t, change.args...)
+		within := 5 * time.Second
+		if !change.ours {
+			within = 200 * time.Millisecond
+		}
+		if got := heard(within); got != change.ours {
+			t.Errorf("%s: heard %v, want %v", strings.Join(change.args, " "), got, change.ours)
+		}
+	}
+	// The end of an endpoint, by our own hand, is no news.
+	if err := l.DeleteVeth(t.Context(), v.Host); err != nil {
+		t.Fatal(err)
+	}
+	l.sweep()
+	if heard(200 * time.Millisecond) {
+		t.Error("the end of an endpoint is told")
+	}
+}
+
+// TestEnsureHostEnds takes from a host's end what it needs.
+func TestEnsureHostEnds(t *testing.T) {
+	l := newLinks(t)
+	for _, userspace := range []bool{true, false} {
+		v := veth(t, l, "ends")
+		v.Userspace = userspace
+		if err := l.EnsureVeth(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		state := func() string {
+			var all []string
+			for _, key := range []string{"ipv4/conf/" + v.Host + "/arp_ignore", "ipv4/conf/" + v.Host + "/rp_filter", "ipv6/conf/" + v.Host + "/disable_ipv6"} {
+				value, err := os.ReadFile("/proc/sys/net/" + key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, key+"="+strings.TrimSpace(string(value)))
+			}
+			s, err := l.Inspect(v.Host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			chain := exec.CommandContext(t.Context(), "nft", "list", "chain", "netdev", ingressTable, v.Host)
+			out, _ := chain.Output() // none is empty
+			return strings.Join(all, " ") + "\n" + map[bool]string{true: "up", false: "down"}[s.Up] + "\n" + string(out)
+		}
+		want := state()
+		if strings.Contains(want, "policy drop") != userspace {
+			t.Fatalf("userspace %v: %s", userspace, want)
+		}
+		for _, spoil := range [][]string{
+			{"nft", "flush", "ruleset"},
+			{"ip", "link", "set", v.Host, "down"},
+			{"sysctl", "-qw", "net.ipv4.conf." + v.Host + ".arp_ignore=0"},
+			{"sysctl", "-qw", "net.ipv4.conf." + v.Host + ".rp_filter=0"},
+			{"sysctl", "-qw", "net.ipv6.conf." + v.Host + ".disable_ipv6=0"},
+		} {
+			run(t, spoil...)
+			if state() == want && (userspace || spoil[0] != "nft") {
+				t.Errorf("%s changes nothing", strings.Join(spoil, " "))
+			}
+			ends := []HostEnd{{Name: v.Host, Userspace: userspace}, {Name: "spvnothere", Userspace: userspace}}
+			if err := l.EnsureHostEnds(t.Context(), ends); err != nil {
+				t.Fatal(err)
+			}
+			if got := state(); got != want {
+				t.Errorf("after %s:\n%s\nwant\n%s", strings.Join(spoil, " "), got, want)
+			}
+		}
+		if err := l.DeleteVeth(t.Context(), v.Host); err != nil {
+			t.Fatal(err)
+		}
+		l.sweep()
+	}
+}
+
+// TestUplinks has one of each kind that this kernel can make.
+func TestUplinks(t *testing.T) {
+	l := newLinks(t)
+	c := here(t)
+	addDummy(t, c, "vtep0", "198.18.0.1/24")
+	addDummy(t, c, "out0", "203.0.113.2/24")
+	addDummy(t, c, "guest0", "192.168.7.1/24")
+	addDummy(t, c, HostName("x"))
+	addDummy(t, c, GatewayName("x"), "10.6.0.1/16")
+	for _, args := range [][]string{
+		{"ip", "route", "add", "default", "via", "203.0.113.1", "metric", "100"},
+		{"ip", "tuntap", "add", "vpn0", "mode", "tun"},
+		{"ip", "tuntap", "add", "vm0", "mode", "tap"},
+		{"ip", "link", "add", "docker0", "type", "bridge"},
+		{"ip", "link", "set", "xguest0", "master", "docker0"},
+	} {
+		run(t, args...)
+	}
+	t.Cleanup(func() {
+		for _, name := range []string{"vpn0", "vm0", "docker0"} {
+			_ = exec.Command("ip", "link", "del", name).Run()
+		}
+	})
+	up, err := l.Uplinks(t.Context(), netip.MustParseAddr("198.18.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"out0", "vpn0", "vtep0"}; up.Underlay != "vtep0" || !slices.Equal(up.Names, want) {
+		t.Errorf("got %+v, want vtep0 and %q", up, want)
+	}
+	up, err = l.Uplinks(t.Context(), netip.MustParseAddr("198.18.0.99"))
+	if err != nil || up.Underlay != "" || !slices.Equal(up.Names, []string{"out0", "vpn0"}) {
+		t.Errorf("without the tunnel address: %+v, %v", up, err)
+	}
+}
+
+// TestBridgesWithCards: a bridge leads out when a port of it does.
+func TestBridgesWithCards(t *testing.T) {
+	for _, k := range []struct {
+		link netlink.Link
+		out  bool
+	}{
+		{&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}, true},
+		{&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "eth0.5"}}, true},
+		{&netlink.Bond{LinkAttrs: netlink.LinkAttrs{Name: "bond0"}}, true},
+		{&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "wg0"}}, true},
+		{&netlink.Iptun{LinkAttrs: netlink.LinkAttrs{Name: "tunl0"}}, false},
+		{&netlink.Iptun{LinkAttrs: netlink.LinkAttrs{Name: "tunl1"}}, true},
+		{&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "veth0"}}, false},
+		{&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}, false},
+		{&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan0"}}, false},
+		{&netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Name: "mv0"}}, false},
+	} {
+		if got := leadsOut(k.link); got != k.out {
+			t.Errorf("%s (%s): %v", k.link.Attrs().Name, k.link.Type(), got)
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Uplinks are the interfaces by which this host reaches the world.
+type Uplinks struct {
+	Underlay string   // the one that has the tunnel address; empty: none has it
+	Names    []string // all of them, the underlay too, sorted
+}
+
+// Uplinks finds the interfaces by which containers may leave the host: the one
+// with the tunnel address, those of default routes, network cards, what stands on
+// them (VLANs, bonds, bridges with a card), and tunnels of layer 3. Bridges that
+// only containers or virtual machines are on are none, nor are veth pairs and taps.
+func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
+	var up Uplinks
+	if err := ctx.Err(); err != nil {
+		return up, err
+	}
+	c, err := l.acquire()
+	if err != nil {
+		return up, err
+	}
+	defer l.release(c)
+	links, err := dump(c.LinkList)
+	if err != nil {
+		return up, fmt.Errorf("list interfaces: %w", err)
+	}
+	byRoute, err := c.defaultRouteLinks()
+	if err != nil {
+		return up, err
+	}
+	byAddr, err := c.linkOf(vtep)
+	if err != nil {
+		return up, err
+	}
+	carded := map[int]bool{} // bridges with a port that is an uplink by itself
+	for _, link := range links {
+		if a := link.Attrs(); a.MasterIndex != 0 && leadsOut(link) {
+			carded[a.MasterIndex] = true
+		}
+	}
+	for _, link := range links {
+		a := link.Attrs()
+		if a.Index == byAddr {
+			up.Underlay = a.Name
+		}
+		if isOurs(a.Name) || a.RawFlags&unix.IFF_LOOPBACK != 0 {
+			continue
+		}
+		if a.Index == byAddr || byRoute[a.Index] || leadsOut(link) || link.Type() == "bridge" && carded[a.Index] {
+			up.Names = append(up.Names, a.Name)
+		}
+	}
+	slices.Sort(up.Names)
+	return up, nil
+}
+
+func isOurs(name string) bool {
+	return slices.ContainsFunc([]string{GatewayPrefix, HostPrefix, PeerPrefix}, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// outward are the kinds of interfaces, by IFLA_INFO_KIND, that lead out of the
+// host whatever has an address or a route. The empty kind of a network card is
+// "device" in package netlink.
+var outward = map[string]bool{
+	"device": true, "vlan": true, "bond": true, "team": true, "wireguard": true, "ppp": true,
+	"ipip": true, "sit": true, "gre": true, "vti": true, "xfrm": true,
+}
+
+// fallback are the devices that the kernel makes with a module and that nobody
+// has set up: they carry nothing, but are of a kind that would.
+var fallback = map[string]bool{"tunl0": true, "sit0": true, "gre0": true, "ip_vti0": true}
+
+func leadsOut(link netlink.Link) bool {
+	a := link.Attrs()
+	if fallback[a.Name] || a.RawFlags&unix.IFF_LOOPBACK != 0 {
+		return false
+	}
+	if tun, ok := link.(*netlink.Tuntap); ok { // a tap has the frames of a virtual machine
+		return tun.Mode == netlink.TUNTAP_MODE_TUN
+	}
+	return outward[link.Type()]
+}
+
+func (c *conn) defaultRouteLinks() (map[int]bool, error) {
+	routes, err := c.routes()
+	if err != nil {
+		return nil, err
+	}
+	links := map[int]bool{}
+	for _, r := range routes {
+		if !isDefault(r) {
+			continue
+		}
+		for _, hop := range hops(r) {
+			links[hop] = true
+		}
+	}
+	return links, nil
+}
+
+// linkOf gives the index of the interface with an address; 0: none has it.
+func (c *conn) linkOf(addr netip.Addr) (int, error) {
+	addrs, err := dump(func() ([]netlink.Addr, error) { return c.AddrList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return 0, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if p := prefixOf(a.IPNet); p.IsValid() && p.Addr() == addr {
+			return a.LinkIndex, nil
+		}
+	}
+	return 0, nil
+}
