@@ -49,6 +49,7 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 		d.known.settled(req.EndpointID)
 		return endpointAnswer{}, err
 	}
+	d.kept.begun(req.EndpointID, addr)
 	var answer endpointAnswer
 	if req.Interface.MacAddress == "" { // Docker takes no answer to what it has chosen itself
 		answer.Interface.MacAddress = e.MAC

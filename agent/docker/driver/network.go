@@ -123,6 +123,9 @@ func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, erro
 		return empty{}, nil // removed by us, or never named; or Docker takes back what it could not make for us
 	}
 	defer d.soon()
+	if err := d.releaseKept(ctx, name); err != nil {
+		return empty{}, err
+	}
 	err := d.Service.DeleteDockersNetwork(ctx, name, subnet)
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return empty{}, err

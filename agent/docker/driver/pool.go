@@ -112,7 +112,7 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 	}
 	var held api.Hold
 	err = d.onNetwork(ctx, subnet, func(network string) (err error) {
-		held, err = d.Service.Hold(ctx, api.HoldRequest{Network: network, IP: req.Address})
+		held, err = d.Service.Hold(ctx, api.HoldRequest{Network: network, IP: req.Address, From: d.keptAs(ctx, network, req.Address)})
 		if err != nil || subnet.Contains(held.IP) {
 			return err
 		}
@@ -126,6 +126,9 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		return addressAnswer{}, errors.Join(errLate, d.Service.Unhold(ctx, held.Network, held.IP.String()))
+	}
+	if req.Address != "" {
+		d.kept.asked(netip.PrefixFrom(held.IP, subnet.Bits()))
 	}
 	return answerAddress(held.IP, subnet), nil
 }
@@ -194,12 +197,16 @@ func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty,
 		if e.Attached || d.known.inTheMaking(e.ID) {
 			continue
 		}
+		if d.kept.end(e.ID) {
+			return empty{}, nil // the container may be stopped only
+		}
 		err := d.Service.Release(ctx, e.ID)
 		if err != nil && !final(err) {
 			d.owed.add(e.ID)
 		}
 		return empty{}, err
 	}
+	d.kept.unasked(netip.PrefixFrom(ip, subnet.Bits()))
 	network, ok := d.known.pool(subnet)
 	if !ok {
 		return empty{}, nil // a network that went: its addresses went with it

@@ -36,6 +36,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { d.describe(ctx, engine) })
 	beside.Go(func() { d.payOwed(ctx) })
+	beside.Go(func() { d.keep(ctx, engine) })
 	defer beside.Wait()
 	var said string
 	for ctx.Err() == nil {

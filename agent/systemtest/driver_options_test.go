@@ -1,0 +1,59 @@
+package systemtest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/socketplane/socketplane/agent/systemtest/lab"
+)
+
+// Promise: a stopped container that was given its address with --ip has it again
+// when it starts, however many others come meanwhile; removed, it leaves nothing.
+func TestStoppedKeepsItsAddress(t *testing.T) {
+	makeNetwork(t, 1, "keep", "10.205.0.0/29")
+	for k := 1; k <= 2; k++ {
+		dockerHas(t, k, "keep", true)
+	}
+	before := traces(t, 1)
+	runByDriver(t, 1, "keep", "keep-fixed", "--ip", "10.205.0.2")
+	must(t, 1, "docker", "stop", "-t", "1", "keep-fixed")
+	var others []container // all that fit
+	for k := 1; k <= 2; k++ {
+		for i := range 2 {
+			others = append(others, runByDriver(t, k, "keep", fmt.Sprintf("keep-%d-%d", k, i)))
+		}
+	}
+	for _, k := range []int{1, 2} {
+		r := try(t, k, "docker", "run", "--rm", "--net", "keep", lab.Image, "true")
+		if r.code != 125 || !strings.Contains(r.stderr, "no free address") {
+			t.Errorf("one more on h%d: %d %s", k, r.code, r.stderr)
+		}
+	}
+	must(t, 1, "docker", "start", "keep-fixed")
+	if ip := dockersIP(t, 1, "keep-fixed", "keep"); ip != "10.205.0.2" {
+		t.Errorf("it has %s now", ip)
+	}
+	fixed := container{host: 1, name: "keep-fixed", ip: "10.205.0.2"}
+	for _, c := range others {
+		eventually(t, "reach "+c.name, func() error { return fixed.pings(t, c.ip) })
+	}
+	// Stopped again, and the agent begins anew: it learns of Docker whose it is.
+	must(t, 1, "docker", "stop", "-t", "1", "keep-fixed")
+	sp(t, 1, "agent", "restart")
+	must(t, 1, "docker", "start", "keep-fixed")
+	must(t, 1, "docker", "stop", "-t", "1", "keep-fixed")
+	must(t, 1, "docker", "rm", "keep-fixed")
+	eventually(t, "its address is free", func() error {
+		for addr, owner := range held(t, "10.205.0.0/29") {
+			if addr.String() == "10.205.0.2" {
+				return fmt.Errorf("%s has it", owner)
+			}
+		}
+		return nil
+	})
+	for _, c := range others {
+		removeByDocker(t, c.host, c.name)
+	}
+	leavesNothing(t, 1, before)
+}
