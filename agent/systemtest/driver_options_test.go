@@ -26,7 +26,7 @@ func TestStoppedKeepsItsAddress(t *testing.T) {
 	}
 	for _, k := range []int{1, 2} {
 		r := try(t, k, "docker", "run", "--rm", "--net", "keep", lab.Image, "true")
-		if r.code != 125 || !strings.Contains(r.stderr, "no free address") {
+		if r.code != 125 || !strings.Contains(r.stderr, "no address is free") {
 			t.Errorf("one more on h%d: %d %s", k, r.code, r.stderr)
 		}
 	}

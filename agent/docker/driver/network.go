@@ -46,6 +46,9 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 			return empty{}, api.Errorf(api.CodeInvalid, "options of the network: %w", err)
 		}
 	}
+	if err := d.checkNetworkOptions(ctx, generic); err != nil {
+		return empty{}, err
+	}
 	name, _ := generic[docker.OptionNetwork].(string)
 	if name == "" {
 		d.known.await(req.NetworkID, w)

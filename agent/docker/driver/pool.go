@@ -16,6 +16,7 @@ import (
 
 type poolRequest struct {
 	Pool, SubPool string
+	Options       map[string]string // what --ipam-opt gave
 	V6            bool
 }
 
@@ -32,6 +33,9 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 		return poolAnswer{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv6 and IPv6 subnets")
 	case req.SubPool != "":
 		return poolAnswer{}, api.Errorf(api.CodeInvalid, "--ip-range cannot be used: all hosts share the addresses of a network; leave it out")
+	}
+	if err := checkPoolOptions(req.Options); err != nil {
+		return poolAnswer{}, err
 	}
 	var subnet netip.Prefix
 	if req.Pool != "" {
