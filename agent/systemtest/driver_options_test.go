@@ -57,3 +57,19 @@ func TestStoppedKeepsItsAddress(t *testing.T) {
 	}
 	leavesNothing(t, 1, before)
 }
+
+// Promise: a Docker network whose name the cluster cannot take works all the same.
+func TestDockersNames(t *testing.T) {
+	before := traces(t, 1)
+	must(t, 1, "docker", "network", "create", "-d", "socketplane", "--ipam-driver", "socketplane", "--subnet", "10.206.0.0/24", "my net")
+	t.Cleanup(func() { try(t, 1, "docker", "network", "rm", "my net") })
+	dockerHas(t, 2, "my-net-b973a0eb", true)
+	a, b := runByDriver(t, 1, "my net", "names-a"), runByDriver(t, 2, "my-net-b973a0eb", "names-b")
+	eventually(t, "reach it across hosts", func() error { return a.pings(t, b.ip) })
+	removeByDocker(t, 1, "names-a")
+	removeByDocker(t, 2, "names-b")
+	nobodyOn(t, "my-net-b973a0eb")
+	must(t, 1, "docker", "network", "rm", "my net")
+	dockerHas(t, 2, "my-net-b973a0eb", false)
+	leavesNothing(t, 1, before)
+}
