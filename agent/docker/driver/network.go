@@ -107,8 +107,11 @@ func readWish(req networkRequest) (wish, error) {
 		return wish{}, err
 	}
 	gateway, err := netip.ParsePrefix(req.IPv4Data[0].Gateway)
-	if err != nil || !subnet.Contains(gateway.Addr()) {
+	if err != nil {
 		return wish{}, api.Errorf(api.CodeInvalid, "gateway %.40q is no address of %s", req.IPv4Data[0].Gateway, subnet)
+	}
+	if err := checkGateway(gateway.Addr(), subnet); err != nil {
+		return wish{}, err
 	}
 	return wish{subnet: subnet, gateway: gateway.Addr()}, nil
 }

@@ -109,8 +109,8 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		if req.Address != "" {
 			gateway = netip.MustParseAddr(req.Address)
 		}
-		if !subnet.Contains(gateway) {
-			return addressAnswer{}, api.Errorf(api.CodeInvalid, "gateway %s is not in %s", gateway, subnet)
+		if err := checkGateway(gateway, subnet); err != nil {
+			return addressAnswer{}, err
 		}
 		return answerAddress(gateway, subnet), nil
 	}
@@ -135,6 +135,20 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		d.kept.asked(netip.PrefixFrom(held.IP, subnet.Bits()))
 	}
 	return answerAddress(held.IP, subnet), nil
+}
+
+// checkGateway refuses what can be no host's address. Docker has printed the
+// network's id by the time the cluster would refuse it.
+func checkGateway(gateway netip.Addr, subnet netip.Prefix) error {
+	switch {
+	case !subnet.Contains(gateway):
+		return api.Errorf(api.CodeInvalid, "gateway %s is not in %s", gateway, subnet)
+	case gateway == subnet.Addr():
+		return api.Errorf(api.CodeInvalid, "gateway %s is the network address of %s; choose another or omit it", gateway, subnet)
+	case !subnet.Contains(gateway.Next()):
+		return api.Errorf(api.CodeInvalid, "gateway %s is the broadcast address of %s; choose another or omit it", gateway, subnet)
+	}
+	return nil
 }
 
 func answerAddress(addr netip.Addr, subnet netip.Prefix) addressAnswer {
