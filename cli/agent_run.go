@@ -158,6 +158,9 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		if legacyListener, err = listenLegacy(); err != nil {
 			return err
 		}
+		if err := makeNetNSDir(netnsDir); err != nil {
+			logger.Warn("a script of 2015 will fail to stop containers", "err", err)
+		}
 	}
 	listener, err := listen(s.API.Socket)
 	if err != nil {
