@@ -100,6 +100,9 @@ func TestNames(t *testing.T) {
 			t.Errorf("interface %q", s)
 		}
 	}
+	if err := CheckIfName("lo"); err == nil || !strings.Contains(err.Error(), "loopback") {
+		t.Errorf("interface lo: %v", err)
+	}
 	for s, want := range map[string]bool{"10.6.0.9": true, "": false, "x": false, "10.6.0.9/16": false, "::1": false, "::ffff:10.6.0.9": false, "10.6.0": false, "010.6.0.9": false} {
 		if _, err := ParseIP(s); (err == nil) != want {
 			t.Errorf("address %q: %v", s, err)
