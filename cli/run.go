@@ -38,6 +38,7 @@ and 127 when its command could not be run.`,
   socketplane run -n web --ip 10.6.0.9 -d busybox sleep 1000`,
 		DisableFlagParsing:    true,
 		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     a.afterNetworkFlag(),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			r, err := parseRun(argv)
 			if err != nil {

@@ -62,6 +62,10 @@ func TestHostilePaths(t *testing.T) {
 		{"POST", "/v1/endpoints/%0a/detach", 400},
 		{"DELETE", "/v1/endpoints/-x", 400},
 		{"GET", "/v1/endpoints/a%20b", 400},
+		{"GET", "/v1/endpoints?all=1", 400},
+		{"GET", "/v1/endpoints?all=", 400},
+		{"GET", "/v1/endpoints?all=true&all=true", 400},
+		{"GET", "/v1/endpoints?all=%0a%00" + strings.Repeat("x", 5000), 400},
 	} {
 		fake.asked = nil
 		status, _, message := post(h, tt.method, tt.path, "")

@@ -24,6 +24,16 @@ func TestStoppedKeepsItsAddress(t *testing.T) {
 			others = append(others, runByDriver(t, k, "keep", fmt.Sprintf("keep-%d-%d", k, i)))
 		}
 	}
+	// Every host knows of all of them, and whose the kept address is.
+	eventually(t, "h2 shows the endpoints of both hosts", func() error {
+		out := sp(t, 2, "network", "info", "keep")
+		for _, name := range []string{"keep-fixed", "stopped", "keep-1-0", "keep-2-1", "h1", "h2"} {
+			if !strings.Contains(out, name) {
+				return fmt.Errorf("no %s in\n%s", name, out)
+			}
+		}
+		return nil
+	})
 	for _, k := range []int{1, 2} {
 		r := try(t, k, "docker", "run", "--rm", "--net", "keep", lab.Image, "true")
 		if r.code != 125 || !strings.Contains(r.stderr, "no address is free") {
