@@ -114,8 +114,14 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 	if err != nil {
 		return api.Hold{}, translate(err)
 	}
+	within := pool(r)
+	if req.Range != "" {
+		if within.Range, err = api.ParseRange(req.Range, r.Subnet); err != nil {
+			return api.Hold{}, err
+		}
+	}
 	h := hold{owner: a.owner(holdPrefix + rand.Text()), network: r.ID, pool: pool(r)}
-	got, err := a.holdAddress(ctx, r, ip, h.owner, req.From)
+	got, err := a.holdAddress(ctx, r, within, ip, h.owner, req.From)
 	if err != nil {
 		if away(err) || ctx.Err() != nil {
 			h.doubt = true // it may have been applied all the same: over at once
@@ -133,10 +139,11 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 // holdAddress takes an address for a hold. One that was asked for by name may
 // still be an endpoint's of Docker's networks whose container is gone: Docker
 // was killed before it could say so, and asks now for its successor.
-// from is the endpoint of a stopped container that may have it.
-func (a *Agent) holdAddress(ctx context.Context, r network.Record, ip netip.Addr, owner, from string) (netip.Addr, error) {
+// from is the endpoint of a stopped container that may have it. The next free
+// address is chosen within a pool of the network.
+func (a *Agent) holdAddress(ctx context.Context, r network.Record, within ipam.Pool, ip netip.Addr, owner, from string) (netip.Addr, error) {
 	if !ip.IsValid() {
-		return a.Addresses.Allocate(ctx, pool(r), owner)
+		return a.Addresses.Allocate(ctx, within, owner)
 	}
 	err := a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
 	taken, ok := errors.AsType[*ipam.TakenError](err)

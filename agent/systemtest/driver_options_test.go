@@ -68,6 +68,33 @@ func TestStoppedKeepsItsAddress(t *testing.T) {
 	leavesNothing(t, 1, before)
 }
 
+// Promise: with --ip-range the containers of that Docker have addresses of the range,
+// and others may be asked for by name.
+func TestDockersRange(t *testing.T) {
+	before := traces(t, 1)
+	must(t, 1, "docker", "network", "create", "-d", "socketplane", "--ipam-driver", "socketplane", "--subnet", "10.207.0.0/24", "--ip-range", "10.207.0.128/31", "ranged")
+	t.Cleanup(func() { try(t, 1, "docker", "network", "rm", "ranged") })
+	dockerHas(t, 2, "ranged", true)
+	one, two, other := runByDriver(t, 1, "ranged", "rng-1"), runByDriver(t, 1, "ranged", "rng-2"), runByDriver(t, 2, "ranged", "rng-3")
+	for _, c := range []container{one, two} {
+		if c.ip != "10.207.0.128" && c.ip != "10.207.0.129" {
+			t.Errorf("%s has %s", c.name, c.ip)
+		}
+	}
+	if r := try(t, 1, "docker", "run", "--rm", "--net", "ranged", lab.Image, "true"); r.code != 125 || !strings.Contains(r.stderr, "range 10.207.0.128/31") {
+		t.Errorf("one more: %d %s", r.code, r.stderr)
+	}
+	must(t, 1, "docker", "run", "--rm", "--net", "ranged", "--ip", "10.207.0.9", lab.Image, "true")
+	eventually(t, "reach it across hosts", func() error { return one.pings(t, other.ip) })
+	removeByDocker(t, 1, "rng-1")
+	removeByDocker(t, 1, "rng-2")
+	removeByDocker(t, 2, "rng-3")
+	nobodyOn(t, "ranged")
+	must(t, 1, "docker", "network", "rm", "ranged")
+	dockerHas(t, 2, "ranged", false)
+	leavesNothing(t, 1, before)
+}
+
 // Promise: a Docker network whose name the cluster cannot take works all the same.
 func TestDockersNames(t *testing.T) {
 	before := traces(t, 1)
