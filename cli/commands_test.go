@@ -49,7 +49,10 @@ func (s *recordingService) CreateNetwork(_ context.Context, req api.CreateNetwor
 	return n, nil
 }
 
-func (s *recordingService) DeleteNetwork(_ context.Context, id string) error {
+func (s *recordingService) DeleteNetwork(ctx context.Context, id string) error {
+	if _, err := s.Network(ctx, id); err != nil {
+		return err
+	}
 	return api.Errorf(api.CodeInUse, "network %q has 2 endpoints; remove them first", id)
 }
 
@@ -70,7 +73,10 @@ func (s *recordingService) Endpoint(_ context.Context, ref string) (api.Endpoint
 	return api.Endpoint{}, api.Errorf(api.CodeNotFound, "container %q has no endpoint on this host", ref)
 }
 
-func (s *recordingService) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {
+func (s *recordingService) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint, error) {
+	if _, err := s.Network(ctx, req.Network); err != nil {
+		return api.Endpoint{}, err
+	}
 	s.attached = append(s.attached, req)
 	return s.endpoints[0], nil
 }

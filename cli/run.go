@@ -96,7 +96,7 @@ func (a *app) runContainer(ctx context.Context, r runArgs) error {
 	defer stop()
 	// Before Docker pulls an image for a network that is not there.
 	if _, err := svc.Network(making, r.network); err != nil {
-		return ours(err)
+		return ours(didYouMean(making, err, r.network, networkNames(svc)))
 	}
 	id, err := a.createContainer(making, host, r)
 	if err != nil {
