@@ -24,6 +24,7 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 		}
 	case docker.ContainerRenamed:
 		d.joined.add(e.ID)
+		d.kept.look() // a stopped container has joined nothing
 	case docker.ContainerRemoved, docker.NetworkLeft:
 		d.kept.look()
 	}

@@ -253,8 +253,13 @@ func (d *Driver) keptAs(ctx context.Context, network, address string) string {
 }
 
 // releaseKept gives back what is kept on a network that a user removes: Docker
-// removes a network although stopped containers name it.
+// removes a network although stopped containers name it. A network that was not made
+// through Docker stays, and so does what is kept there.
 func (d *Driver) releaseKept(ctx context.Context, network string) error {
+	n, err := d.Service.Network(ctx, network)
+	if err != nil || !n.ByDocker {
+		return nil //nolint:nilerr // whoever deletes it says why it cannot be
+	}
 	endpoints, err := d.Service.Endpoints(ctx)
 	if err != nil {
 		return err

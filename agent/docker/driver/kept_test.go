@@ -64,6 +64,18 @@ func TestKept(t *testing.T) {
 	if slices.Contains(a.asked, "release e") || !slices.Contains(a.asked, "release dynamic") || !slices.Contains(a.asked, "describe e c fixed") {
 		t.Errorf("asked %q", a.asked)
 	}
+	// docker rename
+	there.list = []map[string]any{asks("c", "renamed", "web", "10.6.0.9", "")}
+	if err := d.Event(t.Context(), engine, docker.Event{Kind: docker.ContainerRenamed, ID: "c", Name: "renamed"}); err != nil {
+		t.Fatal(err)
+	}
+	<-d.kept.wake
+	if err := d.compareKept(t.Context(), engine); err != nil {
+		t.Fatal(err)
+	}
+	if want := "describe e c renamed"; !slices.Contains(a.asked, want) {
+		t.Errorf("asked %q, want %q", a.asked, want)
+	}
 	// docker start
 	ok("IpamDriver.RequestAddress", `{"PoolID":"10.6.0.0/24","Address":"10.6.0.9"}`)
 	if want := "hold web 10.6.0.9 from e"; !slices.Contains(a.asked, want) {
@@ -142,5 +154,15 @@ func TestKeptNetworkRemoved(t *testing.T) {
 	}
 	if want := []string{"release e", "delete web"}; !slices.Equal(a.asked, want) {
 		t.Errorf("asked %q, want %q", a.asked, want)
+	}
+
+	// One that was not made through Docker stays, with what is kept there.
+	web.ByDocker, a.asked = false, nil
+	a.networks = []api.Network{web}
+	d.known.bind("n1", "web", web.Subnet)
+	d.kept.name("e")
+	d.kept.end("e")
+	if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`); status == 200 || len(a.asked) > 0 {
+		t.Errorf("%d %v, asked %q", status, answer, a.asked)
 	}
 }
