@@ -61,8 +61,8 @@ func (k *kept) begun(endpoint string, addr netip.Prefix) {
 func (k *kept) name(endpoint string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.named) < keptMost {
-		k.named[endpoint] = k.named[endpoint]
+	if _, ok := k.named[endpoint]; !ok && len(k.named) < keptMost {
+		k.named[endpoint] = false
 	}
 }
 
@@ -258,7 +258,7 @@ func (d *Driver) keptAs(ctx context.Context, network, address string) string {
 func (d *Driver) releaseKept(ctx context.Context, network string) error {
 	n, err := d.Service.Network(ctx, network)
 	if err != nil || !n.ByDocker {
-		return nil //nolint:nilerr // whoever deletes it says why it cannot be
+		return nil // whoever deletes it says why it cannot be
 	}
 	endpoints, err := d.Service.Endpoints(ctx)
 	if err != nil {
