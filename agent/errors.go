@@ -164,10 +164,16 @@ func (a *Agent) endpointName(networkID, hostID, id string) string {
 	return id
 }
 
-// hostName gives a host's name for people; its id where no record tells.
+// hostName gives a host's name for people; its id where no record tells. Names need
+// not be unique: where another host has the same, the beginning of the id follows.
 func (a *Agent) hostName(id string) string {
+	own := a.host()
+	name := a.view.hostName(id)
 	if id == a.id {
-		return a.host().Name
+		name = own.Name
 	}
-	return a.view.hostName(id)
+	if id != a.id && name == own.Name || a.view.namesake(id, name) {
+		return fmt.Sprintf("%s (%s)", name, id[:min(8, len(id))])
+	}
+	return name
 }

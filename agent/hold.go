@@ -99,6 +99,11 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 			return api.Hold{}, err
 		}
 	}
+	if req.From != "" {
+		if err := api.CheckEndpointID(req.From); err != nil {
+			return api.Hold{}, err
+		}
+	}
 	if err := a.awaitLoaded(ctx); err != nil {
 		return api.Hold{}, err
 	}
@@ -109,8 +114,14 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 	if err != nil {
 		return api.Hold{}, translate(err)
 	}
+	within := pool(r)
+	if req.Range != "" {
+		if within.Range, err = api.ParseRange(req.Range, r.Subnet); err != nil {
+			return api.Hold{}, err
+		}
+	}
 	h := hold{owner: a.owner(holdPrefix + rand.Text()), network: r.ID, pool: pool(r)}
-	got, err := a.holdAddress(ctx, r, ip, h.owner)
+	got, err := a.holdAddress(ctx, r, within, ip, h.owner, req.From)
 	if err != nil {
 		if away(err) || ctx.Err() != nil {
 			h.doubt = true // it may have been applied all the same: over at once
@@ -128,9 +139,11 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 // holdAddress takes an address for a hold. One that was asked for by name may
 // still be an endpoint's of Docker's networks whose container is gone: Docker
 // was killed before it could say so, and asks now for its successor.
-func (a *Agent) holdAddress(ctx context.Context, r network.Record, ip netip.Addr, owner string) (netip.Addr, error) {
+// from is the endpoint of a stopped container that may have it. The next free
+// address is chosen within a pool of the network.
+func (a *Agent) holdAddress(ctx context.Context, r network.Record, within ipam.Pool, ip netip.Addr, owner, from string) (netip.Addr, error) {
 	if !ip.IsValid() {
-		return a.Addresses.Allocate(ctx, pool(r), owner)
+		return a.Addresses.Allocate(ctx, within, owner)
 	}
 	err := a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
 	taken, ok := errors.AsType[*ipam.TakenError](err)
@@ -143,6 +156,9 @@ func (a *Agent) holdAddress(ctx context.Context, r network.Record, ip netip.Addr
 	}
 	if strings.HasPrefix(id, holdPrefix) {
 		return ip, a.succeed(ctx, r, ip, owner, err)
+	}
+	if id == from {
+		return ip, a.inherit(ctx, r, ip, owner, id, err)
 	}
 	if freed, freeErr := a.releaseForsaken(ctx, id); freeErr != nil || !freed {
 		return ip, errors.Join(err, freeErr)
@@ -174,6 +190,28 @@ func (a *Agent) succeed(ctx context.Context, r network.Record, ip netip.Addr, ow
 		a.holds.put(old)
 	}
 	return err
+}
+
+// inherit moves an address from the endpoint of a stopped container to a hold, in
+// one write, so that nobody else can be given it in between. Then it ends the
+// endpoint. taken is the error for an endpoint that cannot be inherited from.
+func (a *Agent) inherit(ctx context.Context, r network.Record, ip netip.Addr, owner, id string, taken error) error {
+	unlock, err := a.lockID(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	l, ok := a.table.get(id)
+	if !ok { // it has just gone, and its address with it
+		return a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
+	}
+	if l.Source != api.SourceDriver || l.Attached || l.Network != r.ID || l.IP != ip {
+		return taken
+	}
+	if err := a.Addresses.Transfer(ctx, pool(r), ip, a.owner(id), owner); err != nil {
+		return err
+	}
+	return a.release(ctx, l)
 }
 
 // releaseForsaken releases an endpoint of Docker's networks in whose namespace

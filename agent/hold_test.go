@@ -56,6 +56,19 @@ func TestHold(t *testing.T) {
 	}
 	h.wantWhole("given back", empty)
 
+	// Within a part of the subnet.
+	within, err := h.Hold(t.Context(), api.HoldRequest{Network: "foo", Range: "10.6.128.0/17"})
+	if err != nil || within.IP.String() != "10.6.128.0" || within.PrefixLen != 16 {
+		t.Errorf("within a range: %+v, %v", within, err)
+	}
+	for _, bad := range []string{"10.7.0.0/24", "10.6.0.0/8", "x", "10.6.0.1/24", "fd00::/64"} {
+		_, err := h.Hold(t.Context(), api.HoldRequest{Network: "foo", Range: bad})
+		wantCode(t, err, api.CodeInvalid, "range")
+	}
+	if err := h.Unhold(t.Context(), "foo", "10.6.128.0"); err != nil {
+		t.Fatal(err)
+	}
+
 	// Nobody comes.
 	h.mustHold("10.6.0.9")
 	h.holds.mu.Lock()

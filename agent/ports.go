@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -44,6 +45,9 @@ func hostPort(p api.PortMapping) nat.Port {
 	return nat.Port{Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort}
 }
 
+// mdnsPort is multicast DNS's (RFC 6762).
+const mdnsPort = 5353
+
 // explainPort says who has a port that an endpoint cannot be given.
 func (a *Agent) explainPort(err error, l local) error {
 	taken, ok := errors.AsType[*nat.PortTakenError](err)
@@ -53,10 +57,16 @@ func (a *Agent) explainPort(err error, l local) error {
 	said := func(format string, args ...any) error {
 		return &api.Error{Code: api.CodeConflict, Cause: err, Message: fmt.Sprintf(format, args...)}
 	}
-	switch taken.Owner {
-	case "":
+	switch {
+	case taken.Owner == "" && taken.PID == os.Getpid() && taken.Port.Proto == "udp" && taken.Port.HostPort == mdnsPort:
+		return said("port %s of this host is taken by SocketPlane's agent itself (mDNS, by which hosts find their cluster); choose another", taken.Port)
+	case taken.Owner == "" && taken.PID == os.Getpid():
+		return said("port %s of this host is taken by SocketPlane's agent itself; choose another", taken.Port)
+	case taken.Owner == "" && taken.Program != "":
+		return said("port %s of this host is taken by the program %q (pid %d); choose another, or end that program", taken.Port, taken.Program, taken.PID)
+	case taken.Owner == "":
 		return said("port %s of this host is taken by another program; choose another, or end that program", taken.Port)
-	case l.ID:
+	case taken.Owner == l.ID:
 		return said("port %s of this host is published twice by %q; leave one out", taken.Port, cmp.Or(l.ContainerName, l.ID))
 	}
 	if other, ok := a.table.get(taken.Owner); ok && other.container() == l.container() {

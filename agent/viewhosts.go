@@ -162,6 +162,13 @@ func (v *view) hostName(id string) string {
 	return id
 }
 
+// namesake says whether a host other than the one with this id has a name.
+func (v *view) namesake(id, name string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(v.hosts, func(h cluster.Host) bool { return h.ID != id && h.Name == name })
+}
+
 // mtu is the largest IP packet that passes inside a network between any two hosts.
 func (v *view) mtu(self cluster.Host) int {
 	v.mu.Lock()

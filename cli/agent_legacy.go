@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -43,6 +44,18 @@ func listenLegacy() (net.Listener, error) {
 		return nil, fmt.Errorf("api.legacy: %w; stop what listens there, or set it to false", err)
 	}
 	return l, nil
+}
+
+// netnsDir is where the agent of 2015 put a link for each container. Its script's
+// stop and rm run `find -L` there, and fail where it does not exist.
+const netnsDir = "/var/run/netns"
+
+// makeNetNSDir makes that directory, as `ip netns` would.
+func makeNetNSDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("api.legacy: directory for the scripts of 2015: %w", err)
+	}
+	return nil
 }
 
 // serveLegacy serves the API of 2015 on loopback, to programs of this host.

@@ -170,6 +170,9 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		if legacyListener, err = listenLegacy(); err != nil {
 			return err
 		}
+		if err := makeNetNSDir(netnsDir); err != nil {
+			logger.Warn("a script of 2015 will fail to stop containers", "err", err)
+		}
 	}
 	listener, err := listen(s.API.Socket)
 	if err != nil {
@@ -275,10 +278,18 @@ func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(conte
 		if err != nil {
 			return nil, err
 		}
+		hosts = append(hosts, me)
+		named, seen := namesakes{}, map[string]bool{} // this host is there twice
+		for _, h := range hosts {
+			if !seen[h.ID] {
+				seen[h.ID] = true
+				named[h.Name]++
+			}
+		}
 		var routes []network.HostRoute
-		for _, h := range append(hosts, me) {
+		for _, h := range hosts {
 			for _, p := range h.Routes {
-				routes = append(routes, network.HostRoute{Host: h.Name, Prefix: p})
+				routes = append(routes, network.HostRoute{Host: named.shown(h.Name, h.ID), Prefix: p})
 			}
 		}
 		return routes, nil

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +24,7 @@ type recordingService struct {
 	api.Service // what a test does not expect fails loudly
 	networks    []api.Network
 	endpoints   []api.Endpoint
+	remote      []api.Endpoint // of other hosts
 	attached    []api.AttachRequest
 	released    []string
 	status      api.Status
@@ -47,12 +49,19 @@ func (s *recordingService) CreateNetwork(_ context.Context, req api.CreateNetwor
 	return n, nil
 }
 
-func (s *recordingService) DeleteNetwork(_ context.Context, id string) error {
+func (s *recordingService) DeleteNetwork(ctx context.Context, id string) error {
+	if _, err := s.Network(ctx, id); err != nil {
+		return err
+	}
 	return api.Errorf(api.CodeInUse, "network %q has 2 endpoints; remove them first", id)
 }
 
 func (s *recordingService) Endpoints(context.Context) ([]api.Endpoint, error) {
 	return s.endpoints, nil
+}
+
+func (s *recordingService) AllEndpoints(context.Context) ([]api.Endpoint, error) {
+	return append(slices.Clone(s.endpoints), s.remote...), nil
 }
 
 func (s *recordingService) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
@@ -64,7 +73,10 @@ func (s *recordingService) Endpoint(_ context.Context, ref string) (api.Endpoint
 	return api.Endpoint{}, api.Errorf(api.CodeNotFound, "container %q has no endpoint on this host", ref)
 }
 
-func (s *recordingService) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {
+func (s *recordingService) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint, error) {
+	if _, err := s.Network(ctx, req.Network); err != nil {
+		return api.Endpoint{}, err
+	}
 	s.attached = append(s.attached, req)
 	return s.endpoints[0], nil
 }
@@ -131,6 +143,7 @@ func command(t *testing.T, socket string, args ...string) (code int, stdout, std
 func TestOutput(t *testing.T) {
 	socket := serveTest(t, testService())
 	empty := serveTest(t, &recordingService{})
+	lone := serveTest(t, &recordingService{networks: []api.Network{testNetwork()}})
 	id := strings.Repeat("0123456789abcdef", 4)
 	network := "{\n  \"id\": \"web\",\n  \"subnet\": \"10.6.0.0/16\",\n  \"gateway\": \"10.6.0.1\",\n  \"vlan\": 7,\n  \"vni\": 10007,\n  \"mtu\": 1450\n}\n"
 	shop := "{\n  \"container_id\": \"" + id + "\",\n  \"container_name\": \"shop\",\n  \"network\": \"web\",\n  \"ip\": \"10.6.0.2\",\n  \"mac\": \"02:42:0a:06:00:02\",\n  \"gateway\": \"10.6.0.1\",\n  \"port\": \"spv1\",\n  \"host\": \"h1\"\n}\n"
@@ -138,9 +151,10 @@ func TestOutput(t *testing.T) {
 		return "[\n  " + strings.ReplaceAll(strings.TrimSuffix(s, "\n"), "\n", "\n  ") + "\n]\n"
 	}
 	tests := []struct{ socket, args, want string }{
-		{socket, "network list", "NETWORK   SUBNET        GATEWAY    VLAN   VNI     MTU\nweb       10.6.0.0/16   10.6.0.1   7      10007   1450\n"},
-		{socket, "network ls -o json", indent(network)},
-		{socket, "network info web -o json", network},
+		{socket, "network list", "NETWORK   SUBNET        GATEWAY    VLAN   VNI     MTU    ENDPOINTS\nweb       10.6.0.0/16   10.6.0.1   7      10007   1450   2\n"},
+		{socket, "network ls -o json", indent(strings.Replace(network, "1450\n", "1450,\n  \"endpoint_count\": 2\n", 1))},
+		{lone, "network info web -o json", strings.Replace(network, "1450\n", "1450,\n  \"endpoints\": []\n", 1)},
+		{lone, "network inspect web", "NETWORK   SUBNET        GATEWAY    VLAN   VNI     MTU\nweb       10.6.0.0/16   10.6.0.1   7      10007   1450\n"},
 		{socket, "network create web 10.6.0.0/16 -o json", network},
 		{empty, "network list -o json", "[]\n"},
 		{empty, "info -o json", "[]\n"},

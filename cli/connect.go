@@ -33,6 +33,7 @@ disconnect, or until the namespace is gone.`,
 	flags.StringVar(&req.IfName, "ifname", "eth0", "interface's name inside the namespace")
 	flags.StringVar(&req.IP, "ip", "", "address (default: the next free one)")
 	flags.StringArrayVarP(&publish, "publish", "p", nil, "port of this host that leads to it, as docker run -p: [[ip:]host:]port[/udp]; may be repeated")
+	completeFlag(cmd, "network", a.complete(networkNames))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		req.Source = api.SourceConnect
 		if err := checkConnect(cmd, &req); err != nil {
@@ -54,7 +55,7 @@ disconnect, or until the namespace is gone.`,
 		}
 		e, err := svc.Attach(cmd.Context(), req)
 		if err != nil {
-			return err
+			return didYouMean(cmd.Context(), err, req.Network, networkNames(svc))
 		}
 		return writeEndpoint(a.stdout, *format, e)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -16,6 +17,8 @@ func (a *app) disconnectCommand() *cobra.Command {
 address. An id that is not connected is an error.`,
 		Example: `  socketplane disconnect blue`,
 		Args:    args(1, 1),
+
+		ValidArgsFunction: first(a.complete(connectedIDs)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			svc, err := a.service()
 			if err != nil {
@@ -40,5 +43,19 @@ address. An id that is not connected is an error.`,
 			_, err = fmt.Fprintln(a.stdout, e.ID)
 			return err
 		},
+	}
+}
+
+// connectedIDs gives a function that lists the ids that disconnect takes.
+func connectedIDs(svc api.Service) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		endpoints, err := svc.Endpoints(ctx)
+		var ids []string
+		for _, e := range endpoints {
+			if e.Source != api.SourceDocker && e.Source != api.SourceDriver {
+				ids = append(ids, e.ID)
+			}
+		}
+		return ids, err
 	}
 }

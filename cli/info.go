@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"io"
 	"slices"
 
@@ -10,27 +11,37 @@ import (
 
 func (a *app) infoCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "info [CONTAINER]",
-		Short: "Show what is attached on this host",
+		Use:     "info [CONTAINER]",
+		Aliases: []string{"ps"},
+		Short:   "Show what is attached on this host, or on all",
 		Long: `Shows the containers of this host that have an interface on a network, or one of
-them, named by its name, its id or the beginning of its id. A stopped container
-keeps its address: --all shows these too.`,
+them, named by its name, its id or the beginning of its id. A stopped container that
+keeps its address has no interface: --stopped shows it, too. --all shows the
+containers of all hosts, stopped ones too.`,
 		Example: `  socketplane info
   socketplane info shop
+  socketplane info --all
   socketplane info -o json`,
 		Args: args(0, 1),
 	}
 	format := outputFlag(cmd)
-	all := cmd.Flags().BoolP("all", "a", false, "also what holds an address without being attached")
+	cmd.ValidArgsFunction = first(a.complete(containerNames))
+	all := cmd.Flags().BoolP("all", "a", false, "of all hosts, also what holds an address without being attached")
+	stopped := cmd.Flags().Bool("stopped", false, "also what holds an address without being attached")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		svc, err := a.service()
 		if err != nil {
 			return err
 		}
-		if len(args) == 1 {
+		switch {
+		case len(args) == 1 && *all:
+			return usagef("--all shows all containers; leave %q or --all out", args[0])
+		case *all:
+			return a.infoAll(cmd.Context(), svc, *format)
+		case len(args) == 1:
 			e, err := svc.Endpoint(cmd.Context(), args[0])
 			if err != nil {
-				return err
+				return didYouMean(cmd.Context(), err, args[0], containerNames(svc))
 			}
 			return writeEndpoint(a.stdout, *format, e)
 		}
@@ -40,7 +51,7 @@ keeps its address: --all shows these too.`,
 		}
 		views := make([]endpointView, 0, len(endpoints)) // never nil: JSON shows []
 		for _, e := range endpoints {
-			if e.Attached || *all {
+			if e.Attached || *stopped {
 				views = append(views, viewEndpoint(e))
 			}
 		}
@@ -50,6 +61,22 @@ keeps its address: --all shows these too.`,
 		return writeEndpoints(a.stdout, views)
 	}
 	return cmd
+}
+
+// infoAll shows the endpoints of all hosts.
+func (a *app) infoAll(ctx context.Context, svc api.Service, format outputFormat) error {
+	endpoints, err := svc.AllEndpoints(ctx)
+	if err != nil {
+		return err
+	}
+	views := make([]endpointView, 0, len(endpoints)) // never nil: JSON shows []
+	for _, e := range endpoints {
+		views = append(views, viewEndpoint(e))
+	}
+	if format == outputJSON {
+		return writeJSON(a.stdout, views)
+	}
+	return writeAllEndpoints(a.stdout, views)
 }
 
 // endpointView is an endpoint as it is printed; the field names are stable.
@@ -64,12 +91,14 @@ type endpointView struct {
 	Host          string `json:"host"`
 
 	Ports []api.PortMapping `json:"ports,omitempty"` // published; 0 as host's port: chosen at the next start
+
+	Stopped bool `json:"stopped,omitempty"` // it holds its address and has no interface
 }
 
 func viewEndpoint(e api.Endpoint) endpointView {
 	v := endpointView{
 		ContainerID: e.ContainerID, ContainerName: e.ContainerName, Network: e.Network,
-		MAC: e.MAC, Port: e.Port, Host: e.Host, Ports: e.Ports,
+		MAC: e.MAC, Port: e.Port, Host: e.Host, Ports: e.Ports, Stopped: !e.Attached,
 	}
 	if v.ContainerID == "" {
 		v.ContainerID = e.ID
@@ -105,6 +134,19 @@ func writeEndpoints(w io.Writer, endpoints []endpointView) error {
 		rows = append(rows, row)
 	}
 	return writeTable(w, header, rows)
+}
+
+// writeAllEndpoints lists endpoints of several hosts.
+func writeAllEndpoints(w io.Writer, endpoints []endpointView) error {
+	rows := make([][]string, 0, len(endpoints))
+	for _, e := range endpoints {
+		state := "attached"
+		if e.Stopped {
+			state = "stopped"
+		}
+		rows = append(rows, []string{e.Host, shortID(e.ContainerID), e.ContainerName, e.Network, e.IP, e.MAC, state, publishedText(e.Ports)})
+	}
+	return writeTable(w, []string{"HOST", "CONTAINER", "NAME", "NETWORK", "IP", "MAC", "STATE", "PUBLISHED"}, rows)
 }
 
 // shortID cuts a container id to the 12 characters that Docker shows; other

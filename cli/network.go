@@ -44,12 +44,20 @@ func viewNetwork(n api.Network) networkView {
 	}
 }
 
+func networkHeader() []string {
+	return []string{"NETWORK", "SUBNET", "GATEWAY", "VLAN", "VNI", "MTU"}
+}
+
+func (n networkView) row() []string {
+	return []string{n.ID, n.Subnet, n.Gateway, strconv.Itoa(n.VLAN), strconv.FormatUint(uint64(n.VNI), 10), strconv.Itoa(n.MTU)}
+}
+
 func writeNetworks(w io.Writer, networks []networkView) error {
 	rows := make([][]string, 0, len(networks))
 	for _, n := range networks {
-		rows = append(rows, []string{n.ID, n.Subnet, n.Gateway, strconv.Itoa(n.VLAN), strconv.FormatUint(uint64(n.VNI), 10), strconv.Itoa(n.MTU)})
+		rows = append(rows, n.row())
 	}
-	return writeTable(w, []string{"NETWORK", "SUBNET", "GATEWAY", "VLAN", "VNI", "MTU"}, rows)
+	return writeTable(w, networkHeader(), rows)
 }
 
 func writeNetwork(w io.Writer, format outputFormat, n api.Network) error {

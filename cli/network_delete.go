@@ -18,6 +18,7 @@ because it keeps its address.`,
 		Example: `  socketplane network delete web`,
 		Args:    args(1, 1),
 	}
+	cmd.ValidArgsFunction = first(a.complete(networkNames))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := api.CheckNetworkName(args[0]); err != nil {
 			return err
@@ -27,7 +28,7 @@ because it keeps its address.`,
 			return err
 		}
 		if err := svc.DeleteNetwork(cmd.Context(), args[0]); err != nil {
-			return err
+			return didYouMean(cmd.Context(), err, args[0], networkNames(svc))
 		}
 		_, err = fmt.Fprintln(a.stdout, args[0])
 		return err

@@ -17,6 +17,7 @@ func (a *app) passthrough(verb string, cmd *cobra.Command, run func(cmd *cobra.C
 	cmd.Use = verb + " [DOCKER_ARGS...] CONTAINER..."
 	cmd.DisableFlagParsing = true
 	cmd.DisableFlagsInUseLine = true
+	cmd.ValidArgsFunction = a.complete(containerNames)
 	cmd.RunE = func(cmd *cobra.Command, argv []string) error {
 		if slices.Contains(argv, "--help") {
 			return cmd.Help()

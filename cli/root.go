@@ -93,7 +93,7 @@ func group(cmd *cobra.Command) *cobra.Command {
 	cmd.DisableSuggestions = true
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usagef("unknown command %q; see: %s --help", args[0], cmd.CommandPath())
+			return unknownCommand(cmd, args[0])
 		}
 		return nil
 	}

@@ -38,6 +38,7 @@ and 127 when its command could not be run.`,
   socketplane run -n web --ip 10.6.0.9 -d busybox sleep 1000`,
 		DisableFlagParsing:    true,
 		DisableFlagsInUseLine: true,
+		ValidArgsFunction:     a.afterNetworkFlag(),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			r, err := parseRun(argv)
 			if err != nil {
@@ -95,7 +96,7 @@ func (a *app) runContainer(ctx context.Context, r runArgs) error {
 	defer stop()
 	// Before Docker pulls an image for a network that is not there.
 	if _, err := svc.Network(making, r.network); err != nil {
-		return ours(err)
+		return ours(didYouMean(making, err, r.network, networkNames(svc)))
 	}
 	id, err := a.createContainer(making, host, r)
 	if err != nil {

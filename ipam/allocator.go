@@ -69,6 +69,9 @@ func (a *Allocator) Allocate(ctx context.Context, pool Pool, owner string) (neti
 			}
 			addr, ok = v.pick(pool, a.host, o.lost)
 		}
+		if !ok && pool.Range.IsValid() {
+			return nil, fmt.Errorf("range %s of subnet %s: %w", pool.Range, pool.Subnet, ErrExhausted)
+		}
 		if !ok {
 			return nil, fmt.Errorf("subnet %s: %w", pool.Subnet, ErrExhausted)
 		}

@@ -137,8 +137,13 @@ func (b *block) without(owner string) *block {
 // begins again at the block's start behind its end. after -1 begins at the start.
 func (b *block) free(pool Pool, after int) (netip.Addr, bool) {
 	size := min(BlockSize, subnetSize(pool.Subnet)-b.index*BlockSize)
+	least, most := pool.span()
 	for i := range size {
-		addr := nth(pool.Subnet, b.index*BlockSize+(after+1+i)%size)
+		n := b.index*BlockSize + (after+1+i)%size
+		if n < least || n > most {
+			continue
+		}
+		addr := nth(pool.Subnet, n)
 		if _, held := b.owners[addr]; !held && pool.reserved(addr) == "" {
 			return addr, true
 		}

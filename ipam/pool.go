@@ -23,6 +23,9 @@ const BlockSize = 64
 type Pool struct {
 	Subnet  netip.Prefix // IPv4, host bits zero, /30 or larger
 	Gateway netip.Addr   // the zero Addr: none
+	// Range is where Allocate chooses from; the zero Prefix: the whole subnet. It bounds
+	// nothing else: AllocateAddr gives any address of the subnet.
+	Range netip.Prefix
 }
 
 // Prefix is under which the blocks of a subnet lie in the store; deleting that
@@ -59,7 +62,20 @@ func (p Pool) check() error {
 	if p.Gateway.IsValid() && !p.Subnet.Contains(p.Gateway) {
 		return fmt.Errorf("pool %s: gateway %s is outside", p.Subnet, p.Gateway)
 	}
+	if p.Range != (netip.Prefix{}) && (!p.Range.IsValid() || p.Range.Masked() != p.Range || p.Range.Bits() < p.Subnet.Bits() || !p.Subnet.Contains(p.Range.Addr())) {
+		return fmt.Errorf("pool %s: range %s is not a part of it", p.Subnet, p.Range)
+	}
 	return nil
+}
+
+// span gives the first and the last number (see nth) of the addresses that Allocate
+// chooses from.
+func (p Pool) span() (least, most int) {
+	if !p.Range.IsValid() {
+		return 0, subnetSize(p.Subnet) - 1
+	}
+	least = offset(p.Subnet, p.Range.Addr())
+	return least, least + subnetSize(p.Range) - 1
 }
 
 // reserved says what an address of the subnet is kept for; empty: for nothing.

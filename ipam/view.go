@@ -179,7 +179,8 @@ func (v *view) unclaimed(pool Pool, lost int) []netip.Addr {
 		want = 8 << min(lost, 7)
 	}
 	var open []netip.Addr
-	for index := 0; index < blockCount(v.subnet) && len(open) < want; index++ {
+	least, most := pool.span()
+	for index := least / BlockSize; index <= most/BlockSize && len(open) < want; index++ {
 		if v.blocks[index] != nil {
 			continue
 		}

@@ -73,6 +73,11 @@ func (c *Client) Endpoints(ctx context.Context) ([]Endpoint, error) {
 	return get[[]Endpoint](ctx, c, "/v1/endpoints")
 }
 
+// AllEndpoints implements Service.
+func (c *Client) AllEndpoints(ctx context.Context) ([]Endpoint, error) {
+	return get[[]Endpoint](ctx, c, "/v1/endpoints?all=true")
+}
+
 // Endpoint implements Service.
 func (c *Client) Endpoint(ctx context.Context, ref string) (Endpoint, error) {
 	if err := checkEndpointRef(ref); err != nil {

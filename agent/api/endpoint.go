@@ -77,6 +77,12 @@ type AttachRequest struct {
 type HoldRequest struct {
 	Network string `json:"network"`
 	IP      string `json:"ip,omitempty"` // empty: the next free one
+	// From is an endpoint of SourceDriver on this host whose container is stopped. If it
+	// has the address, it ends, and the hold gets the address from it.
+	From string `json:"from,omitempty"`
+	// Range is a part of the network's subnet, as a CIDR, to choose the next free address
+	// from; empty: all of it.
+	Range string `json:"range,omitempty"`
 }
 
 // Hold is an address that is kept for a minute. An endpoint that is reserved

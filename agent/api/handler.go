@@ -43,7 +43,14 @@ func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/networks/{id}", h.serve(withID(CheckNetworkRef, svc.Network)))
 	mux.HandleFunc("DELETE /v1/networks/{id}", h.serve(withID(CheckNetworkRef, nothing(svc.DeleteNetwork))))
 	mux.HandleFunc("GET /v1/endpoints", h.serve(func(r *http.Request) (any, error) {
-		return svc.Endpoints(r.Context())
+		switch all := r.URL.Query()["all"]; {
+		case len(all) == 0:
+			return svc.Endpoints(r.Context())
+		case len(all) == 1 && all[0] == "true":
+			return svc.AllEndpoints(r.Context())
+		default:
+			return nil, Errorf(CodeInvalid, "the query %s is not known; write all=true, or leave it out", shown(r.URL.RawQuery))
+		}
 	}))
 	mux.HandleFunc("POST /v1/holds", h.serve(withBody(svc.Hold)))
 	mux.HandleFunc("DELETE /v1/holds/{network}/{ip}", h.serve(func(r *http.Request) (any, error) {

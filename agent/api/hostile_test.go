@@ -62,6 +62,10 @@ func TestHostilePaths(t *testing.T) {
 		{"POST", "/v1/endpoints/%0a/detach", 400},
 		{"DELETE", "/v1/endpoints/-x", 400},
 		{"GET", "/v1/endpoints/a%20b", 400},
+		{"GET", "/v1/endpoints?all=1", 400},
+		{"GET", "/v1/endpoints?all=", 400},
+		{"GET", "/v1/endpoints?all=true&all=true", 400},
+		{"GET", "/v1/endpoints?all=%0a%00" + strings.Repeat("x", 5000), 400},
 	} {
 		fake.asked = nil
 		status, _, message := post(h, tt.method, tt.path, "")
@@ -99,6 +103,9 @@ func TestNames(t *testing.T) {
 		if (CheckIfName(s) == nil) != want {
 			t.Errorf("interface %q", s)
 		}
+	}
+	if err := CheckIfName("lo"); err == nil || !strings.Contains(err.Error(), "loopback") {
+		t.Errorf("interface lo: %v", err)
 	}
 	for s, want := range map[string]bool{"10.6.0.9": true, "": false, "x": false, "10.6.0.9/16": false, "::1": false, "::ffff:10.6.0.9": false, "10.6.0": false, "010.6.0.9": false} {
 		if _, err := ParseIP(s); (err == nil) != want {

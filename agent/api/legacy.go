@@ -45,10 +45,12 @@ func NewLegacyHandler(svc LegacyService, cluster ClusterService, adapter http.Ha
 		"GET /networks":               h.networks,
 		"POST /networks":              h.createNetwork,
 		"GET /networks/{id...}":       h.network,
+		"DELETE /networks":            h.noID, // or the mux redirects it to "/networks/"
 		"DELETE /networks/{id...}":    h.deleteNetwork,
 		"GET /connections":            h.connections,
 		"POST /connections":           h.connect,
 		"GET /connections/{id...}":    h.connection,
+		"DELETE /connections":         h.noID,
 		"DELETE /connections/{id...}": h.disconnect,
 		"POST /cluster/bind":          h.bind,
 		"POST /cluster/join":          h.join,
@@ -67,6 +69,11 @@ type legacy struct {
 	svc     LegacyService
 	cluster ClusterService
 	logger  *slog.Logger
+}
+
+// noID answers a call whose path names nothing.
+func (h *legacy) noID(r *http.Request) (any, error) {
+	return nil, Errorf(CodeNotFound, "%s %s is not part of this API; the path ends with an id", r.Method, shown(r.URL.Path))
 }
 
 // errNotHere is a call of 2015 that this agent does not answer by itself.

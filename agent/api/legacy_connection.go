@@ -71,9 +71,15 @@ func pidOf(netns string) legacyPID {
 	return legacyPID(n)
 }
 
+// showLegacyConnection gives the name as Docker does, and as the scripts of 2015 sent
+// it: with a slash before it.
 func showLegacyConnection(e Endpoint) legacyConnection {
+	name := e.ContainerName
+	if name != "" {
+		name = "/" + name
+	}
 	return legacyConnection{
-		ContainerID: e.ContainerID, ContainerName: e.ContainerName, ContainerPID: pidOf(e.NetNS), Network: e.Network, OVSPortID: e.Port,
+		ContainerID: e.ContainerID, ContainerName: name, ContainerPID: pidOf(e.NetNS), Network: e.Network, OVSPortID: e.Port,
 		Details: legacyDetails{
 			Name: e.Port, IP: e.IP.String(), Subnet: "/" + strconv.Itoa(e.PrefixLen), MAC: e.MAC, Gateway: e.Gateway.String(),
 		},
@@ -169,7 +175,7 @@ func (h *legacy) connect(r *http.Request) (any, error) {
 		return nil, err
 	}
 	c := showLegacyConnection(e)
-	c.ContainerPID = body.ContainerPID
+	c.ContainerPID, c.ContainerName = body.ContainerPID, body.ContainerName
 	return c, nil
 }
 

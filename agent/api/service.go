@@ -21,6 +21,9 @@ type Service interface {
 
 	// Endpoints lists the endpoints of this host, sorted by container id.
 	Endpoints(ctx context.Context) ([]Endpoint, error)
+	// AllEndpoints lists those of every host, as this host knows them, in the same order.
+	// What only their own host knows is left out: Port, Peer and NetNS.
+	AllEndpoints(ctx context.Context) ([]Endpoint, error)
 	// Endpoint finds one by id, by a unique prefix of the id, or by container name.
 	Endpoint(ctx context.Context, ref string) (Endpoint, error)
 	// Hold keeps an address until an endpoint takes it over, Unhold, or a minute has gone.

@@ -93,6 +93,20 @@ func ParseSubnet(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// ParseRange reads a part of a subnet: a CIDR with host bits zero.
+func ParseRange(s string, subnet netip.Prefix) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil || !p.Addr().Is4():
+		return netip.Prefix{}, Errorf(CodeInvalid, "range %s is not an IPv4 CIDR; write it like 10.6.128.0/17", shown(s))
+	case p.Masked() != p:
+		return netip.Prefix{}, Errorf(CodeInvalid, "range %s has host bits set; did you mean %s?", shown(s), p.Masked())
+	case p.Bits() < subnet.Bits() || !subnet.Contains(p.Addr()):
+		return netip.Prefix{}, Errorf(CodeInvalid, "range %s is not a part of subnet %s", shown(s), subnet)
+	}
+	return p, nil
+}
+
 // ParseCIDR reads a subnet whose host bits may be set, as the programs of 2015
 // wrote it: they are cut off, and are given as the gateway that they name. The
 // zero Addr: they are zero.

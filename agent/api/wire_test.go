@@ -62,6 +62,10 @@ func (f *fakeService) Endpoints(context.Context) ([]Endpoint, error) {
 	return []Endpoint{anEndpoint}, f.ask("endpoints")
 }
 
+func (f *fakeService) AllEndpoints(context.Context) ([]Endpoint, error) {
+	return []Endpoint{anEndpoint, anEndpoint}, f.ask("all endpoints")
+}
+
 func (f *fakeService) Endpoint(_ context.Context, ref string) (Endpoint, error) {
 	return anEndpoint, f.ask("endpoint", ref)
 }
@@ -134,6 +138,7 @@ func calls() []exchange {
 		{"Network", func(ctx context.Context, s Service) (any, error) { return s.Network(ctx, "foo") }, []any{"network", "foo"}, aNetwork},
 		{"DeleteNetwork", func(ctx context.Context, s Service) (any, error) { return none(s.DeleteNetwork(ctx, "a.b")) }, []any{"delete", "a.b"}, nil},
 		{"Endpoints", func(ctx context.Context, s Service) (any, error) { return s.Endpoints(ctx) }, []any{"endpoints"}, []Endpoint{anEndpoint}},
+		{"AllEndpoints", func(ctx context.Context, s Service) (any, error) { return s.AllEndpoints(ctx) }, []any{"all endpoints"}, []Endpoint{anEndpoint, anEndpoint}},
 		{"Endpoint", func(ctx context.Context, s Service) (any, error) { return s.Endpoint(ctx, "web") }, []any{"endpoint", "web"}, anEndpoint},
 		{"Hold", func(ctx context.Context, s Service) (any, error) { return s.Hold(ctx, hold) }, []any{"hold", hold}, aHold},
 		{"Unhold", func(ctx context.Context, s Service) (any, error) { return none(s.Unhold(ctx, "foo", "10.6.0.2")) }, []any{"unhold", "foo", "10.6.0.2"}, nil},

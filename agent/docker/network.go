@@ -3,6 +3,9 @@ package docker
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -30,7 +33,36 @@ const OptionNetwork = "socketplane.network"
 
 // StandsFor gives the network of the cluster that a Docker network of our driver
 // stands for: the one that it names, or that is called like it.
-func (n Network) StandsFor() string { return cmp.Or(n.Options[OptionNetwork], n.Name) }
+func (n Network) StandsFor() string { return cmp.Or(n.Options[OptionNetwork], ClusterName(n.Name)) }
+
+// hashLen is how many digits of a name's hash ClusterName appends.
+const hashLen = 8
+
+// ClusterName gives the name in the cluster of a network that was made through
+// Docker. That is Docker's name where it can be one. Docker allows more: spaces,
+// slashes, any letter, any length. Of such a name the characters that the cluster
+// does not take become '-', and the beginning of its SHA-256 follows, so that two
+// names never become one. Names that are reserved stay as they are, and are refused.
+func ClusterName(name string) string {
+	if api.CheckNetworkRef(name) == nil {
+		return name
+	}
+	var b strings.Builder
+	for _, r := range name {
+		switch {
+		case b.Len() >= api.MaxNameLen-hashLen-1:
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', b.Len() > 0 && (r == '_' || r == '-'):
+			b.WriteRune(r)
+		case b.Len() > 0 && !strings.HasSuffix(b.String(), "-"):
+			b.WriteByte('-')
+		}
+	}
+	if b.Len() == 0 {
+		b.WriteString("net")
+	}
+	hash := sha256.Sum256([]byte(name))
+	return strings.TrimRight(b.String(), "-") + "-" + hex.EncodeToString(hash[:])[:hashLen]
+}
 
 // AwaitNetwork waits until Docker has a network of ours, which it gets a moment
 // after the agent, and gives its name in Docker, which may be one of a user's.

@@ -34,7 +34,7 @@ type Event struct {
 	Kind      EventKind
 	ID        string // of the container or network
 	Name      string // of the network, or the new one of the container
-	Container string // that joined the network
+	Container string // that joined the network, or left it
 }
 
 // EventKind says what happened.
@@ -47,6 +47,7 @@ const (
 	NetworkMade      EventKind = "network made"
 	NetworkRemoved   EventKind = "network removed"
 	NetworkJoined    EventKind = "network joined"
+	NetworkLeft      EventKind = "network left"
 )
 
 // WatcherConfig says where dockerd is.
@@ -113,7 +114,7 @@ func (w *Watcher) session(ctx context.Context) error {
 	// seconds too. What is told twice does no harm.
 	filters := make(client.Filters).
 		Add("type", string(events.ContainerEventType), string(events.NetworkEventType)).
-		Add("event", string(events.ActionDestroy), string(events.ActionCreate), string(events.ActionConnect), string(events.ActionRename))
+		Add("event", string(events.ActionDestroy), string(events.ActionCreate), string(events.ActionConnect), string(events.ActionDisconnect), string(events.ActionRename))
 	stream := engine.cli.Events(ctx, client.EventsListOptions{
 		Since:   strconv.FormatInt(time.Now().Add(-2*time.Second).Unix(), 10),
 		Filters: filters,
@@ -167,6 +168,8 @@ func (w *Watcher) tell(ctx context.Context, engine *Engine, m events.Message) er
 		e.Kind, e.Name = NetworkRemoved, m.Actor.Attributes["name"]
 	case m.Type == events.NetworkEventType && m.Action == events.ActionConnect:
 		e.Kind, e.Name, e.Container = NetworkJoined, m.Actor.Attributes["name"], m.Actor.Attributes["container"]
+	case m.Type == events.NetworkEventType && m.Action == events.ActionDisconnect:
+		e.Kind, e.Name, e.Container = NetworkLeft, m.Actor.Attributes["name"], m.Actor.Attributes["container"]
 	default:
 		return nil
 	}

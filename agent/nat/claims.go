@@ -17,11 +17,15 @@ var ErrNotHere = errors.New("not an address of this host")
 // PortTakenError says who has a port.
 type PortTakenError struct {
 	Port  Port
-	Owner string // empty: a program that is none of ours
+	Owner string // empty: a program's, not an endpoint's
+
+	// The program, where it is known: its process id and name.
+	PID     int
+	Program string
 }
 
 func (e *PortTakenError) Error() string {
-	return fmt.Sprintf("port %s is taken by %s", e.Port, cmp.Or(e.Owner, "another program"))
+	return fmt.Sprintf("port %s is taken by %s", e.Port, cmp.Or(e.Owner, e.Program, "another program"))
 }
 
 // Claims holds the ports of this host that are published, each by a socket
@@ -187,7 +191,8 @@ func bind(p Port) (claim, error) {
 	}
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return c, &PortTakenError{Port: p}
+		pid, program := holder(p)
+		return c, &PortTakenError{Port: p, PID: pid, Program: program}
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return c, fmt.Errorf("publish on %s: %w", p.hostIP(), ErrNotHere)
 	case err != nil:

@@ -74,6 +74,9 @@ func (m *Manager) deleteOnce(ctx context.Context, name string, may func(Record) 
 		return err
 	}
 	rec, err := m.read(ctx, name)
+	if errors.Is(err, ErrNotFound) { // who deletes does not want to be told to create
+		return refuse(ErrNotFound, "network %q does not exist; see: socketplane network list", name)
+	}
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -85,6 +86,9 @@ func TestDelete(t *testing.T) {
 			if err := call(); !errors.Is(err, network.ErrNotFound) {
 				t.Errorf("after Delete: %v, want ErrNotFound", err)
 			}
+		}
+		if err := m.Delete(t.Context(), "web"); err == nil || strings.Contains(err.Error(), "create") {
+			t.Errorf("who deletes is told to create: %v", err)
 		}
 		mustCreate(t, m, "web", "10.6.0.0/16")
 		if diff := cmp.Diff(before, keys(t, store)); diff != "" {

@@ -101,7 +101,7 @@ func TestSwitchDown(t *testing.T) {
 				badInput{argv: command("connect -n ovsdown --id x --netns " + ns), code: 1, says: []string{"Open vSwitch", "ovs-vswitchd", "try again"}}.refused(t, 3)
 			}()
 			healthy(t, 3)
-			if left := sp(t, 3, "info", "--all", "-o", "json"); strings.TrimSpace(left) != "[]" {
+			if left := sp(t, 3, "info", "--stopped", "-o", "json"); strings.TrimSpace(left) != "[]" {
 				t.Errorf("info shows %s", left)
 			}
 			leavesNothing(t, 3, without)

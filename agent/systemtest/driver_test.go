@@ -245,9 +245,11 @@ func TestDockerMakesNetworks(t *testing.T) {
 		{append(ipam, "--subnet", "10.183.0.0/25", "bad"), `overlaps network "made"`},
 		{append(ipam, "--subnet", "10.183.0.0/24", "bad"), `is that of network "made"`},
 		{append(ipam, "--subnet", "198.18.0.0/24", "bad"), "overlaps route"},
-		{append(ipam, "--subnet", "10.184.0.0/24", "--ip-range", "10.184.0.0/25", "bad"), "--ip-range cannot be used"},
+		{append(ipam, "--subnet", "10.184.0.0/24", "--gateway", "10.184.0.255", "bad"), "broadcast address"},
 		{append(ipam, "--subnet", "10.184.0.0/24", "--aux-address", "x=10.184.0.9", "bad"), "--aux-address cannot be used"},
 		{append(ipam, "--subnet", "10.184.0.0/24", "--internal", "bad"), "--internal cannot be used"},
+		{append(ipam, "--subnet", "10.184.0.0/24", "-o", "encrypted=true", "bad"), `"encrypted"`},
+		{append(ipam, "--subnet", "10.184.0.0/24", "-o", "com.docker.network.driver.mtu=1300", "bad"), "the MTU is 1450"},
 		{append(ipam, "--subnet", "fd00::/64", "--ipv6", "bad"), "networks are IPv4"},
 		{append(ipam, "--subnet", "10.184.0.0/24", "-o", "socketplane.network=a b", "bad"), "may hold only letters"},
 	} {

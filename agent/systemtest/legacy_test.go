@@ -89,7 +89,7 @@ func TestScriptOf2015(t *testing.T) {
 			t.Errorf("the same again gives %+v, was %+v", conns[k], first)
 		}
 		c := conns[k]
-		if c.ContainerID != id || c.ContainerName != name || c.ContainerPID != strings.Trim(pid, `"`) || c.OVSPortID == "" ||
+		if c.ContainerID != id || c.ContainerName != "/"+name || c.ContainerPID != strings.Trim(pid, `"`) || c.OVSPortID == "" ||
 			c.Details.Name != c.OVSPortID || c.Details.Subnet != "/16" || c.Details.Gateway != "10.61.0.1" || c.Details.MAC == "" {
 			t.Errorf("on h%d it says %+v", k, c)
 		}

@@ -96,7 +96,13 @@ func (a *agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 
 func (a *agent) Hold(_ context.Context, req api.HoldRequest) (api.Hold, error) {
 	time.Sleep(a.stall)
-	a.ask("hold %s %s", req.Network, req.IP)
+	if req.Range != "" {
+		a.ask("hold %s within %s", req.Network, req.Range)
+	} else if req.From != "" {
+		a.ask("hold %s %s from %s", req.Network, req.IP, req.From)
+	} else {
+		a.ask("hold %s %s", req.Network, req.IP)
+	}
 	if req.Network != "foo" && req.Network != "web" {
 		return api.Hold{}, api.Errorf(api.CodeNotFound, "no network %q", req.Network)
 	}

@@ -40,6 +40,7 @@ type Driver struct {
 	known   *registry
 	joined  *joined
 	owed    *owed
+	kept    *kept
 	doubted map[string]bool // endpoints that Docker did not know at the last sweep; only Sweep uses it
 	kick    chan struct{}   // compare the networks soon
 }
@@ -48,7 +49,7 @@ var _ docker.Follower = (*Driver)(nil)
 
 // New makes a Driver. Handler serves dockerd, Run keeps the networks.
 func New(cfg Config) *Driver {
-	return &Driver{Config: cfg, known: newRegistry(), joined: newJoined(), owed: newOwed(), kick: make(chan struct{}, 1)}
+	return &Driver{Config: cfg, known: newRegistry(), joined: newJoined(), owed: newOwed(), kept: newKept(), kick: make(chan struct{}, 1)}
 }
 
 // Handler answers dockerd's calls.

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"encoding/json"
 	"net/netip"
 	"time"
 
@@ -14,6 +15,7 @@ type endpointRef struct{ NetworkID, EndpointID string }
 type endpointRequest struct {
 	endpointRef
 	Interface *endpointInterface
+	Options   map[string]json.RawMessage
 }
 
 type endpointInterface struct{ Address, AddressIPv6, MacAddress string }
@@ -28,6 +30,9 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 	}
 	if req.Interface.AddressIPv6 != "" {
 		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out the IPv6 address")
+	}
+	if err := checkEndpointOptions(req.Options); err != nil {
+		return endpointAnswer{}, err
 	}
 	addr, err := netip.ParsePrefix(req.Interface.Address)
 	if err != nil {
@@ -49,6 +54,7 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 		d.known.settled(req.EndpointID)
 		return endpointAnswer{}, err
 	}
+	d.kept.begun(req.EndpointID, addr)
 	var answer endpointAnswer
 	if req.Interface.MacAddress == "" { // Docker takes no answer to what it has chosen itself
 		answer.Interface.MacAddress = e.MAC

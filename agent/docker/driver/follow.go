@@ -24,12 +24,16 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 		}
 	case docker.ContainerRenamed:
 		d.joined.add(e.ID)
+		d.kept.look() // a stopped container has joined nothing
+	case docker.ContainerRemoved, docker.NetworkLeft:
+		d.kept.look()
 	}
 	return nil
 }
 
 // Sweep implements docker.Follower: it releases the endpoints that Docker does
-// not know any more, and describes those whose container is not known yet.
+// not know any more, and describes those whose container is not known yet. An
+// address that a stopped container asked for by name stays.
 func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	d.soon()
 	endpoints, err := d.Service.Endpoints(ctx)
@@ -50,13 +54,26 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	if err != nil {
 		return err
 	}
+	named, err := d.namedAddresses(ctx, engine)
+	if err != nil {
+		return err
+	}
 	doubted := map[string]bool{}
 	for _, e := range mine {
 		switch {
 		case known[e.ID]:
+			if named.has(e) {
+				d.kept.name(e.ID)
+			}
 			if e.ContainerID == e.ID && containers[e.ID] != "" {
 				d.joined.add(containers[e.ID])
 			}
+		case !d.known.inTheMaking(e.ID) && named.has(e):
+			if err := d.Service.Detach(ctx, e.ID); err != nil {
+				return fmt.Errorf("detach what Docker does not know: %w", err)
+			}
+			d.kept.name(e.ID)
+			d.kept.end(e.ID)
 		case e.Attached || d.doubted[e.ID] || !d.known.inTheMaking(e.ID):
 			if err := d.Service.Release(ctx, e.ID); err != nil {
 				return fmt.Errorf("release what Docker does not know: %w", err)

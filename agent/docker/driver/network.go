@@ -46,6 +46,9 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 			return empty{}, api.Errorf(api.CodeInvalid, "options of the network: %w", err)
 		}
 	}
+	if err := d.checkNetworkOptions(ctx, generic); err != nil {
+		return empty{}, err
+	}
 	name, _ := generic[docker.OptionNetwork].(string)
 	if name == "" {
 		d.known.await(req.NetworkID, w)
@@ -104,8 +107,11 @@ func readWish(req networkRequest) (wish, error) {
 		return wish{}, err
 	}
 	gateway, err := netip.ParsePrefix(req.IPv4Data[0].Gateway)
-	if err != nil || !subnet.Contains(gateway.Addr()) {
+	if err != nil {
 		return wish{}, api.Errorf(api.CodeInvalid, "gateway %.40q is no address of %s", req.IPv4Data[0].Gateway, subnet)
+	}
+	if err := checkGateway(gateway.Addr(), subnet); err != nil {
+		return wish{}, err
 	}
 	return wish{subnet: subnet, gateway: gateway.Addr()}, nil
 }
@@ -123,6 +129,9 @@ func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, erro
 		return empty{}, nil // removed by us, or never named; or Docker takes back what it could not make for us
 	}
 	defer d.soon()
+	if err := d.releaseKept(ctx, name); err != nil {
+		return empty{}, err
+	}
 	err := d.Service.DeleteDockersNetwork(ctx, name, subnet)
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return empty{}, err

@@ -12,10 +12,21 @@ import (
 )
 
 // An IPAM pool is a network's subnet, and so is its id: subnets never overlap, and
-// the id means the same after every restart.
+// the id means the same after every restart. Where docker network create was given an
+// --ip-range, that follows: Docker keeps the id, and so the range, for this host.
+
+// parsePool reads a pool's id. The zero Prefix as range: the whole subnet.
+func parsePool(id string) (subnet, within netip.Prefix, err error) {
+	text, part, ranged := strings.Cut(id, ",")
+	if subnet, err = api.ParseSubnet(text); err == nil && ranged {
+		within, err = api.ParseRange(part, subnet)
+	}
+	return subnet, within, err
+}
 
 type poolRequest struct {
 	Pool, SubPool string
+	Options       map[string]string // what --ipam-opt gave
 	V6            bool
 }
 
@@ -30,8 +41,11 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 	switch {
 	case req.V6:
 		return poolAnswer{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv6 and IPv6 subnets")
-	case req.SubPool != "":
-		return poolAnswer{}, api.Errorf(api.CodeInvalid, "--ip-range cannot be used: all hosts share the addresses of a network; leave it out")
+	case req.SubPool != "" && req.Pool == "":
+		return poolAnswer{}, api.Errorf(api.CodeInvalid, "--ip-range needs a --subnet; give both")
+	}
+	if err := checkPoolOptions(req.Options); err != nil {
+		return poolAnswer{}, err
 	}
 	var subnet netip.Prefix
 	if req.Pool != "" {
@@ -39,8 +53,13 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 		if subnet, err = api.ParseSubnet(req.Pool); err != nil {
 			return poolAnswer{}, err
 		}
+		if req.SubPool != "" {
+			if _, err := api.ParseRange(req.SubPool, subnet); err != nil {
+				return poolAnswer{}, err
+			}
+		}
 		if d.known.ours(subnet) {
-			return answerPool(subnet), nil
+			return answerPool(subnet, ""), nil
 		}
 	}
 	networks, err := d.Service.Networks(ctx)
@@ -62,14 +81,18 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 	if d.known.anyAwaited(n.Subnet) {
 		return poolAnswer{}, api.Errorf(api.CodeConflict, "subnet %s was just given to another network; try again", n.Subnet)
 	}
-	return answerPool(n.Subnet), nil
+	return answerPool(n.Subnet, req.SubPool), nil
 }
 
 // trialName stands for a network whose name is not known yet.
 const trialName = "new-docker-network"
 
-func answerPool(subnet netip.Prefix) poolAnswer {
-	return poolAnswer{PoolID: subnet.String(), Pool: subnet.String(), Data: map[string]string{}}
+func answerPool(subnet netip.Prefix, within string) poolAnswer {
+	id := subnet.String()
+	if within != "" {
+		id += "," + within
+	}
+	return poolAnswer{PoolID: id, Pool: subnet.String(), Data: map[string]string{}}
 }
 
 type addressRequest struct {
@@ -91,7 +114,7 @@ const (
 // requestAddress holds an address until its endpoint comes, or gives a network's
 // gateway, which is nobody's to hold.
 func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addressAnswer, error) {
-	subnet, err := api.ParseSubnet(req.PoolID)
+	subnet, within, err := parsePool(req.PoolID)
 	if err != nil {
 		return addressAnswer{}, err
 	}
@@ -105,14 +128,18 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		if req.Address != "" {
 			gateway = netip.MustParseAddr(req.Address)
 		}
-		if !subnet.Contains(gateway) {
-			return addressAnswer{}, api.Errorf(api.CodeInvalid, "gateway %s is not in %s", gateway, subnet)
+		if err := checkGateway(gateway, subnet); err != nil {
+			return addressAnswer{}, err
 		}
 		return answerAddress(gateway, subnet), nil
 	}
 	var held api.Hold
 	err = d.onNetwork(ctx, subnet, func(network string) (err error) {
-		held, err = d.Service.Hold(ctx, api.HoldRequest{Network: network, IP: req.Address})
+		ask := api.HoldRequest{Network: network, IP: req.Address, From: d.keptAs(ctx, network, req.Address)}
+		if within.IsValid() {
+			ask.Range = within.String()
+		}
+		held, err = d.Service.Hold(ctx, ask)
 		if err != nil || subnet.Contains(held.IP) {
 			return err
 		}
@@ -127,7 +154,24 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		defer cancel()
 		return addressAnswer{}, errors.Join(errLate, d.Service.Unhold(ctx, held.Network, held.IP.String()))
 	}
+	if req.Address != "" {
+		d.kept.asked(netip.PrefixFrom(held.IP, subnet.Bits()))
+	}
 	return answerAddress(held.IP, subnet), nil
+}
+
+// checkGateway refuses what can be no host's address. Docker has printed the
+// network's id by the time the cluster would refuse it.
+func checkGateway(gateway netip.Addr, subnet netip.Prefix) error {
+	switch {
+	case !subnet.Contains(gateway):
+		return api.Errorf(api.CodeInvalid, "gateway %s is not in %s", gateway, subnet)
+	case gateway == subnet.Addr():
+		return api.Errorf(api.CodeInvalid, "gateway %s is the network address of %s; choose another or omit it", gateway, subnet)
+	case !subnet.Contains(gateway.Next()):
+		return api.Errorf(api.CodeInvalid, "gateway %s is the broadcast address of %s; choose another or omit it", gateway, subnet)
+	}
+	return nil
 }
 
 func answerAddress(addr netip.Addr, subnet netip.Prefix) addressAnswer {
@@ -172,7 +216,7 @@ type addressRelease struct{ PoolID, Address string }
 // deleted, or one that no endpoint came for. Not that of an endpoint in the
 // making: another container asked for the same address, and lost.
 func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty, error) {
-	subnet, err := api.ParseSubnet(req.PoolID)
+	subnet, _, err := parsePool(req.PoolID)
 	if err != nil {
 		return empty{}, err
 	}
@@ -194,12 +238,16 @@ func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty,
 		if e.Attached || d.known.inTheMaking(e.ID) {
 			continue
 		}
+		if d.kept.end(e.ID) {
+			return empty{}, nil // the container may be stopped only
+		}
 		err := d.Service.Release(ctx, e.ID)
 		if err != nil && !final(err) {
 			d.owed.add(e.ID)
 		}
 		return empty{}, err
 	}
+	d.kept.unasked(netip.PrefixFrom(ip, subnet.Bits()))
 	network, ok := d.known.pool(subnet)
 	if !ok {
 		return empty{}, nil // a network that went: its addresses went with it

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -46,11 +47,36 @@ func (b binding) mapping() (api.PortMapping, error) {
 	if err != nil {
 		return m, api.Errorf(api.CodeInvalid, "address %.40q of a published port is none", b.HostIP)
 	}
-	if ip = ip.Unmap(); ip == netip.IPv6Unspecified() {
-		ip = netip.IPv4Unspecified()
-	}
-	m.HostIP = ip
+	m.HostIP = ip.Unmap()
 	return m, nil
+}
+
+// isIPv6 says whether a binding is to an IPv6 address of the host.
+func (b binding) isIPv6() bool {
+	ip, err := netip.ParseAddr(b.HostIP)
+	return err == nil && ip.Unmap().Is6()
+}
+
+// onlyIPv4 leaves out the IPv6 half of what is published on both families: Docker
+// versions that listen on both say so in two bindings. One that is IPv6 alone cannot
+// be had. To publish it on IPv4 instead would open what nobody asked to open.
+func onlyIPv4(bindings []binding) ([]binding, error) {
+	var list []binding
+	for _, b := range bindings {
+		if !b.isIPv6() {
+			list = append(list, b)
+		}
+	}
+	for _, b := range bindings {
+		twin := func(other binding) bool {
+			return other.Proto == b.Proto && other.Port == b.Port && other.HostPort == b.HostPort && other.HostPortEnd == b.HostPortEnd
+		}
+		if b.isIPv6() && (b.HostIP != "::" || !slices.ContainsFunc(list, twin)) {
+			return nil, api.Errorf(api.CodeInvalid,
+				"port %d cannot be published on [%s]: ports are published on IPv4; leave the address out, or give an IPv4 address of this host", b.HostPort, b.HostIP)
+		}
+	}
+	return list, nil
 }
 
 // publish publishes the ports of an endpoint, one after the other where there is
@@ -69,6 +95,10 @@ func (d *Driver) publish(ctx context.Context, req publishRequest) (empty, error)
 	}
 	if len(bindings) > api.MaxPorts {
 		return empty{}, api.Errorf(api.CodeInvalid, "%d published ports are too many; %d is the most", len(bindings), api.MaxPorts)
+	}
+	bindings, err := onlyIPv4(bindings)
+	if err != nil {
+		return empty{}, err
 	}
 	var ports []api.PortMapping
 	var ranged []binding

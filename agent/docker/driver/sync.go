@@ -36,6 +36,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { d.describe(ctx, engine) })
 	beside.Go(func() { d.payOwed(ctx) })
+	beside.Go(func() { d.keep(ctx, engine) })
 	defer beside.Wait()
 	var said string
 	for ctx.Err() == nil {
@@ -185,8 +186,9 @@ func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Ne
 // named puts a user's Docker network into the cluster, now that its name is
 // known. One that cannot be is taken out of Docker again.
 func (d *Driver) named(ctx context.Context, engine *docker.Engine, id, name string, w wish) error {
-	d.known.expect(name) // Docker's list may have been read before it was in it
-	err := d.enter(ctx, id, name, w)
+	network := docker.ClusterName(name)
+	d.known.expect(network) // Docker's list may have been read before it was in it
+	err := d.enter(ctx, id, network, w)
 	switch api.CodeOf(err) {
 	case api.CodeInvalid, api.CodeConflict, api.CodeExhausted:
 		d.Logger.Error("a docker network cannot be a network of the cluster and is removed", "docker_name", name, "err", err)

@@ -27,6 +27,8 @@ type dockerd struct {
 	// containers are those that can be inspected: id -> endpoint. Of one whose
 	// endpoint is "hangs" nothing is said while the caller waits.
 	containers map[string]string
+	// list is what Docker's list of containers answers.
+	list []map[string]any
 }
 
 func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -54,6 +56,8 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			list[container] = map[string]string{"EndpointID": endpoint}
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"Containers": list})
+	case r.Method == http.MethodGet && path == "containers/json":
+		_ = json.NewEncoder(w).Encode(append([]map[string]any{}, d.list...))
 	case r.Method == http.MethodGet && strings.HasPrefix(path, "containers/"):
 		id := strings.TrimSuffix(strings.TrimPrefix(path, "containers/"), "/json")
 		networks := map[string]any{"web": map[string]string{"EndpointID": d.containers[id]}}

@@ -1,0 +1,44 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/moby/moby/client"
+)
+
+// NamedAddress is an address that a container asked for by name (--ip). It is part
+// of the container's configuration: Docker asks for it at every start.
+type NamedAddress struct {
+	Container, Name string // id and name
+	Network         string // Docker's name of the network, or its id where the user gave that
+	NetworkID       string // empty before the first start
+	Endpoint        string // empty while the container is stopped
+	IP              netip.Addr
+}
+
+// NamedAddresses lists the addresses that Docker's containers asked for by name,
+// those of stopped containers too.
+func (e *Engine) NamedAddresses(ctx context.Context) ([]NamedAddress, error) {
+	got, err := e.cli.ContainerList(ctx, client.ContainerListOptions{All: true})
+	if err != nil {
+		return nil, fmt.Errorf("docker's containers: %w", err)
+	}
+	var list []NamedAddress
+	for _, c := range got.Items {
+		if c.NetworkSettings == nil {
+			continue
+		}
+		for network, ep := range c.NetworkSettings.Networks {
+			if ep == nil || ep.IPAMConfig == nil || !ep.IPAMConfig.IPv4Address.IsValid() {
+				continue
+			}
+			list = append(list, NamedAddress{
+				Container: c.ID, Name: nameOf(c.Names), Network: network, NetworkID: ep.NetworkID, Endpoint: ep.EndpointID,
+				IP: ep.IPAMConfig.IPv4Address,
+			})
+		}
+	}
+	return list, nil
+}

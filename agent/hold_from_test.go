@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// TestHoldFrom: the address of a container that is stopped passes to the hold of
+// its next start, and was never free meanwhile.
+func TestHoldFrom(t *testing.T) {
+	h := newTestHost(t)
+	empty := h.whole()
+	h.mustHold("10.6.0.9")
+	handOver(t, h, "e1", "10.6.0.9")
+	from := func(id, ip string) error {
+		_, err := h.Hold(t.Context(), api.HoldRequest{Network: "foo", IP: ip, From: id})
+		return err
+	}
+	wantCode(t, from("e1", "10.6.0.9"), api.CodeConflict, "taken") // it runs
+	if err := h.Detach(t.Context(), "e1"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	wantCode(t, from("../e", "10.6.0.9"), api.CodeInvalid)
+	if err := from("e1", "10.6.0.9"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Endpoint(t.Context(), "e1"); api.CodeOf(err) != api.CodeNotFound {
+		t.Errorf("the endpoint of the stopped container: %v", err)
+	}
+	handOver(t, h, "e2", "10.6.0.9")
+	if err := h.Release(t.Context(), "e2"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle() // the gateway goes a little later
+	h.wantWhole("given back", empty)
+
+	// What another door made is not Docker's to take.
+	h.mustAttach("c1", "foo", "/ns/c1")
+	c1, err := h.Endpoint(t.Context(), "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Detach(t.Context(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	wantCode(t, from("c1", c1.IP.String()), api.CodeConflict, "taken")
+}
