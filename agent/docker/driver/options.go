@@ -56,13 +56,13 @@ func (d *Driver) checkMTU(ctx context.Context, value any) error {
 	if err != nil {
 		return err
 	}
-	for _, n := range networks {
-		if n.MTU != mtu {
-			return api.Errorf(api.CodeInvalid, "option %s=%d cannot be used: the MTU is %d on every network, as the hosts' interfaces allow; leave it out", optionMTU, mtu, n.MTU)
-		}
-		return nil
+	if len(networks) == 0 {
+		return api.Errorf(api.CodeInvalid, "option %s cannot be used: the MTU follows from the hosts' interfaces; leave it out", optionMTU)
 	}
-	return api.Errorf(api.CodeInvalid, "option %s cannot be used: the MTU follows from the hosts' interfaces; leave it out", optionMTU)
+	if n := networks[0]; n.MTU != mtu { // it is the same on all
+		return api.Errorf(api.CodeInvalid, "option %s=%d cannot be used: the MTU is %d on every network, as the hosts' interfaces allow; leave it out", optionMTU, mtu, n.MTU)
+	}
+	return nil
 }
 
 // checkPoolOptions refuses --ipam-opt: Docker passes on what a user gave, and adds
