@@ -117,7 +117,7 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range a.Config.Uplinks {
+	for _, name := range a.Uplinks {
 		if !slices.Contains(up.Names, name) {
 			up.Names = append(up.Names, name)
 		}
