@@ -21,7 +21,7 @@ func TestNoReplyToAContainer(t *testing.T) {
 		}
 	})
 	lured := uint16(40000) // source ports of the host that is lured, each used once
-	lure := func(r *Rules, who string, p Port, drawn bool) {
+	lure := func(r *Rules, who string, host netip.Addr, p Port, drawn bool) {
 		t.Helper()
 		if r != nil {
 			if err := f.Set(t.Context(), *r); err != nil {
@@ -29,26 +29,34 @@ func TestNoReplyToAContainer(t *testing.T) {
 			}
 		}
 		lured++
-		from := netip.AddrPortFrom(peer, lured)
+		from := netip.AddrPortFrom(host, lured)
 		if _, err := in(t, e.name(who), 0, func() (struct{}, error) { return struct{}{}, bait(p, from) }); err != nil {
 			t.Fatalf("%s from port %d: %v", who, p.Number, err)
 		}
-		answer := packet{who: "peer", from: peer, sport: lured, to: netip.AddrPortFrom(self, p.Number), udp: p.Proto == unix.IPPROTO_UDP, want: !drawn}
+		answer := packet{who: "peer", from: host, sport: lured, to: netip.AddrPortFrom(self, p.Number), udp: p.Proto == unix.IPPROTO_UDP, want: !drawn}
 		if got := e.reaches(t, answer); got == drawn {
 			t.Errorf("after %s sent from protocol %d, port %d: what a host sends to that port of ours arrives: %v", who, p.Proto, p.Number, got)
 		}
 	}
 	vxlan, gossip := Port{unix.IPPROTO_UDP, 4789}, Port{unix.IPPROTO_UDP, 8301}
-	lure(nil, "docker", vxlan, true) // without rules: which shows that the rules do it
+	lure(nil, "docker", peer, vxlan, true) // without rules: which shows that the rules do it
 	known, unknown := rules(), rules()
 	unknown.Hosts = nil
 	for _, r := range []*Rules{&known, &unknown} {
 		for _, who := range []string{"docker", "compose", "own"} {
 			for _, p := range []Port{vxlan, gossip, {unix.IPPROTO_TCP, 8300}, {unix.IPPROTO_TCP, 8301}} {
-				lure(r, who, p, false)
+				lure(r, who, peer, p, false)
 			}
 		}
 	}
+	// A host that is to join: what is sent before that counts afterwards too.
+	if err := f.Set(t.Context(), known); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []Port{vxlan, {unix.IPPROTO_TCP, 8300}, {unix.IPPROTO_TCP, 8301}} {
+		lure(nil, "docker", joiner, p, false)
+	}
+	lure(nil, "docker", joiner, gossip, true) // its own gossip with others is its own business
 }
 
 // bait sends from a port of the cluster, as a container without privileges can. TCP's

@@ -175,12 +175,14 @@ func (r Rules) output() []rule {
 // leaving judges what was forwarded and got an address of this host as its source,
 // whoever masquerades. Had it a port of the cluster as its source port too, what a
 // host sends to that port of ours would count as the answer, and go to a container.
-// Masquerading keeps a container's own port, or chooses any.
+// Masquerading keeps a container's own port, or chooses any. Who is no host yet may
+// become one. Only gossip speaks from its own port, so a container's own gossip with
+// others, such as a Consul in it, goes on.
 func (r Rules) leaving() []rule {
 	var rules []rule
 	for _, p := range r.ports() {
 		match := []matcher{forwarded(), sourceRewritten(), sport(p)}
-		if r.Hosts != nil {
+		if gossip := p.Proto == unix.IPPROTO_UDP && p != VXLAN; gossip && r.Hosts != nil {
 			match = append(match, destinationIsHost())
 		}
 		rules = append(rules, drop("a container in the name of a port of ours", match...))
