@@ -84,6 +84,11 @@ func (r *rendering) add(table, priority int, match, actions string, args ...any)
 // local renders what the endpoints and the gateway of this host need to reach each other.
 func (r *rendering) local(g Segment) {
 	r.add(tablePolicy, 100, fmt.Sprintf("reg0=%#x", g.VNI), "goto_table:%d", tableForward)
+	if !g.LinkLocal {
+		// There clouds answer with what a host was made with. The packet filter
+		// says the same, but somebody may flush it.
+		r.add(tablePolicy, 110, fmt.Sprintf("ip,reg0=%#x,nw_dst=169.254.0.0/16", g.VNI), "drop")
+	}
 	for _, l := range g.Local {
 		r.classify(g, l.OFPort)
 		// A port speaks with its own addresses only. IPv6 has no line here, so

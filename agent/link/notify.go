@@ -93,9 +93,17 @@ var nftGone = map[uint16]bool{
 // firewall's, and the chains of package nat, which jumps name as well.
 var ourNames = [][]byte{[]byte("socketplane\x00"), []byte("SOCKETPLANE-")}
 
-// isOurRule says whether a message of nftables tells of the end of something of ours.
+// isOurRule says whether a message of nftables tells of the end of something of
+// ours, or of a rule that somebody put into the table of package firewall.
 func isOurRule(m syscall.NetlinkMessage) bool {
-	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || !nftGone[m.Header.Type&0xff] || len(m.Data) < nl.SizeofNfgenmsg {
+	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nl.SizeofNfgenmsg {
+		return false
+	}
+	added := m.Header.Type&0xff == unix.NFT_MSG_NEWRULE && m.Data[0] == unix.NFPROTO_IPV4
+	if added {
+		return bytes.Contains(m.Data, ourNames[0])
+	}
+	if !nftGone[m.Header.Type&0xff] {
 		return false
 	}
 	named := false
