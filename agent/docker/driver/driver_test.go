@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -189,14 +190,22 @@ func TestUsersNetwork(t *testing.T) {
 	}
 	// Docker could not write down what it was to make for us, and takes it back.
 	done := d.known.begin(netip.MustParsePrefix("10.8.0.0/24"), "kept")
-	d.known.bind("n3", "kept", netip.MustParsePrefix("10.8.0.0/24"))
+	a.networks = append(a.networks, aNetwork("kept", "10.8.0.0/24"))
+	if status, answer := call(t, d.Handler(), "NetworkDriver.CreateNetwork", `{"NetworkID":"n3","IPv4Data":[{`+strings.ReplaceAll(aPool, "10.6.", "10.8.")+`}]}`); status != http.StatusOK {
+		t.Error(answer)
+	}
 	call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n3"}`)
-	done()
+	if done(errors.New("the disk is full")) {
+		t.Error("no user has removed it")
+	}
+	a.networks = a.networks[:len(a.networks)-1]
 	if slices.Contains(a.asked, "delete kept") {
 		t.Errorf("asked %q", a.asked)
 	}
 	// One whose name never comes does not keep its subnet for ever.
-	d.known.await("n4", wish{subnet: netip.MustParsePrefix("10.8.0.0/24")})
+	if err := d.known.await("n4", wish{subnet: netip.MustParsePrefix("10.8.0.0/24")}); err != nil {
+		t.Fatal(err)
+	}
 	d.known.mu.Lock()
 	w = d.known.pending["n4"]
 	w.until = time.Now().Add(-time.Second)
@@ -206,10 +215,10 @@ func TestUsersNetwork(t *testing.T) {
 		t.Errorf("its subnet: %v", answer)
 	}
 	// The default network stays, and whatever was not made through Docker.
-	for _, name := range []string{api.DefaultNetwork, "foo"} {
+	for id, name := range map[string]string{"n2": api.DefaultNetwork, "n5": "foo"} {
 		a.networks = append(a.networks, aNetwork(name, "10.1.0.0/16"))
-		d.known.bind("n2", name, netip.MustParsePrefix("10.1.0.0/16"))
-		if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`); status == http.StatusOK || slices.Contains(a.asked, "delete "+name) {
+		d.known.bind(id, name, netip.MustParsePrefix("10.1.0.0/16"))
+		if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"`+id+`"}`); status == http.StatusOK || slices.Contains(a.asked, "delete "+name) {
 			t.Errorf("network %s: %d %v", name, status, answer)
 		}
 	}

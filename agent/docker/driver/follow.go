@@ -15,8 +15,12 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 		if w, ok := d.known.awaited(e.ID); ok {
 			return d.named(ctx, engine, e.ID, e.Name, w)
 		}
+		if _, bound := d.known.network(e.ID); !bound {
+			d.soon() // made in an earlier life of the agent: know it before it is removed
+		}
 	case docker.NetworkRemoved:
-		d.known.forget(e.ID)
+		_, end := d.known.deleted(e.ID)
+		end()
 		d.soon()
 	case docker.NetworkJoined:
 		if _, ours := d.known.network(e.ID); ours {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -47,14 +48,16 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 		}
 	}
 	name, _ := generic[docker.OptionNetwork].(string)
-	if name == "" {
-		d.known.await(req.NetworkID, w)
-		return empty{}, nil
+	ours, err := d.known.adopts(req.NetworkID, w.subnet)
+	switch {
+	case err != nil:
+		return empty{}, err
+	case ours != "":
+		return empty{}, d.adopt(ctx, req.NetworkID, ours, w)
+	case name == "":
+		return empty{}, d.known.await(req.NetworkID, w)
 	}
-	if d.known.ours(w.subnet) {
-		return empty{}, d.adopt(ctx, req.NetworkID, name, w)
-	}
-	d.known.expect(name)
+	d.known.expect(name, req.NetworkID)
 	return empty{}, d.enter(ctx, req.NetworkID, name, w)
 }
 
@@ -82,7 +85,9 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 	if err != nil {
 		return err
 	}
-	d.known.bind(id, n.ID, n.Subnet)
+	if !d.known.bind(id, n.ID, n.Subnet) {
+		return d.deleteLate(segment{n.ID, n.Subnet}) // Docker did not wait for us when it deleted it
+	}
 	return nil
 }
 
@@ -118,16 +123,61 @@ type networkRef struct{ NetworkID string }
 // still there. So does that of a network which nobody made through Docker: a
 // docker system prune on one host is not meant for all.
 func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, error) {
-	name, subnet := d.known.forget(req.NetworkID)
-	if name == "" || d.known.beingMade(name) {
-		return empty{}, nil // removed by us, or never named; or Docker takes back what it could not make for us
+	if _, known := d.known.network(req.NetworkID); !known && !d.known.isRemoving(req.NetworkID) {
+		d.learn(ctx, req.NetworkID)
 	}
+	s, end := d.known.deleted(req.NetworkID)
 	defer d.soon()
-	err := d.Service.DeleteDockersNetwork(ctx, name, subnet)
+	defer end()
+	if s.network == "" {
+		return empty{}, nil // removed by us, or never named; or see make
+	}
+	err := d.Service.DeleteDockersNetwork(ctx, s.network, s.subnet)
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return empty{}, err
 	}
 	return empty{}, nil
+}
+
+// learn waits for what may be found out about a Docker network that is not known:
+// it is just being entered in the cluster, or Docker's list has not been read yet
+// in this life of the agent.
+func (d *Driver) learn(ctx context.Context, id string) {
+	if entered := d.known.entered(id); entered != nil {
+		select {
+		case <-entered:
+		case <-ctx.Done():
+		}
+		return
+	}
+	if _, awaited := d.known.awaited(id); awaited {
+		return
+	}
+	wait := time.NewTimer(learnTime)
+	defer wait.Stop()
+	select {
+	case <-d.known.compared:
+	case <-wait.C: // a dockerd that starts deletes what it had not finished to delete, and has no list yet
+	case <-ctx.Done():
+	}
+}
+
+// learnTime bounds the wait for Docker's list.
+const learnTime = 2 * time.Second
+
+// deleteLate deletes a network whose Docker network was deleted while it was being
+// made, unless another Docker network stands for it by now.
+func (d *Driver) deleteLate(s segment) error {
+	defer d.soon()
+	if d.known.stoodFor(s.network, s.subnet) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := d.Service.DeleteDockersNetwork(ctx, s.network, s.subnet); err != nil && api.CodeOf(err) != api.CodeNotFound {
+		return err
+	}
+	return nil
 }
 
 // soon has the networks compared.

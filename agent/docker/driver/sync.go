@@ -88,6 +88,11 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		bySubnet[n.Subnet], pools[n.Subnet] = n, n.ID
 	}
 	d.known.setPools(pools)
+	ids := map[string]bool{}
+	for _, dn := range there {
+		ids[dn.ID] = true
+	}
+	d.known.listed(ids)
 	present := map[string]bool{}
 	names := map[string]string{} // of Docker's networks -> driver
 	var errs []error
@@ -102,8 +107,7 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 				errs = append(errs, d.remove(ctx, engine, dn, n.ID))
 				continue
 			}
-			d.known.bind(dn.ID, n.ID, n.Subnet)
-			present[n.ID] = true
+			present[n.ID] = d.known.bind(dn.ID, n.ID, n.Subnet)
 			continue
 		}
 		if err := d.stranger(ctx, engine, dn); err != nil {
@@ -111,8 +115,13 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 			present[dn.Name] = true // its name is not free yet
 		}
 	}
+	d.known.setCompared()
 	for _, n := range networks {
 		if present[n.ID] {
+			continue
+		}
+		if d.known.leaving(n.ID) {
+			errs = append(errs, fmt.Errorf("network %q: Docker is removing it", n.ID))
 			continue
 		}
 		if d.known.expected(n.ID) {
@@ -135,14 +144,18 @@ func standsFor(dn docker.Network, n api.Network) bool {
 	return dn.StandsFor() == n.ID
 }
 
-// make makes the Docker network of a network of the cluster.
+// make makes the Docker network of a network of the cluster. Docker may delete it
+// before we have its answer: to take back what it could not write down, or for a user
+// who has seen it in the list. The answer tells which it was.
 func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network) error {
-	done := d.known.begin(n.Subnet, n.ID)
-	defer done()
+	end := d.known.begin(n.Subnet, n.ID)
 	_, err := engine.CreateNetwork(ctx, docker.NetworkSpec{
 		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
 		Options: map[string]string{docker.OptionNetwork: n.ID},
 	})
+	if removed := end(err); removed {
+		return d.deleteLate(segment{n.ID, n.Subnet})
+	}
 	if err != nil {
 		return err
 	}
@@ -172,6 +185,7 @@ func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.
 // remove takes one of Docker's networks away, and nothing with it.
 func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Network, network string) error {
 	bound, _ := d.known.forget(dn.ID) // or our own driver would take Docker's call for a user's
+	defer d.known.removes(dn.ID)()
 	if err := engine.RemoveNetwork(ctx, dn.ID); err != nil {
 		if bound != "" {
 			d.known.bind(dn.ID, bound, dn.Subnet)
@@ -185,12 +199,18 @@ func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Ne
 // named puts a user's Docker network into the cluster, now that its name is
 // known. One that cannot be is taken out of Docker again.
 func (d *Driver) named(ctx context.Context, engine *docker.Engine, id, name string, w wish) error {
-	d.known.expect(name) // Docker's list may have been read before it was in it
-	err := d.enter(ctx, id, name, w)
+	entered, ok, err := d.known.enters(ctx, id)
+	if err != nil || !ok {
+		return err
+	}
+	d.known.expect(name, id) // Docker's list may have been read before it was in it
+	err = d.enter(ctx, id, name, w)
+	entered()
 	switch api.CodeOf(err) {
 	case api.CodeInvalid, api.CodeConflict, api.CodeExhausted:
 		d.Logger.Error("a docker network cannot be a network of the cluster and is removed", "docker_name", name, "err", err)
 		d.known.forget(id)
+		defer d.known.removes(id)()
 		return engine.RemoveNetwork(ctx, id)
 	}
 	return err

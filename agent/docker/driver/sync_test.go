@@ -136,7 +136,9 @@ func TestSync(t *testing.T) {
 				there.networks = append(there.networks, tt.there)
 			}
 			if tt.waits {
-				d.known.await("n1", wish{subnet: netip.MustParsePrefix("10.6.0.0/24")})
+				if err := d.known.await("n1", wish{subnet: netip.MustParsePrefix("10.6.0.0/24")}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if err := d.sync(t.Context(), there.engine(t)); err != nil {
 				t.Fatal(err)
