@@ -132,6 +132,18 @@ func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 	return a.deleteNetwork(id, func() error { return a.Catalog.DeleteDockers(ctx, id, subnet) })
 }
 
+// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a network
+// that Docker is making.
+func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
+	got, err := a.Catalog.Reserve(ctx, subnet)
+	return got, translate(err)
+}
+
+// KeepSubnets gives up this host's reserved subnets, but for these.
+func (a *Agent) KeepSubnets(ctx context.Context, subnets []netip.Prefix) error {
+	return translate(a.Catalog.Keep(ctx, subnets))
+}
+
 func (a *Agent) deleteNetwork(id string, remove func() error) error {
 	if err := api.CheckNetworkRef(id); err != nil {
 		return err

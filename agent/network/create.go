@@ -113,7 +113,11 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 			vlans[rec.VLAN] = true
 		}
 	}
-	if subnet, err = m.place(ctx, name, subnet, taken); err != nil {
+	reserved, gone, err := m.around(ctx, spec)
+	if err != nil {
+		return Record{}, false, err
+	}
+	if subnet, err = m.place(ctx, name, subnet, append(taken, reserved...)); err != nil {
 		return Record{}, false, err
 	}
 	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway, AllowMetadata: spec.AllowMetadata, ByDocker: spec.ByDocker}
@@ -128,7 +132,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		return Record{}, false, err
 	}
 	rec.VLAN, rec.VNI = vlan, uint32(VNIBase+vlan)
-	if err := m.put(ctx, rec, bump); err != nil {
+	if err := m.put(ctx, rec, append(gone, bump)); err != nil {
 		return Record{}, false, err
 	}
 	stored, err := m.Get(ctx, name) // for its version
@@ -212,8 +216,9 @@ func noVLAN(name string) error {
 	return refuse(ErrNoVLAN, "network %q: all %d VLANs are taken; delete a network that is not used", name, MaxVLAN)
 }
 
-// put writes a new network and its VLAN, if nothing has changed since bump was made.
-func (m *Manager) put(ctx context.Context, rec Record, bump state.Op) error {
+// put writes a new network and its VLAN, with what else belongs to its creation, if
+// nothing has changed meanwhile.
+func (m *Manager) put(ctx context.Context, rec Record, ops []state.Op) error {
 	value, err := rec.encode()
 	if err != nil {
 		return err
@@ -222,11 +227,10 @@ func (m *Manager) put(ctx context.Context, rec Record, bump state.Op) error {
 	if err != nil {
 		return err
 	}
-	err = m.store.Txn(ctx, []state.Op{
-		bump,
-		{Kind: state.OpCAS, Key: VLANKey(rec.VLAN), Value: vlan},
-		{Kind: state.OpCAS, Key: Key(rec.ID), Value: value},
-	})
+	err = m.store.Txn(ctx, append(ops,
+		state.Op{Kind: state.OpCAS, Key: VLANKey(rec.VLAN), Value: vlan},
+		state.Op{Kind: state.OpCAS, Key: Key(rec.ID), Value: value},
+	))
 	if err != nil {
 		return fmt.Errorf("create network %q: %w", rec.ID, err)
 	}

@@ -52,9 +52,7 @@ func TestRemovedNetworksStayRemoved(t *testing.T) {
 		dockerHas(t, 1, "probe", true)
 		sp(t, 1, "network", "delete", "probe")
 		dockerHas(t, 1, "probe", false)
-		for _, name := range names {
-			must(t, 1, "docker", "network", "rm", name)
-		}
+		must(t, 1, append([]string{"docker", "network", "rm"}, names...)...)
 		clusterHasNone(t, fmt.Sprintf("gone%d-", round))
 	}
 	leavesNothing(t, 1, before)

@@ -41,10 +41,9 @@ func TestCalls(t *testing.T) {
 		{"NetworkDriver.Leave", `{"NetworkID":"n","EndpointID":"e"}`, `{}`, false, nil},
 		{"NetworkDriver.DiscoverNew", `{"DiscoveryType":1,"DiscoveryData":{"Address":"x"}}`, `{}`, false, nil},
 
-		{"IpamDriver.RequestPool", `{"Pool":""}`, `"Pool":"10.9.0.0/24","PoolID":"10.9.0.0/24"`, false, []string{"create new-docker-network   true"}},
-		{"IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24"}`, `"PoolID":"10.7.0.0/24"`, false, []string{"create new-docker-network 10.7.0.0/24  true"}},
-		{"IpamDriver.RequestPool", `{"Pool":"10.66.0.0/24"}`, `subnet 10.66.0.0/24 overlaps`, true, []string{"create new-docker-network 10.66.0.0/24  true"}},
-		{"IpamDriver.RequestPool", `{"Pool":"10.6.0.0/24"}`, `is that of network "foo"`, true, nil},
+		{"IpamDriver.RequestPool", `{"Pool":""}`, `"Pool":"10.9.0.0/24","PoolID":"10.9.0.0/24"`, false, []string{"reserve any"}},
+		{"IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24"}`, `"PoolID":"10.7.0.0/24"`, false, []string{"reserve 10.7.0.0/24"}},
+		{"IpamDriver.RequestPool", `{"Pool":"10.66.0.0/24"}`, `subnet 10.66.0.0/24 overlaps`, true, []string{"reserve 10.66.0.0/24"}},
 		{"IpamDriver.RequestPool", `{"Pool":"10.6.0.9/24"}`, `did you mean 10.6.0.0/24`, true, nil},
 		{"IpamDriver.RequestPool", `{"Pool":"10.7.0.0/24","SubPool":"10.7.0.0/25"}`, `--ip-range`, true, nil},
 		{"IpamDriver.RequestPool", `{"Pool":"fd00::/64","V6":true}`, `IPv4`, true, nil},
@@ -123,7 +122,7 @@ func TestCalls(t *testing.T) {
 		raw, _ := json.Marshal(answer)
 		if tt.fails {
 			sentence, _ := answer["Err"].(string)
-			if status != http.StatusInternalServerError || !strings.Contains(sentence, tt.answer) || answer["Error"] != answer["Err"] || strings.Contains(sentence, trialName) {
+			if status != http.StatusInternalServerError || !strings.Contains(sentence, tt.answer) || answer["Error"] != answer["Err"] {
 				t.Errorf("%s %s: %d %s", tt.method, tt.body, status, raw)
 			}
 		} else if status != http.StatusOK || !bytes.Contains(raw, []byte(tt.answer)) {

@@ -78,6 +78,16 @@ func (c *modelCluster) put(req api.CreateNetworkRequest) (api.Network, error) {
 	return n, nil
 }
 
+func (c *modelCluster) ReserveSubnet(_ context.Context, subnet netip.Prefix) (netip.Prefix, error) {
+	c.mu.Lock()
+	_, err := c.put(api.CreateNetworkRequest{ID: "new", Subnet: subnet.String(), DryRun: true})
+	c.mu.Unlock()
+	c.stop("subnet " + subnet.String() + " is reserved")
+	return subnet, err
+}
+
+func (c *modelCluster) KeepSubnets(context.Context, []netip.Prefix) error { return nil }
+
 func (c *modelCluster) DeleteDockersNetwork(_ context.Context, id string, subnet netip.Prefix) error {
 	c.stop("network " + id + " will be deleted")
 	defer c.stop("network " + id + " is deleted")

@@ -85,6 +85,7 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 	if err != nil {
 		return err
 	}
+	d.unreserve(n.Subnet)
 	if !d.known.bind(id, n.ID, n.Subnet) {
 		return d.deleteLate(segment{n.ID, n.Subnet}) // Docker did not wait for us when it deleted it
 	}
@@ -126,7 +127,11 @@ func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, erro
 	if _, known := d.known.network(req.NetworkID); !known && !d.known.isRemoving(req.NetworkID) {
 		d.learn(ctx, req.NetworkID)
 	}
+	if w, awaited := d.known.awaited(req.NetworkID); awaited {
+		d.unreserve(w.subnet)
+	}
 	s, end := d.known.deleted(req.NetworkID)
+	d.reserved.frees(s.subnet)
 	defer d.soon()
 	defer end()
 	if s.network == "" {

@@ -155,6 +155,18 @@ func (r *registry) inTheMaking(endpoint string) bool {
 	return r.unjoined[endpoint]
 }
 
+// has says whether Docker here has the network of a subnet.
+func (r *registry) has(subnet netip.Prefix) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.bound {
+		if s.subnet == subnet {
+			return true
+		}
+	}
+	return false
+}
+
 // pool gives the network that had a subnet when it was last seen.
 func (r *registry) pool(subnet netip.Prefix) (string, bool) {
 	r.mu.Lock()

@@ -93,9 +93,9 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		ids[dn.ID] = true
 	}
 	d.known.listed(ids)
+	errs := []error{d.keepReserved(ctx)}
 	present := map[string]bool{}
 	names := map[string]string{} // of Docker's networks -> driver
-	var errs []error
 	for _, dn := range there {
 		if dn.Driver != docker.DriverName {
 			names[dn.Name] = dn.Driver
@@ -210,6 +210,7 @@ func (d *Driver) named(ctx context.Context, engine *docker.Engine, id, name stri
 	case api.CodeInvalid, api.CodeConflict, api.CodeExhausted:
 		d.Logger.Error("a docker network cannot be a network of the cluster and is removed", "docker_name", name, "err", err)
 		d.known.forget(id)
+		d.unreserve(w.subnet)
 		defer d.known.removes(id)()
 		return engine.RemoveNetwork(ctx, id)
 	}
