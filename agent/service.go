@@ -77,7 +77,7 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 		}
 	}
 	r, _, err := a.Catalog.Create(ctx, network.Spec{
-		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, DryRun: req.DryRun,
+		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, Docker: req.Docker, DryRun: req.DryRun,
 	})
 	if err != nil {
 		return api.Network{}, translate(err)
@@ -137,6 +137,12 @@ func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
 	got, err := a.Catalog.Reserve(ctx, subnet)
 	return got, translate(err)
+}
+
+// DockerSpec gives the options and labels with which a user of Docker made a network.
+func (a *Agent) DockerSpec(ctx context.Context, id string, subnet netip.Prefix) (api.DockerSpec, error) {
+	spec, err := a.Catalog.DockerSpec(ctx, id, subnet)
+	return spec, translate(err)
 }
 
 // KeepSubnets gives up this host's reserved subnets, but for these.

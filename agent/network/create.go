@@ -27,8 +27,9 @@ type Spec struct {
 	Gateway netip.Addr   // the zero Addr: the subnet's first host address
 	// AllowMetadata: see Record. Without it, too, an existing network that allows it is given.
 	AllowMetadata bool
-	ByDocker      bool // see Record; an existing network stays what it is
-	DryRun        bool // only say what would be made; the record has no VLAN then
+	ByDocker      bool            // see Record; an existing network stays what it is
+	Docker        *api.DockerSpec // with what Docker's user made it; nil: with nothing
+	DryRun        bool            // only say what would be made; the record has no VLAN then
 }
 
 func (s Spec) check() error {
@@ -37,6 +38,11 @@ func (s Spec) check() error {
 	}
 	if s.Subnet != (netip.Prefix{}) {
 		if _, err := api.ParseSubnet(s.Subnet.String()); err != nil {
+			return err
+		}
+	}
+	if s.Docker != nil {
+		if err := s.Docker.Check(); err != nil {
 			return err
 		}
 	}
@@ -132,7 +138,11 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		return Record{}, false, err
 	}
 	rec.VLAN, rec.VNI = vlan, uint32(VNIBase+vlan)
-	if err := m.put(ctx, rec, append(gone, bump)); err != nil {
+	dockers, err := m.dockersOps(ctx, rec, spec.Docker)
+	if err != nil {
+		return Record{}, false, err
+	}
+	if err := m.put(ctx, rec, append(append(gone, bump), dockers...)); err != nil {
 		return Record{}, false, err
 	}
 	stored, err := m.Get(ctx, name) // for its version

@@ -30,6 +30,7 @@ type agent struct {
 	mu       sync.Mutex // of what calls change
 	networks []api.Network
 	asked    []string
+	spec     api.DockerSpec // with what Docker's user made each network
 	kept     []netip.Prefix // reserved subnets, as last told
 }
 
@@ -106,6 +107,10 @@ func (a *agent) ReserveSubnet(_ context.Context, subnet netip.Prefix) (netip.Pre
 		return subnet, api.Errorf(api.CodeConflict, "subnet %s overlaps", subnet)
 	}
 	return subnet, nil
+}
+
+func (a *agent) DockerSpec(context.Context, string, netip.Prefix) (api.DockerSpec, error) {
+	return a.spec, nil
 }
 
 func (a *agent) KeepSubnets(_ context.Context, subnets []netip.Prefix) error {

@@ -27,6 +27,9 @@ type Service interface {
 	// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a
 	// network that Docker is making, against every host of the cluster.
 	ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error)
+	// DockerSpec gives the options and labels with which a user of Docker made a network
+	// with this subnet, on whatever host.
+	DockerSpec(ctx context.Context, id string, subnet netip.Prefix) (api.DockerSpec, error)
 	// KeepSubnets gives up what this host has reserved, but for these.
 	KeepSubnets(ctx context.Context, subnets []netip.Prefix) error
 }

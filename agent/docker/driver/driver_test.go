@@ -177,7 +177,7 @@ func TestUsersNetwork(t *testing.T) {
 	if !ok {
 		t.Fatal("nobody waits for its name")
 	}
-	if err := d.named(t.Context(), nil, "n1", "web", w); err != nil {
+	if err := d.named(t.Context(), nil, docker.Network{ID: "n1", Name: "web"}, w); err != nil {
 		t.Fatal(err)
 	}
 	if status := <-got; status != http.StatusOK {

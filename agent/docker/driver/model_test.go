@@ -86,6 +86,10 @@ func (c *modelCluster) ReserveSubnet(_ context.Context, subnet netip.Prefix) (ne
 	return subnet, err
 }
 
+func (c *modelCluster) DockerSpec(context.Context, string, netip.Prefix) (api.DockerSpec, error) {
+	return api.DockerSpec{}, nil
+}
+
 func (c *modelCluster) KeepSubnets(context.Context, []netip.Prefix) error { return nil }
 
 func (c *modelCluster) DeleteDockersNetwork(_ context.Context, id string, subnet netip.Prefix) error {

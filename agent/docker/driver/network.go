@@ -57,6 +57,12 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 	case name == "":
 		return empty{}, d.known.await(req.NetworkID, w)
 	}
+	w.given.Options = map[string]string{}
+	for k, v := range generic {
+		if s, ok := v.(string); ok {
+			w.given.Options[k] = s
+		}
+	}
 	d.known.expect(name, req.NetworkID)
 	return empty{}, d.enter(ctx, req.NetworkID, name, w)
 }
@@ -80,6 +86,13 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 	req := api.CreateNetworkRequest{ID: name, Subnet: w.subnet.String(), ByDocker: true}
 	if w.gateway.IsValid() {
 		req.Gateway = w.gateway.String()
+	}
+	// Docker has made the network by now: what is more than the cluster can keep only
+	// stays away from other hosts.
+	if err := w.given.Check(); err != nil {
+		d.Logger.Warn("a docker network's options and labels are kept from the other hosts", "network", name, "err", err)
+	} else {
+		req.Docker = &w.given
 	}
 	n, err := d.Service.CreateNetwork(ctx, req)
 	if err != nil {

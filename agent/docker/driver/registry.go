@@ -38,6 +38,7 @@ type segment struct {
 type wish struct {
 	subnet  netip.Prefix
 	gateway netip.Addr
+	given   api.DockerSpec
 	until   time.Time // when Docker has long told its name, if it ever will
 }
 

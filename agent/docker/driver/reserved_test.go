@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
 	"github.com/socketplane/socketplane/agent/state/statetest"
@@ -85,7 +86,7 @@ func TestMadeAtOnce(t *testing.T) {
 			if !ok {
 				t.Fatalf("%s does not wait for its name", id)
 			}
-			if err := d.named(t.Context(), nil, id, id, w); err != nil {
+			if err := d.named(t.Context(), nil, docker.Network{ID: id, Name: id}, w); err != nil {
 				t.Error(err)
 			}
 		}
@@ -132,6 +133,38 @@ func TestNotMade(t *testing.T) {
 	call(t, d.Handler(), "IpamDriver.ReleasePool", `{"PoolID":"10.6.0.0/24"}`)
 	if got := reserved(); len(got) != 1 {
 		t.Errorf("after Docker gave back an older network's: %v", got)
+	}
+}
+
+// changing gives another subnet up while the cluster is told what to keep.
+type changing struct {
+	*agent
+	meanwhile func()
+}
+
+func (c changing) KeepSubnets(ctx context.Context, subnets []netip.Prefix) error {
+	c.meanwhile()
+	c.meanwhile = func() {}
+	return c.agent.KeepSubnets(ctx, subnets)
+}
+
+// TestGivenUpMeanwhile: a subnet that is given up while the cluster is told of others
+// is given up the next time.
+func TestGivenUpMeanwhile(t *testing.T) {
+	a := &agent{}
+	d := newTestDriver(nil)
+	subnet := netip.MustParsePrefix("10.6.0.0/24")
+	d.Service = changing{a, func() { d.unreserve(subnet) }}
+	if _, err := d.reserve(t.Context(), subnet); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := d.keepReserved(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(a.kept) != 0 {
+		t.Errorf("kept: %v", a.kept)
 	}
 }
 

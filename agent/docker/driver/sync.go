@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -74,8 +75,16 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	if err != nil {
 		return err
 	}
-	// Should Docker have two of one network, the older one stays.
-	slices.SortFunc(there, func(a, b docker.Network) int { return a.Created.Compare(b.Created) })
+	// Should Docker have two of one network, a user's stays, and the older one.
+	slices.SortFunc(there, func(a, b docker.Network) int {
+		if a.ByAgent() != b.ByAgent() { // a user goes by the id of his own
+			if a.ByAgent() {
+				return 1
+			}
+			return -1
+		}
+		return a.Created.Compare(b.Created)
+	})
 	// The cluster is read after Docker: what a user makes through Docker is in the
 	// cluster by the time it is in Docker's list, or it still waits for its name.
 	networks, err := d.Service.Networks(ctx)
@@ -148,11 +157,12 @@ func standsFor(dn docker.Network, n api.Network) bool {
 // before we have its answer: to take back what it could not write down, or for a user
 // who has seen it in the list. The answer tells which it was.
 func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network) error {
+	spec, err := d.spec(ctx, n)
+	if err != nil {
+		return err
+	}
 	end := d.known.begin(n.Subnet, n.ID)
-	_, err := engine.CreateNetwork(ctx, docker.NetworkSpec{
-		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
-		Options: map[string]string{docker.OptionNetwork: n.ID},
-	})
+	_, err = engine.CreateNetwork(ctx, spec)
 	if removed := end(err); removed {
 		return d.deleteLate(segment{n.ID, n.Subnet})
 	}
@@ -163,16 +173,42 @@ func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network)
 	return nil
 }
 
+// spec is what Docker is asked for: the options and labels that Docker's user gave the
+// network on some host, so that Compose takes it for its own here as well.
+func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, error) {
+	spec := docker.NetworkSpec{
+		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
+		Options: map[string]string{docker.OptionNetwork: n.ID}, Labels: map[string]string{},
+	}
+	if n.ByDocker {
+		given, err := d.Service.DockerSpec(ctx, n.ID, n.Subnet)
+		if err != nil {
+			return spec, err
+		}
+		// Its name says which network it is, unless Docker's user said so. Compose
+		// refuses a network with an option that its file does not have.
+		name, asked := given.Options[docker.OptionNetwork]
+		spec.Options = map[string]string{}
+		maps.Copy(spec.Options, given.Options)
+		if asked && name != n.ID || spec.Name != n.ID {
+			spec.Options[docker.OptionNetwork] = n.ID
+		}
+		maps.Copy(spec.Labels, given.Labels)
+	}
+	spec.Labels[docker.LabelAgent] = "true"
+	return spec, nil
+}
+
 // stranger deals with a Docker network that no network of the cluster has: a user
 // has just made it, or its network is gone.
 func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.Network) error {
 	w, awaited := d.known.awaited(dn.ID)
 	_, bound := d.known.network(dn.ID) // it was in the cluster, and is not any more
-	if !awaited && !bound && dn.Options[docker.OptionNetwork] == "" && time.Since(dn.Created) < youth {
+	if !awaited && !bound && !dn.ByAgent() && dn.Options[docker.OptionNetwork] == "" && time.Since(dn.Created) < youth {
 		w, awaited = wish{subnet: dn.Subnet, gateway: dn.Gateway}, true
 	}
 	if awaited {
-		return d.named(ctx, engine, dn.ID, dn.Name, w)
+		return d.named(ctx, engine, dn, w)
 	}
 	name := dn.StandsFor()
 	// A record that cannot be read is no network that is gone.
@@ -198,7 +234,9 @@ func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Ne
 
 // named puts a user's Docker network into the cluster, now that its name is
 // known. One that cannot be is taken out of Docker again.
-func (d *Driver) named(ctx context.Context, engine *docker.Engine, id, name string, w wish) error {
+func (d *Driver) named(ctx context.Context, engine *docker.Engine, dn docker.Network, w wish) error {
+	id, name := dn.ID, dn.Name
+	w.given = api.DockerSpec{Options: dn.Options, Labels: dn.Labels}
 	entered, ok, err := d.known.enters(ctx, id)
 	if err != nil || !ok {
 		return err

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -53,7 +54,14 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			list[container] = map[string]string{"EndpointID": endpoint}
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"Containers": list})
+		whole := map[string]any{}
+		for _, n := range d.networks {
+			if n["Id"] == strings.TrimPrefix(path, "networks/") {
+				maps.Copy(whole, n)
+			}
+		}
+		whole["Containers"] = list
+		_ = json.NewEncoder(w).Encode(whole)
 	case r.Method == http.MethodGet && strings.HasPrefix(path, "containers/"):
 		id := strings.TrimSuffix(strings.TrimPrefix(path, "containers/"), "/json")
 		networks := map[string]any{"web": map[string]string{"EndpointID": d.containers[id]}}
