@@ -44,6 +44,24 @@ func (d *Driver) checkNetworkOptions(ctx context.Context, generic map[string]any
 	return nil
 }
 
+// honoured gives those of a network's options that the driver here takes from Docker.
+// Another host may have written others: it runs another release, or had another MTU.
+func (d *Driver) honoured(ctx context.Context, network string, options map[string]string) (map[string]string, error) {
+	taken := map[string]string{}
+	for key, value := range options {
+		err := d.checkNetworkOptions(ctx, map[string]any{key: value})
+		switch {
+		case err == nil:
+			taken[key] = value
+		case api.CodeOf(err) == api.CodeInvalid:
+			d.Logger.Warn("an option of a docker network on another host is left out here", "network", network, "err", err)
+		default:
+			return nil, err
+		}
+	}
+	return taken, nil
+}
+
 // checkMTU accepts the MTU that a network has anyway. It follows from the hosts'
 // interfaces, and is the same on every host.
 func (d *Driver) checkMTU(ctx context.Context, value any) error {
@@ -56,13 +74,13 @@ func (d *Driver) checkMTU(ctx context.Context, value any) error {
 	if err != nil {
 		return err
 	}
-	for _, n := range networks {
-		if n.MTU != mtu {
-			return api.Errorf(api.CodeInvalid, "option %s=%d cannot be used: the MTU is %d on every network, as the hosts' interfaces allow; leave it out", optionMTU, mtu, n.MTU)
-		}
-		return nil
+	switch {
+	case len(networks) == 0:
+		return api.Errorf(api.CodeInvalid, "option %s cannot be used: the MTU follows from the hosts' interfaces; leave it out", optionMTU)
+	case networks[0].MTU != mtu:
+		return api.Errorf(api.CodeInvalid, "option %s=%d cannot be used: the MTU is %d on every network, as the hosts' interfaces allow; leave it out", optionMTU, mtu, networks[0].MTU)
 	}
-	return api.Errorf(api.CodeInvalid, "option %s cannot be used: the MTU follows from the hosts' interfaces; leave it out", optionMTU)
+	return nil
 }
 
 // checkPoolOptions refuses --ipam-opt: Docker passes on what a user gave, and adds
