@@ -307,17 +307,22 @@ func (w *world) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// step lets one of those go on that have stopped.
+// step lets those go on that have stopped, one at a time.
 func (w *world) step(t *rapid.T) {
-	steps := w.steps()
-	if len(steps) == 0 {
+	if len(w.steps()) == 0 {
 		t.Skip()
 	}
-	i := rapid.IntRange(0, len(steps)-1).Draw(t, "which")
-	w.mu.Lock()
-	w.said = append(w.said, steps[i])
-	w.mu.Unlock()
-	w.advance(i)
+	for range rapid.IntRange(1, 6).Draw(t, "how many") {
+		steps := w.steps()
+		if len(steps) == 0 {
+			return
+		}
+		i := rapid.IntRange(0, len(steps)-1).Draw(t, "which")
+		w.mu.Lock()
+		w.said = append(w.said, steps[i])
+		w.mu.Unlock()
+		w.advance(i)
+	}
 }
 
 // begins begins another life of the driver.
@@ -528,7 +533,7 @@ func newWorld(t checker) *world {
 // was told the truth. The seed is fixed, and the bubble's clock is not the machine's:
 // the same orders are tried each time. SOCKETPLANE_TEST_LONG tries new ones.
 func TestModel(t *testing.T) {
-	checks, seed := "200", "1"
+	checks, seed := "100", "1"
 	if os.Getenv("SOCKETPLANE_TEST_LONG") != "" {
 		checks, seed = "10000", "0"
 	}
@@ -620,6 +625,36 @@ func removedWhileCompared(t *testing.T) {
 	}
 	hold("remove b: it is marked", "create b: it has its pool") // as far as the comparison can go
 	hold("create b: it has its pool")
+	w.end(func(int) int { return 0 })
+	w.check()
+}
+
+// TestRemovedWhileMade: a user removes a network of another host's that the agent has
+// just asked Docker for, before Docker has answered. It stays removed.
+func TestRemovedWhileMade(t *testing.T) { synctest.Test(t, removedWhileMade) }
+
+func removedWhileMade(t *testing.T) {
+	w := newWorld(t)
+	defer w.release()
+	w.begin("b", "elsewhere", func(presence) presence {
+		w.cluster.mu.Lock()
+		defer w.cluster.mu.Unlock()
+		_, _ = w.cluster.put(api.CreateNetworkRequest{ID: "b", Subnet: modelSubnets["b"], ByDocker: true})
+		return present
+	})
+	w.sync()
+	for !slices.Contains(w.steps(), "create b: it is listed") {
+		w.advance(0)
+	}
+	w.begin("b", "remove", func(presence) presence {
+		w.docker.remove(w.docker.listed()[0].id)
+		return absent
+	})
+	for i := 0; i >= 0; {
+		if i = slices.IndexFunc(w.steps(), func(s string) bool { return s != "create b: it is listed" }); i >= 0 {
+			w.advance(i)
+		}
+	}
 	w.end(func(int) int { return 0 })
 	w.check()
 }

@@ -127,6 +127,11 @@ func TestNotMade(t *testing.T) {
 	if got := reserved(); len(got) != 0 {
 		t.Errorf("after it could not: %v", got)
 	}
+	_, pool := call(t, d.Handler(), "IpamDriver.RequestPool", `{"Pool":"10.6.0.0/24","SubPool":"10.6.0.128/25"}`)
+	call(t, d.Handler(), "IpamDriver.ReleasePool", fmt.Sprintf(`{"PoolID":%q}`, pool["PoolID"]))
+	if got := reserved(); len(got) != 0 {
+		t.Errorf("after it could not, with a range: %v", got)
+	}
 	d.known.bind("old", "old", netip.MustParsePrefix("10.6.0.0/24"))
 	call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"old"}`)
 	call(t, d.Handler(), "IpamDriver.RequestPool", `{"Pool":"10.6.0.0/24"}`)
