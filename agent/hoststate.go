@@ -117,7 +117,7 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range a.Config.Uplinks {
+	for _, name := range a.Uplinks {
 		if !slices.Contains(up.Names, name) {
 			up.Names = append(up.Names, name)
 		}
@@ -148,10 +148,14 @@ func (a *Agent) firewallRules() firewall.Rules {
 	if vtep := a.host().VTEP; vtep.Is4() {
 		r.Hosts = append(r.Hosts, vtep)
 	}
-	for _, h := range a.view.peers() {
+	// What the records say, and where the tunnels lead: a record that somebody else
+	// changed must not open the ports of the host that it is of.
+	for _, h := range append(a.view.peers(), a.trusted()...) {
 		if h.VTEP.Is4() {
 			r.Hosts = append(r.Hosts, h.VTEP)
 		}
 	}
+	slices.SortFunc(r.Hosts, netip.Addr.Compare)
+	r.Hosts = slices.Compact(r.Hosts)
 	return r
 }

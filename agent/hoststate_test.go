@@ -44,6 +44,19 @@ func TestFirewallRules(t *testing.T) {
 	}
 }
 
+// TestFirewallKeepsAddressInForce: who writes another tunnel address into a host's
+// record does not open that host's ports to the containers here.
+func TestFirewallKeepsAddressInForce(t *testing.T) {
+	h := hostile(t)
+	h.writeHost(peerID, "h2", "192.0.2.2", 1500)
+	h.settle()
+	h.writeHost(peerID, "h2", "192.0.2.255", 1500) // no host's: its tunnel stays
+	h.converge()
+	if r := h.firewall.Rules(); !slices.Contains(r.Hosts, netip.MustParseAddr("192.0.2.2")) {
+		t.Errorf("hosts: %v", r.Hosts)
+	}
+}
+
 // TestRestoreWithoutStore: what is taken from the host comes back although the
 // store does not answer.
 func TestRestoreWithoutStore(t *testing.T) {

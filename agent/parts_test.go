@@ -296,3 +296,35 @@ func twice(list string) string {
 	one := list[strings.Index(list, "[")+1 : strings.LastIndex(list, "]")]
 	return strings.Replace(list, one, one+","+one, 1)
 }
+
+// TestStaleIsSaidOnce: a value that cannot be decoded stays in the store, and every
+// other write to it brings a snapshot. The log does not say it again each time, nor
+// does status list all of them when the store is full of such.
+func TestStaleIsSaidOnce(t *testing.T) {
+	v := newView("self")
+	entries := make([]state.Entry, 300)
+	for i := range entries {
+		entries[i] = state.Entry{Key: fmt.Sprintf("%sn%03d", network.NetworksPrefix, i), Value: []byte("junk"), Version: 1}
+	}
+	set := func(index uint64, n int) []error {
+		_, news := v.set(partNetworks, state.Snapshot{Index: index, Entries: entries[:n]})
+		return news
+	}
+	for i, want := range []int{1, 0} {
+		if news := set(uint64(i+1), 1); len(news) != want {
+			t.Errorf("snapshot %d has the news %v, want %d", i+1, news, want)
+		}
+	}
+	if news := set(3, 300); len(news) != maxStale || len(v.problems()) != maxStale+1 {
+		t.Errorf("news %d, problems %d", len(news), len(v.problems()))
+	}
+	if news := set(4, 299); len(news) != 0 {
+		t.Errorf("again: %v", news)
+	}
+	if set(5, 0); len(v.problems()) != 0 {
+		t.Errorf("still: %v", v.problems())
+	}
+	if news := set(6, 1); len(news) != 1 {
+		t.Errorf("one that comes again: %v", news)
+	}
+}

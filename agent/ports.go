@@ -9,7 +9,10 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 )
@@ -28,6 +31,9 @@ func (a *Agent) claimPorts(l local) (local, error) {
 		any = any || p.HostPort == 0
 		ports = append(ports, hostPort(p))
 	}
+	if err := a.checkClusterPorts(ports); err != nil {
+		return l, err
+	}
 	got, err := a.HostPorts.Claim(l.ID, ports, a.sharing(l)...)
 	if err != nil {
 		return l, a.explainPort(err, l)
@@ -39,6 +45,24 @@ func (a *Agent) claimPorts(l local) (local, error) {
 		}
 	}
 	return l, nil
+}
+
+// checkClusterPorts refuses ports that carry the cluster: what other hosts send there
+// would go to the endpoint. Often no socket has them. The userspace datapath has none,
+// and Consul has that of a server only once this host is one.
+func (a *Agent) checkClusterPorts(ports []nat.Port) error {
+	for _, p := range ports {
+		if ip := anyAddress(p.HostIP); !ip.IsUnspecified() && ip != a.host().VTEP {
+			continue
+		}
+		for _, c := range append([]firewall.Port{firewall.VXLAN}, a.ConsulPorts...) {
+			if p.HostPort == c.Number && (p.Proto == "udp") == (c.Proto == unix.IPPROTO_UDP) {
+				return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf(
+					"port %s of this host is one of those that carry the cluster; choose another", p)}
+			}
+		}
+	}
+	return nil
 }
 
 func hostPort(p api.PortMapping) nat.Port {
@@ -130,7 +154,8 @@ func (a *Agent) publishedHere() []nat.Published {
 			continue
 		}
 		for _, p := range a.led(l) {
-			if p.HostPort != 0 {
+			// One of an earlier life may carry the cluster now; Status tells.
+			if p.HostPort != 0 && a.checkClusterPorts([]nat.Port{hostPort(p)}) == nil {
 				all = append(all, nat.Published{Port: hostPort(p), To: netip.AddrPortFrom(l.IP, p.ContainerPort)})
 			}
 		}

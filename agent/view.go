@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,10 +62,11 @@ func newView(self string) *view {
 // set takes a snapshot of one part. A value that cannot be decoded is reported
 // and stops only what it describes: where an older reading of the same key is
 // known, that one stays in force. gone are the subnets that no network has any
-// more.
-func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, errs []error) {
+// more, news what the snapshot before had not: the log says it once.
+func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, news []error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	var errs []error
 	switch part {
 	case partHosts:
 		v.hosts, errs = v.decodeHosts(snap.Entries)
@@ -73,9 +76,31 @@ func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, errs 
 		v.endpoints, errs = v.decodeLists(snap)
 	}
 	v.index[part] = snap.Index
-	v.seen[part], v.stale[part] = true, errs
-	return gone, errs
+	known := map[string]bool{}
+	for _, err := range v.stale[part] {
+		known[err.Error()] = true
+	}
+	v.seen[part], v.stale[part] = true, few(errs)
+	for _, err := range v.stale[part] {
+		if !known[err.Error()] {
+			news = append(news, err)
+		}
+	}
+	return gone, news
 }
+
+// maxStale bounds how many values of a part that cannot be decoded are named one by
+// one: a store can be filled with them.
+const maxStale = 20
+
+func few(errs []error) []error {
+	if len(errs) <= maxStale {
+		return errs
+	}
+	return append(slices.Clone(errs[:maxStale]), errMoreStale)
+}
+
+var errMoreStale = errors.New("more values of the store like the last cannot be decoded")
 
 // newer says whether a value that we have read ourselves is newer than a
 // snapshot. Once the watch has caught up it is forgotten where it came from.

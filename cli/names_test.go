@@ -108,7 +108,7 @@ func TestDidYouMean(t *testing.T) {
 		{"run -n wbe busybox", exitRun, `did you mean "web"?`},
 		{"network delete wbe", 1, `did you mean "web"?`},
 		{"connect -n wbe --netns /x --id x", 1, `did you mean "web"?`},
-		{"netwrok list", 2, `did you mean "network"?`},
+		{"netwrok list", 2, `did you mean "network"?`}, //nolint:misspell // as a user mistypes it
 		{"network lsit", 2, `did you mean "list"?`},
 		{"network remove", 2, ""},
 		{"cluster mebmers", 2, `did you mean "members"?`},

@@ -98,6 +98,9 @@ func TestConsulIsUpgraded(t *testing.T) {
 	}
 	// The file of the older agent.
 	data, _, err := opts.encodeConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
 	var older map[string]any
 	if err := json.Unmarshal(data, &older); err != nil {
 		t.Fatal(err)

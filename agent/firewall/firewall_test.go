@@ -74,12 +74,13 @@ func world(t *testing.T) func(name string) (ns string) {
 
 // packet is one attempt to reach a port.
 type packet struct {
-	who  string // a namespace of world, or "self"
-	uid  int    // of the sender's socket
-	from netip.Addr
-	to   netip.AddrPort
-	udp  bool
-	want bool
+	who   string // a namespace of world, or "self"
+	uid   int    // of the sender's socket
+	from  netip.Addr
+	sport uint16 // with from; 0: any
+	to    netip.AddrPort
+	udp   bool
+	want  bool
 }
 
 func (p packet) String() string {

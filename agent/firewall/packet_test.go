@@ -137,7 +137,7 @@ func (p packet) send(ctx context.Context, mark string) error {
 	if p.udp {
 		network = "udp4"
 	}
-	if local := netip.AddrPortFrom(p.from, 0); p.from.IsValid() && p.udp {
+	if local := netip.AddrPortFrom(p.from, p.sport); p.from.IsValid() && p.udp {
 		d.LocalAddr = net.UDPAddrFromAddrPort(local)
 	} else if p.from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(local)

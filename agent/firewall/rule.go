@@ -67,12 +67,21 @@ func fromOp(name string, op expr.CmpOp) matcher {
 	}
 }
 
-// dport matches the destination port.
-func dport(p Port) matcher {
+// Offsets of the ports in a header of UDP (RFC 768) and of TCP (RFC 9293).
+const (
+	sportOffset = 0
+	dportOffset = 2
+)
+
+// sport matches the source port, dport the destination port.
+func sport(p Port) matcher { return portAt(sportOffset, p) }
+func dport(p Port) matcher { return portAt(dportOffset, p) }
+
+func portAt(offset uint32, p Port) matcher {
 	return matcher{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{p.Proto}},
-		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, // RFC 768, RFC 9293
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.BigEndian.PutUint16(p.Number)},
 	}
 }
@@ -99,6 +108,32 @@ func cameTheWayBack() matcher {
 	return matcher{
 		&expr.Fib{Register: register, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{1}},
+	}
+}
+
+// forwarded matches what came by an interface. In the hook postrouting kernels
+// before 5.7 do not know that, and it matches nothing.
+func forwarded() matcher {
+	return matcher{
+		&expr.Meta{Key: expr.MetaKeyIIF, Register: register},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: make([]byte, 4)},
+	}
+}
+
+// sourceRewritten matches packets of a connection in the direction of its first
+// one, if their source was changed.
+func sourceRewritten() matcher {
+	const (
+		original  = 0      // IP_CT_DIR_ORIGINAL
+		sourceNAT = 1 << 4 // IPS_SRC_NAT
+	)
+	status := binaryutil.NativeEndian.PutUint32
+	return matcher{
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{original}},
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: register},
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: status(sourceNAT), Xor: status(0)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: status(0)},
 	}
 }
 

@@ -65,10 +65,11 @@ type chain struct {
 }
 
 // Our base chains come just before those that others use to filter; the one for
-// endpoints comes before connection tracking.
+// endpoints comes before connection tracking, the last one after masquerading.
 const (
 	beforeFilter = nftables.ChainPriority(-10)
 	beforeRaw    = nftables.ChainPriority(-310)
+	afterNAT     = nftables.ChainPriority(110)
 )
 
 // The chains that judge a packet to a port of the cluster.
@@ -89,6 +90,7 @@ func (r Rules) chains() []chain {
 		{name: "input", hook: nftables.ChainHookInput, priority: beforeFilter, rules: r.jumps(arrivingChain)},
 		{name: "forward", hook: nftables.ChainHookForward, priority: beforeFilter, rules: r.forward()},
 		{name: "output", hook: nftables.ChainHookOutput, priority: beforeFilter, rules: r.output()},
+		{name: "postrouting", hook: nftables.ChainHookPostrouting, priority: afterNAT, rules: r.leaving()},
 	}
 	if r.Hosts != nil {
 		chains = append([]chain{{name: forwardedChain, rules: r.forwarded()}}, chains...)
@@ -166,6 +168,24 @@ func (r Rules) output() []rule {
 	var rules []rule
 	for _, p := range ports {
 		rules = append(rules, drop("a user to a host's ports", dport(p), destinationIsHost(), notRoot()))
+	}
+	return rules
+}
+
+// leaving judges what was forwarded and got an address of this host as its source,
+// whoever masquerades. Had it a port of the cluster as its source port too, what a
+// host sends to that port of ours would count as the answer, and go to a container.
+// Masquerading keeps a container's own port, or chooses any. Who is no host yet may
+// become one. Only gossip speaks from its own port, so a container's own gossip with
+// others, such as a Consul in it, goes on.
+func (r Rules) leaving() []rule {
+	var rules []rule
+	for _, p := range r.ports() {
+		match := []matcher{forwarded(), sourceRewritten(), sport(p)}
+		if gossip := p.Proto == unix.IPPROTO_UDP && p != VXLAN; gossip && r.Hosts != nil {
+			match = append(match, destinationIsHost())
+		}
+		rules = append(rules, drop("a container in the name of a port of ours", match...))
 	}
 	return rules
 }

@@ -74,11 +74,11 @@ func (d *Driver) checkMTU(ctx context.Context, value any) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case len(networks) == 0:
+	if len(networks) == 0 {
 		return api.Errorf(api.CodeInvalid, "option %s cannot be used: the MTU follows from the hosts' interfaces; leave it out", optionMTU)
-	case networks[0].MTU != mtu:
-		return api.Errorf(api.CodeInvalid, "option %s=%d cannot be used: the MTU is %d on every network, as the hosts' interfaces allow; leave it out", optionMTU, mtu, networks[0].MTU)
+	}
+	if n := networks[0]; n.MTU != mtu { // it is the same on all
+		return api.Errorf(api.CodeInvalid, "option %s=%d cannot be used: the MTU is %d on every network, as the hosts' interfaces allow; leave it out", optionMTU, mtu, n.MTU)
 	}
 	return nil
 }
