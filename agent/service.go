@@ -84,7 +84,7 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 		return api.Network{}, api.Errorf(api.CodeInvalid, "network %q: subnet %s %s; add it there on every host, and restart the agents, or use a private range", req.ID, subnet, why)
 	}
 	r, _, err := a.Catalog.Create(ctx, network.Spec{
-		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, DryRun: req.DryRun,
+		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, Docker: req.Docker, DryRun: req.DryRun,
 	})
 	if err != nil {
 		return api.Network{}, translate(err)
@@ -137,6 +137,24 @@ func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 // is shown here may be older, and another network by now.
 func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error {
 	return a.deleteNetwork(id, func() error { return a.Catalog.DeleteDockers(ctx, id, subnet) })
+}
+
+// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a network
+// that Docker is making.
+func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
+	got, err := a.Catalog.Reserve(ctx, subnet)
+	return got, translate(err)
+}
+
+// DockerSpec gives the options and labels with which a user of Docker made a network.
+func (a *Agent) DockerSpec(ctx context.Context, id string, subnet netip.Prefix) (api.DockerSpec, error) {
+	spec, err := a.Catalog.DockerSpec(ctx, id, subnet)
+	return spec, translate(err)
+}
+
+// KeepSubnets gives up this host's reserved subnets, but for these.
+func (a *Agent) KeepSubnets(ctx context.Context, subnets []netip.Prefix) error {
+	return translate(a.Catalog.Keep(ctx, subnets))
 }
 
 func (a *Agent) deleteNetwork(id string, remove func() error) error {

@@ -138,7 +138,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		Self:  self,
 		Store: store,
 		Catalog: network.New(network.Config{
-			Store: store, Logger: logger, Routes: hostRoutes(store, self),
+			Store: store, Logger: logger, Routes: hostRoutes(store, self), Host: id, Alive: aliveHosts(store),
 		}),
 		Addresses: ipam.New(store, id),
 		Switch:    sw,
@@ -293,6 +293,21 @@ func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(conte
 			}
 		}
 		return routes, nil
+	}
+}
+
+// aliveHosts gives the ids of the hosts whose session lives.
+func aliveHosts(store state.Store) func(context.Context) (map[string]bool, error) {
+	return func(ctx context.Context) (map[string]bool, error) {
+		hosts, err := cluster.List(ctx, store)
+		if err != nil {
+			return nil, err
+		}
+		alive := map[string]bool{}
+		for _, h := range hosts {
+			alive[h.ID] = h.Alive
+		}
+		return alive, nil
 	}
 }
 

@@ -38,5 +38,7 @@ type CreateNetworkRequest struct {
 	// their metadata service. A network that exists keeps what it was made with.
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
 	ByDocker      bool `json:"by_docker,omitempty"` // see Network; one that exists stays what it is
-	DryRun        bool `json:"dry_run,omitempty"`   // only say what would be made, or why it cannot be
+	// Docker is what a user of Docker gave the network. It does not go over the wire.
+	Docker *DockerSpec `json:"-"`
+	DryRun bool        `json:"dry_run,omitempty"` // only say what would be made, or why it cannot be
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -25,7 +26,17 @@ type Engine struct{ cli *client.Client }
 // Dial prepares a connection to host, such as unix:///run/docker.sock. Nothing
 // is sent before the first call; the API's version is then agreed upon.
 func Dial(host string) (*Engine, error) {
-	cli, err := client.New(client.WithHost(host))
+	return dial(host)
+}
+
+// DialOver prepares a connection that sends its requests over transport.
+func DialOver(transport http.RoundTripper) (*Engine, error) {
+	const host = "http://docker"
+	return dial(host, client.WithHTTPClient(&http.Client{Transport: transport}))
+}
+
+func dial(host string, options ...client.Opt) (*Engine, error) {
+	cli, err := client.New(append([]client.Opt{client.WithHost(host)}, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("docker at %s: %w", host, err)
 	}

@@ -19,6 +19,7 @@ type Network struct {
 	Subnet   netip.Prefix // the first, if it has any
 	Gateway  netip.Addr   // of that subnet
 	Options  map[string]string
+	Labels   map[string]string
 	Created  time.Time
 }
 
@@ -36,11 +37,23 @@ func (e *Engine) Networks(ctx context.Context) ([]Network, error) {
 }
 
 func networkOf(n network.Network) Network {
-	out := Network{ID: n.ID, Name: n.Name, Driver: n.Driver, Options: n.Options, Created: n.Created}
+	out := Network{ID: n.ID, Name: n.Name, Driver: n.Driver, Options: n.Options, Labels: n.Labels, Created: n.Created}
 	if len(n.IPAM.Config) > 0 {
 		out.Subnet, out.Gateway = n.IPAM.Config[0].Subnet, n.IPAM.Config[0].Gateway
 	}
 	return out
+}
+
+// Network inspects one; the zero Network when it is gone.
+func (e *Engine) Network(ctx context.Context, id string) (Network, error) {
+	got, err := e.cli.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
+	if errdefs.IsNotFound(err) {
+		return Network{}, nil
+	}
+	if err != nil {
+		return Network{}, fmt.Errorf("inspect docker network %s: %w", id, err)
+	}
+	return networkOf(got.Network.Network), nil
 }
 
 // NetworkSpec is a network that Docker is asked to make. Driver and IPAM driver
@@ -50,12 +63,13 @@ type NetworkSpec struct {
 	Subnet       netip.Prefix
 	Gateway      netip.Addr
 	Options      map[string]string
+	Labels       map[string]string
 }
 
 // CreateNetwork makes a network and gives its id.
 func (e *Engine) CreateNetwork(ctx context.Context, n NetworkSpec) (string, error) {
 	got, err := e.cli.NetworkCreate(ctx, n.Name, client.NetworkCreateOptions{
-		Driver: n.Driver, Options: n.Options,
+		Driver: n.Driver, Options: n.Options, Labels: n.Labels,
 		IPAM: &network.IPAM{Driver: n.Driver, Config: []network.IPAMConfig{{Subnet: n.Subnet, Gateway: n.Gateway}}},
 	})
 	if err != nil {

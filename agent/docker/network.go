@@ -31,6 +31,13 @@ func NetworkName(network string) string {
 // cluster: docker network create -o socketplane.network=web.
 const OptionNetwork = "socketplane.network"
 
+// LabelAgent marks a Docker network that an agent has made for a network of the
+// cluster. Docker keeps com.docker to itself and its drivers; Compose passes such labels over.
+const LabelAgent = "com.docker.network.socketplane.agent"
+
+// ByAgent says whether an agent has made the Docker network.
+func (n Network) ByAgent() bool { return n.Labels[LabelAgent] != "" }
+
 // StandsFor gives the network of the cluster that a Docker network of our driver
 // stands for: the one that it names, or that is called like it.
 func (n Network) StandsFor() string { return cmp.Or(n.Options[OptionNetwork], ClusterName(n.Name)) }

@@ -27,8 +27,9 @@ type Spec struct {
 	Gateway netip.Addr   // the zero Addr: the subnet's first host address
 	// AllowMetadata: see Record. Without it, too, an existing network that allows it is given.
 	AllowMetadata bool
-	ByDocker      bool // see Record; an existing network stays what it is
-	DryRun        bool // only say what would be made; the record has no VLAN then
+	ByDocker      bool            // see Record; an existing network stays what it is
+	Docker        *api.DockerSpec // with what Docker's user made it; nil: with nothing
+	DryRun        bool            // only say what would be made; the record has no VLAN then
 }
 
 func (s Spec) check() error {
@@ -37,6 +38,11 @@ func (s Spec) check() error {
 	}
 	if s.Subnet != (netip.Prefix{}) {
 		if _, err := api.ParseSubnet(s.Subnet.String()); err != nil {
+			return err
+		}
+	}
+	if s.Docker != nil {
+		if err := s.Docker.Check(); err != nil {
 			return err
 		}
 	}
@@ -113,7 +119,11 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 			vlans[rec.VLAN] = true
 		}
 	}
-	if subnet, err = m.place(ctx, name, subnet, taken); err != nil {
+	reserved, gone, err := m.around(ctx, spec)
+	if err != nil {
+		return Record{}, false, err
+	}
+	if subnet, err = m.place(ctx, name, subnet, append(taken, reserved...)); err != nil {
 		return Record{}, false, err
 	}
 	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway, AllowMetadata: spec.AllowMetadata, ByDocker: spec.ByDocker}
@@ -128,7 +138,11 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		return Record{}, false, err
 	}
 	rec.VLAN, rec.VNI = vlan, uint32(VNIBase+vlan)
-	if err := m.put(ctx, rec, bump); err != nil {
+	dockers, err := m.dockersOps(ctx, rec, spec.Docker)
+	if err != nil {
+		return Record{}, false, err
+	}
+	if err := m.put(ctx, rec, append(append(gone, bump), dockers...)); err != nil {
 		return Record{}, false, err
 	}
 	stored, err := m.Get(ctx, name) // for its version
@@ -212,8 +226,9 @@ func noVLAN(name string) error {
 	return refuse(ErrNoVLAN, "network %q: all %d VLANs are taken; delete a network that is not used", name, MaxVLAN)
 }
 
-// put writes a new network and its VLAN, if nothing has changed since bump was made.
-func (m *Manager) put(ctx context.Context, rec Record, bump state.Op) error {
+// put writes a new network and its VLAN, with what else belongs to its creation, if
+// nothing has changed meanwhile.
+func (m *Manager) put(ctx context.Context, rec Record, ops []state.Op) error {
 	value, err := rec.encode()
 	if err != nil {
 		return err
@@ -222,11 +237,10 @@ func (m *Manager) put(ctx context.Context, rec Record, bump state.Op) error {
 	if err != nil {
 		return err
 	}
-	err = m.store.Txn(ctx, []state.Op{
-		bump,
-		{Kind: state.OpCAS, Key: VLANKey(rec.VLAN), Value: vlan},
-		{Kind: state.OpCAS, Key: Key(rec.ID), Value: value},
-	})
+	err = m.store.Txn(ctx, append(ops,
+		state.Op{Kind: state.OpCAS, Key: VLANKey(rec.VLAN), Value: vlan},
+		state.Op{Kind: state.OpCAS, Key: Key(rec.ID), Value: value},
+	))
 	if err != nil {
 		return fmt.Errorf("create network %q: %w", rec.ID, err)
 	}

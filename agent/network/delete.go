@@ -177,7 +177,11 @@ func (m *Manager) remove(ctx context.Context, rec Record, bump state.Op) error {
 			m.log.Warn("VLAN key is not this network's and is left alone", "network", rec.ID, "key", e.Key, "err", err)
 		}
 	}
-	if err := m.store.Txn(ctx, ops); err != nil {
+	dockers, err := m.dockersOps(ctx, rec, nil)
+	if err != nil {
+		return err
+	}
+	if err := m.store.Txn(ctx, append(ops, dockers...)); err != nil {
 		return fmt.Errorf("delete network %q: %w", rec.ID, err)
 	}
 	return nil

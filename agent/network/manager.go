@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,10 @@ type Config struct {
 	// Routes gives the routes of all hosts, without those that a network of ours
 	// made. nil: there are none.
 	Routes func(ctx context.Context) ([]HostRoute, error)
+	// Host is this host's id, beside the subnets that it reserves.
+	Host string
+	// Alive gives the ids of the hosts that live. nil: none but this one.
+	Alive func(ctx context.Context) (map[string]bool, error)
 }
 
 // Manager creates, finds and deletes networks. Several goroutines, and several
@@ -42,16 +47,22 @@ type Manager struct {
 	store  Store
 	log    *slog.Logger
 	routes func(ctx context.Context) ([]HostRoute, error)
+	host   string
+	life   string // of this Manager, see reservation
+	alive  func(ctx context.Context) (map[string]bool, error)
 }
 
 // New makes a Manager.
 func New(cfg Config) *Manager {
-	m := &Manager{store: cfg.Store, log: cfg.Logger, routes: cfg.Routes}
+	m := &Manager{store: cfg.Store, log: cfg.Logger, routes: cfg.Routes, host: cfg.Host, life: crand.Text(), alive: cfg.Alive}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
 	if m.routes == nil {
 		m.routes = func(context.Context) ([]HostRoute, error) { return nil, nil }
+	}
+	if m.alive == nil {
+		m.alive = func(context.Context) (map[string]bool, error) { return nil, nil }
 	}
 	return m
 }

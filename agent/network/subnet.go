@@ -7,15 +7,19 @@ import (
 )
 
 // occupied is a prefix that a new network may not overlap, with what holds it: a
-// network or a host's route. The other name is empty.
+// network, a host's route, or a reservation. The other fields are empty.
 type occupied struct {
-	prefix  netip.Prefix
-	network string
-	host    string
+	prefix   netip.Prefix
+	network  string
+	host     string
+	reserved bool
 }
 
 // String is for people: network "web" (10.6.128.0/17).
 func (o occupied) String() string {
+	if o.reserved {
+		return fmt.Sprintf("%s, which is reserved for a network that Docker is making", o.prefix)
+	}
 	if o.network != "" {
 		return fmt.Sprintf("network %q (%s)", o.network, o.prefix)
 	}

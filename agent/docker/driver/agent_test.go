@@ -30,6 +30,8 @@ type agent struct {
 	mu       sync.Mutex // of what calls change
 	networks []api.Network
 	asked    []string
+	spec     api.DockerSpec // with what Docker's user made each network
+	kept     []netip.Prefix // reserved subnets, as last told
 }
 
 func (a *agent) ask(format string, args ...any) {
@@ -91,6 +93,30 @@ func (a *agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 		return errors.Join(err, api.Errorf(api.CodeInUse, "network %q stays", id))
 	}
 	a.ask("delete %s", id)
+	return nil
+}
+
+func (a *agent) ReserveSubnet(_ context.Context, subnet netip.Prefix) (netip.Prefix, error) {
+	time.Sleep(a.stall)
+	if subnet == (netip.Prefix{}) {
+		a.ask("reserve any")
+		return netip.MustParsePrefix("10.9.0.0/24"), nil
+	}
+	a.ask("reserve %s", subnet)
+	if strings.HasPrefix(subnet.String(), "10.66.") {
+		return subnet, api.Errorf(api.CodeConflict, "subnet %s overlaps", subnet)
+	}
+	return subnet, nil
+}
+
+func (a *agent) DockerSpec(context.Context, string, netip.Prefix) (api.DockerSpec, error) {
+	return a.spec, nil
+}
+
+func (a *agent) KeepSubnets(_ context.Context, subnets []netip.Prefix) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.kept = subnets
 	return nil
 }
 
@@ -175,7 +201,9 @@ func (a *agent) Publish(_ context.Context, id string, ports []api.PortMapping) (
 }
 
 func newTestDriver(a *agent) *Driver {
-	return New(Config{Service: a, Logger: slog.New(slog.DiscardHandler)})
+	d := New(Config{Service: a, Logger: slog.New(slog.DiscardHandler)})
+	d.known.setCompared()
+	return d
 }
 
 // call is one call of dockerd's.

@@ -24,6 +24,14 @@ type Service interface {
 	// DeleteDockersNetwork deletes a network that was made through Docker, with
 	// this subnet; another of the name stays, with an error.
 	DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error
+	// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a
+	// network that Docker is making, against every host of the cluster.
+	ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error)
+	// DockerSpec gives the options and labels with which a user of Docker made a network
+	// with this subnet, on whatever host.
+	DockerSpec(ctx context.Context, id string, subnet netip.Prefix) (api.DockerSpec, error)
+	// KeepSubnets gives up what this host has reserved, but for these.
+	KeepSubnets(ctx context.Context, subnets []netip.Prefix) error
 }
 
 // Config says with what a Driver works.
@@ -37,19 +45,23 @@ type Config struct {
 // Driver serves dockerd and keeps its networks.
 type Driver struct {
 	Config
-	known   *registry
-	joined  *joined
-	owed    *owed
-	kept    *kept
-	doubted map[string]bool // endpoints that Docker did not know at the last sweep; only Sweep uses it
-	kick    chan struct{}   // compare the networks soon
+	known    *registry
+	reserved *reserved
+	joined   *joined
+	owed     *owed
+	kept     *kept
+	doubted  map[string]bool // endpoints that Docker did not know at the last sweep; only Sweep uses it
+	kick     chan struct{}   // compare the networks soon
 }
 
 var _ docker.Follower = (*Driver)(nil)
 
 // New makes a Driver. Handler serves dockerd, Run keeps the networks.
 func New(cfg Config) *Driver {
-	return &Driver{Config: cfg, known: newRegistry(), joined: newJoined(), owed: newOwed(), kept: newKept(), kick: make(chan struct{}, 1)}
+	return &Driver{
+		Config: cfg, known: newRegistry(), reserved: newReserved(), joined: newJoined(), owed: newOwed(), kept: newKept(),
+		kick: make(chan struct{}, 1),
+	}
 }
 
 // Handler answers dockerd's calls.
@@ -78,7 +90,7 @@ func (d *Driver) Handler() http.Handler {
 		"GetCapabilities":         serve(d, ipamCapabilities),
 		"GetDefaultAddressSpaces": serve(d, addressSpaces),
 		"RequestPool":             serve(d, d.requestPool),
-		"ReleasePool":             serve(d, nothing[anything]),
+		"ReleasePool":             serve(d, d.releasePool),
 		"RequestAddress":          serve(d, d.requestAddress),
 		"ReleaseAddress":          serve(d, d.releaseAddress),
 	} {

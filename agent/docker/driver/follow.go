@@ -13,10 +13,18 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 	switch e.Kind {
 	case docker.NetworkMade:
 		if w, ok := d.known.awaited(e.ID); ok {
-			return d.named(ctx, engine, e.ID, e.Name, w)
+			dn, err := engine.Network(ctx, e.ID)
+			if err != nil || dn.ID == "" { // gone: the driver has been told
+				return err
+			}
+			return d.named(ctx, engine, dn, w)
+		}
+		if _, bound := d.known.network(e.ID); !bound {
+			d.soon() // made in an earlier life of the agent: know it before it is removed
 		}
 	case docker.NetworkRemoved:
-		d.known.forget(e.ID)
+		_, end := d.known.deleted(e.ID)
+		end()
 		d.soon()
 	case docker.NetworkJoined:
 		if _, ours := d.known.network(e.ID); ours {

@@ -255,9 +255,9 @@ func (d *Driver) keptAs(ctx context.Context, network, address string) string {
 // releaseKept gives back what is kept on a network that a user removes: Docker
 // removes a network although stopped containers name it. A network that was not made
 // through Docker stays, and so does what is kept there.
-func (d *Driver) releaseKept(ctx context.Context, network string) error {
-	n, err := d.Service.Network(ctx, network)
-	if err != nil || !n.ByDocker {
+func (d *Driver) releaseKept(ctx context.Context, s segment) error {
+	n, err := d.Service.Network(ctx, s.network)
+	if err != nil || !n.ByDocker || n.Subnet != s.subnet {
 		return nil // whoever deletes it says why it cannot be
 	}
 	endpoints, err := d.Service.Endpoints(ctx)
@@ -265,7 +265,7 @@ func (d *Driver) releaseKept(ctx context.Context, network string) error {
 		return err
 	}
 	for _, e := range endpoints {
-		if e.Network != network || e.Attached || !d.kept.ended(e.ID) {
+		if e.Network != s.network || e.Attached || !d.kept.ended(e.ID) {
 			continue
 		}
 		if err := d.Service.Release(ctx, e.ID); err != nil {

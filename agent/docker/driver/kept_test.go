@@ -156,13 +156,21 @@ func TestKeptNetworkRemoved(t *testing.T) {
 		t.Errorf("asked %q, want %q", a.asked, want)
 	}
 
-	// One that was not made through Docker stays, with what is kept there.
-	web.ByDocker, a.asked = false, nil
-	a.networks = []api.Network{web}
-	d.known.bind("n1", "web", web.Subnet)
+	// One that came again with another subnet stays, with what is kept there. So does
+	// one that was not made through Docker.
+	a.asked = nil
+	d.known.bind("n3", "web", netip.MustParsePrefix("10.7.0.0/24"))
 	d.kept.name("e")
 	d.kept.end("e")
-	if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`); status == 200 || len(a.asked) > 0 {
+	if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n3"}`); status == 200 || len(a.asked) > 0 {
+		t.Errorf("%d %v, asked %q", status, answer, a.asked)
+	}
+	web.ByDocker, a.asked = false, nil
+	a.networks = []api.Network{web}
+	d.known.bind("n2", "web", web.Subnet)
+	d.kept.name("e")
+	d.kept.end("e")
+	if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`); status == 200 || len(a.asked) > 0 {
 		t.Errorf("%d %v, asked %q", status, answer, a.asked)
 	}
 }

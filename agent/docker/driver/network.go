@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -50,15 +51,27 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 		return empty{}, err
 	}
 	name, _ := generic[docker.OptionNetwork].(string)
-	if name == "" {
-		d.known.await(req.NetworkID, w)
-		return empty{}, nil
+	ours, err := d.known.adopts(req.NetworkID, w.subnet)
+	switch {
+	case err != nil:
+		return empty{}, err
+	case ours != "":
+		return empty{}, d.adopt(ctx, req.NetworkID, ours, w)
+	case name == "":
+		return empty{}, d.known.await(req.NetworkID, w)
 	}
-	if d.known.ours(w.subnet) {
-		return empty{}, d.adopt(ctx, req.NetworkID, name, w)
+	w.given.Options = map[string]string{}
+	for k, v := range generic {
+		if s, ok := v.(string); ok {
+			w.given.Options[k] = s
+		}
 	}
-	d.known.expect(name)
-	return empty{}, d.enter(ctx, req.NetworkID, name, w)
+	d.known.expect(name, req.NetworkID)
+	err = d.enter(ctx, req.NetworkID, name, w)
+	if err != nil {
+		d.known.unexpect(name, req.NetworkID)
+	}
+	return empty{}, err
 }
 
 // adopt binds a Docker network that we make to its network. That one is not made
@@ -81,11 +94,24 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 	if w.gateway.IsValid() {
 		req.Gateway = w.gateway.String()
 	}
+	// Docker has made the network by now: what is more than the cluster can keep only
+	// stays away from other hosts.
+	if err := w.given.Check(); err != nil {
+		d.Logger.Warn("a docker network's options and labels are kept from the other hosts", "network", name, "err", err)
+	} else {
+		req.Docker = &w.given
+	}
+	if err := d.known.awaitDeletion(ctx, name); err != nil {
+		return err
+	}
 	n, err := d.Service.CreateNetwork(ctx, req)
 	if err != nil {
 		return err
 	}
-	d.known.bind(id, n.ID, n.Subnet)
+	d.unreserve(n.Subnet)
+	if !d.known.bind(id, n.ID, n.Subnet) {
+		return d.deleteLate(segment{n.ID, n.Subnet}) // Docker did not wait for us when it deleted it
+	}
 	return nil
 }
 
@@ -124,19 +150,73 @@ type networkRef struct{ NetworkID string }
 // still there. So does that of a network which nobody made through Docker: a
 // docker system prune on one host is not meant for all.
 func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, error) {
-	name, subnet := d.known.forget(req.NetworkID)
-	if name == "" || d.known.beingMade(name) {
-		return empty{}, nil // removed by us, or never named; or Docker takes back what it could not make for us
+	if _, known := d.known.network(req.NetworkID); !known && !d.known.isRemoving(req.NetworkID) {
+		d.learn(ctx, req.NetworkID)
 	}
+	if w, awaited := d.known.awaited(req.NetworkID); awaited {
+		d.unreserve(w.subnet)
+	}
+	s, end := d.known.deleted(req.NetworkID)
+	d.reserved.frees(s.subnet)
 	defer d.soon()
-	if err := d.releaseKept(ctx, name); err != nil {
-		return empty{}, err
+	defer end()
+	if s.network == "" {
+		return empty{}, nil // removed by us, or never named; or see make
 	}
-	err := d.Service.DeleteDockersNetwork(ctx, name, subnet)
+	return empty{}, d.deleteFromCluster(ctx, s)
+}
+
+// deleteFromCluster deletes a network with what is kept on it; one that is gone is
+// no error.
+func (d *Driver) deleteFromCluster(ctx context.Context, s segment) error {
+	if err := d.releaseKept(ctx, s); err != nil {
+		return err
+	}
+	err := d.Service.DeleteDockersNetwork(ctx, s.network, s.subnet)
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
-		return empty{}, err
+		return err
 	}
-	return empty{}, nil
+	return nil
+}
+
+// learn waits for what may be found out about a Docker network that is not known:
+// it is just being entered in the cluster, or Docker's list has not been read yet
+// in this life of the agent.
+func (d *Driver) learn(ctx context.Context, id string) {
+	if entered := d.known.entered(id); entered != nil {
+		select {
+		case <-entered:
+		case <-ctx.Done():
+		}
+		return
+	}
+	if _, awaited := d.known.awaited(id); awaited {
+		return
+	}
+	wait := time.NewTimer(learnTime)
+	defer wait.Stop()
+	select {
+	case <-d.known.compared:
+	case <-wait.C: // a dockerd that starts deletes what it had not finished to delete, and has no list yet
+	case <-ctx.Done():
+	}
+}
+
+// learnTime bounds the wait for Docker's list.
+const learnTime = 2 * time.Second
+
+// deleteLate deletes a network whose Docker network was deleted while it was being
+// made, unless another Docker network stands for it by now.
+func (d *Driver) deleteLate(s segment) error {
+	defer d.soon()
+	end, ok := d.known.deletesLate(s)
+	if !ok {
+		return nil
+	}
+	defer end()
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	return d.deleteFromCluster(ctx, s)
 }
 
 // soon has the networks compared.

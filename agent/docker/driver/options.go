@@ -44,6 +44,24 @@ func (d *Driver) checkNetworkOptions(ctx context.Context, generic map[string]any
 	return nil
 }
 
+// honoured gives those of a network's options that the driver here takes from Docker.
+// Another host may have written others: it runs another release, or had another MTU.
+func (d *Driver) honoured(ctx context.Context, network string, options map[string]string) (map[string]string, error) {
+	taken := map[string]string{}
+	for key, value := range options {
+		err := d.checkNetworkOptions(ctx, map[string]any{key: value})
+		switch {
+		case err == nil:
+			taken[key] = value
+		case api.CodeOf(err) == api.CodeInvalid:
+			d.Logger.Warn("an option of a docker network on another host is left out here", "network", network, "err", err)
+		default:
+			return nil, err
+		}
+	}
+	return taken, nil
+}
+
 // checkMTU accepts the MTU that a network has anyway. It follows from the hosts'
 // interfaces, and is the same on every host.
 func (d *Driver) checkMTU(ctx context.Context, value any) error {

@@ -3,7 +3,6 @@ package driver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 
@@ -36,7 +35,7 @@ type poolAnswer struct {
 }
 
 // requestPool checks the subnet of a Docker network that is being made, or
-// chooses a free one. The network itself is made when its name is known.
+// chooses a free one, and reserves it. The network itself is made when its name is known.
 func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, error) {
 	switch {
 	case req.V6:
@@ -59,7 +58,7 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 			}
 		}
 		if d.known.ours(subnet) {
-			return answerPool(subnet, ""), nil
+			return answerPool(subnet, req.SubPool), nil
 		}
 	}
 	networks, err := d.Service.Networks(ctx)
@@ -67,25 +66,25 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 		return poolAnswer{}, err
 	}
 	for _, n := range networks {
-		if req.Pool != "" && n.Subnet == subnet {
+		switch {
+		case req.Pool == "" || n.Subnet != subnet:
+		case d.known.has(subnet):
 			return poolAnswer{}, api.Errorf(api.CodeConflict,
 				"subnet %s is that of network %q, which Docker has on every host as %q; use that, or choose another subnet", subnet, n.ID, docker.NetworkName(n.ID))
+		default:
+			// Docker on this host is about to have it, or has it no more since a user
+			// has just removed it. It may be the same network: its name tells.
+			return answerPool(subnet, req.SubPool), nil
 		}
 	}
-	n, err := d.Service.CreateNetwork(ctx, api.CreateNetworkRequest{ID: trialName, Subnet: req.Pool, DryRun: true})
-	if err != nil {
-		// The sentence is about the subnet; the name is no user's.
-		sentence := strings.TrimPrefix(err.Error(), fmt.Sprintf("network %q: ", trialName))
-		return poolAnswer{}, api.Errorf(api.CodeOf(err), "%s", sentence)
+	if req.Pool != "" && d.known.anyAwaited(subnet) {
+		return poolAnswer{}, api.Errorf(api.CodeConflict, "subnet %s was just given to another network; choose another", subnet)
 	}
-	if d.known.anyAwaited(n.Subnet) {
-		return poolAnswer{}, api.Errorf(api.CodeConflict, "subnet %s was just given to another network; try again", n.Subnet)
+	if subnet, err = d.reserve(ctx, subnet); err != nil {
+		return poolAnswer{}, err
 	}
-	return answerPool(n.Subnet, req.SubPool), nil
+	return answerPool(subnet, req.SubPool), nil
 }
-
-// trialName stands for a network whose name is not known yet.
-const trialName = "new-docker-network"
 
 func answerPool(subnet netip.Prefix, within string) poolAnswer {
 	id := subnet.String()

@@ -4,19 +4,28 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
 )
 
 // registry is what is known of Docker's networks besides what Docker itself
 // tells: it is made anew from that after a restart.
 type registry struct {
 	mu       sync.Mutex
-	bound    map[string]segment      // Docker's id -> network of the cluster
-	pending  map[string]wish         // Docker's id -> made by a user, its name is not known yet
-	making   map[netip.Prefix]string // subnet -> network whose Docker network is being made by us
-	users    map[string]time.Time    // network -> until when a user's Docker network of it may be in the making
-	pools    map[netip.Prefix]string // subnet -> network, as last seen
-	unjoined map[string]bool         // endpoints in the making
-	changed  chan struct{}           // closed and replaced when bound grows
+	bound    map[string]segment       // Docker's id -> network of the cluster
+	pending  map[string]wish          // Docker's id -> made by a user, its name is not known yet
+	entering map[string]chan struct{} // Docker's id -> closed when the attempt to enter it in the cluster ends
+	removed  map[string]time.Time     // Docker's id -> when Docker deleted it; an id never comes again
+	missing  map[string]time.Time     // Docker's id -> since when a bound network is not in Docker's list
+	removing map[string]bool          // Docker's ids that we have Docker remove
+	deleting map[string]int           // networks that are being deleted from the cluster, since Docker deletes theirs
+	making   *making                  // the Docker network that we are making; one at a time
+	users    map[string]expectation   // network -> a user's Docker network of it is in the making
+	pools    map[netip.Prefix]string  // subnet -> network, as last seen
+	unjoined map[string]bool          // endpoints in the making
+	changed  chan struct{}            // closed and replaced when bound grows
+	compared chan struct{}            // closed when Docker's list has been read once
+	ended    chan struct{}            // closed and replaced when one of deleting ends
 }
 
 // segment is a network of the cluster, as it was when a Docker network came to
@@ -30,32 +39,45 @@ type segment struct {
 type wish struct {
 	subnet  netip.Prefix
 	gateway netip.Addr
+	given   api.DockerSpec
 	until   time.Time // when Docker has long told its name, if it ever will
 }
 
 func newRegistry() *registry {
 	return &registry{
-		bound: map[string]segment{}, pending: map[string]wish{}, making: map[netip.Prefix]string{}, users: map[string]time.Time{}, unjoined: map[string]bool{},
-		pools: map[netip.Prefix]string{}, changed: make(chan struct{}),
+		bound: map[string]segment{}, pending: map[string]wish{}, entering: map[string]chan struct{}{}, removed: map[string]time.Time{},
+		missing: map[string]time.Time{}, removing: map[string]bool{}, deleting: map[string]int{}, users: map[string]expectation{}, unjoined: map[string]bool{},
+		pools: map[netip.Prefix]string{}, changed: make(chan struct{}), compared: make(chan struct{}), ended: make(chan struct{}),
 	}
 }
 
-func (r *registry) bind(id, network string, subnet netip.Prefix) {
+// bind says which network a Docker network stands for. False: Docker has deleted
+// it meanwhile.
+func (r *registry) bind(id, network string, subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bound[id], r.pools[subnet] = segment{network, subnet}, network
 	delete(r.pending, id)
+	if _, gone := r.removed[id]; gone {
+		return false
+	}
+	r.bound[id], r.pools[subnet] = segment{network, subnet}, network
 	close(r.changed)
 	r.changed = make(chan struct{})
+	return true
 }
 
 // forget gives the network that a Docker network stood for; no name: none.
 func (r *registry) forget(id string) (network string, subnet netip.Prefix) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.drop(id)
+}
+
+func (r *registry) drop(id string) (network string, subnet netip.Prefix) {
 	s := r.bound[id]
 	delete(r.bound, id)
 	delete(r.pending, id)
+	delete(r.missing, id)
 	return s.network, s.subnet
 }
 
@@ -66,11 +88,24 @@ func (r *registry) network(id string) (string, bool) {
 	return s.network, ok
 }
 
-func (r *registry) await(id string, w wish) {
+// await says that a network waits for its name. It fails when another Docker network
+// has its subnet: both may have been allowed to ask for it at the same moment.
+func (r *registry) await(id string, w wish) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for other, s := range r.bound {
+		if other != id && s.subnet == w.subnet {
+			return api.Errorf(api.CodeConflict, "network %q has subnet %s and %s; use it, or choose another subnet", s.network, w.subnet, secondNetwork)
+		}
+	}
+	for other, p := range r.pending {
+		if other != id && p.subnet.Overlaps(w.subnet) && time.Now().Before(p.until) {
+			return api.Errorf(api.CodeConflict, "subnet %s was just given to another network; choose another", w.subnet)
+		}
+	}
 	w.until = time.Now().Add(pendingTime)
 	r.pending[id] = w
+	return nil
 }
 
 func (r *registry) awaited(id string) (wish, bool) {
@@ -99,58 +134,6 @@ func (r *registry) anyAwaited(subnet netip.Prefix) bool {
 	return false
 }
 
-// expect says that a user makes the Docker network of a network. Docker has it in
-// its list a moment after its call has been answered.
-func (r *registry) expect(network string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.users[network] = time.Now().Add(expectTime)
-}
-
-// expected says whether a user may still be making the Docker network of a network.
-func (r *registry) expected(network string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if time.Now().Before(r.users[network]) {
-		return true
-	}
-	delete(r.users, network)
-	return false
-}
-
-// expectTime is far more than Docker needs to write a network down.
-const expectTime = 10 * time.Second
-
-// begin says that we make the Docker network of a network, until done is called.
-func (r *registry) begin(subnet netip.Prefix, network string) (done func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.making[subnet] = network
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.making, subnet)
-	}
-}
-
-func (r *registry) ours(subnet netip.Prefix) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.making[subnet] != ""
-}
-
-// beingMade says whether we are making the Docker network of a network.
-func (r *registry) beingMade(network string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, name := range r.making {
-		if name == network {
-			return true
-		}
-	}
-	return false
-}
-
 // begun says that Docker makes an endpoint; until it has joined a container, or
 // is deleted, it is in the making.
 func (r *registry) begun(endpoint string) {
@@ -172,6 +155,18 @@ func (r *registry) inTheMaking(endpoint string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.unjoined[endpoint]
+}
+
+// has says whether Docker here has the network of a subnet.
+func (r *registry) has(subnet netip.Prefix) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.bound {
+		if s.subnet == subnet {
+			return true
+		}
+	}
+	return false
 }
 
 // pool gives the network that had a subnet when it was last seen.

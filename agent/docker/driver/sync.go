@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -75,8 +76,16 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	if err != nil {
 		return err
 	}
-	// Should Docker have two of one network, the older one stays.
-	slices.SortFunc(there, func(a, b docker.Network) int { return a.Created.Compare(b.Created) })
+	// Should Docker have two of one network, a user's stays, and the older one.
+	slices.SortFunc(there, func(a, b docker.Network) int {
+		if a.ByAgent() != b.ByAgent() { // a user goes by the id of his own
+			if a.ByAgent() {
+				return 1
+			}
+			return -1
+		}
+		return a.Created.Compare(b.Created)
+	})
 	// The cluster is read after Docker: what a user makes through Docker is in the
 	// cluster by the time it is in Docker's list, or it still waits for its name.
 	networks, err := d.Service.Networks(ctx)
@@ -89,9 +98,14 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		bySubnet[n.Subnet], pools[n.Subnet] = n, n.ID
 	}
 	d.known.setPools(pools)
+	ids := map[string]bool{}
+	for _, dn := range there {
+		ids[dn.ID] = true
+	}
+	d.known.listed(ids)
+	errs := []error{d.keepReserved(ctx)}
 	present := map[string]bool{}
 	names := map[string]string{} // of Docker's networks -> driver
-	var errs []error
 	for _, dn := range there {
 		if dn.Driver != docker.DriverName {
 			names[dn.Name] = dn.Driver
@@ -103,8 +117,7 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 				errs = append(errs, d.remove(ctx, engine, dn, n.ID))
 				continue
 			}
-			d.known.bind(dn.ID, n.ID, n.Subnet)
-			present[n.ID] = true
+			present[n.ID] = d.known.bind(dn.ID, n.ID, n.Subnet)
 			continue
 		}
 		if err := d.stranger(ctx, engine, dn); err != nil {
@@ -112,8 +125,13 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 			present[dn.Name] = true // its name is not free yet
 		}
 	}
+	d.known.setCompared()
 	for _, n := range networks {
 		if present[n.ID] {
+			continue
+		}
+		if d.known.leaving(n.ID) {
+			errs = append(errs, fmt.Errorf("network %q: Docker is removing it", n.ID))
 			continue
 		}
 		if d.known.expected(n.ID) {
@@ -136,14 +154,19 @@ func standsFor(dn docker.Network, n api.Network) bool {
 	return dn.StandsFor() == n.ID
 }
 
-// make makes the Docker network of a network of the cluster.
+// make makes the Docker network of a network of the cluster. Docker may delete it
+// before we have its answer: to take back what it could not write down, or for a user
+// who has seen it in the list. The answer tells which it was.
 func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network) error {
-	done := d.known.begin(n.Subnet, n.ID)
-	defer done()
-	_, err := engine.CreateNetwork(ctx, docker.NetworkSpec{
-		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
-		Options: map[string]string{docker.OptionNetwork: n.ID},
-	})
+	spec, err := d.spec(ctx, n)
+	if err != nil {
+		return err
+	}
+	end := d.known.begin(n.Subnet, n.ID)
+	_, err = engine.CreateNetwork(ctx, spec)
+	if removed := end(err); removed {
+		return d.deleteLate(segment{n.ID, n.Subnet})
+	}
 	if err != nil {
 		return err
 	}
@@ -151,16 +174,43 @@ func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network)
 	return nil
 }
 
+// spec is what Docker is asked for: the options and labels that Docker's user gave the
+// network on some host, so that Compose takes it for its own here as well.
+func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, error) {
+	spec := docker.NetworkSpec{
+		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
+		Options: map[string]string{docker.OptionNetwork: n.ID}, Labels: map[string]string{},
+	}
+	if n.ByDocker {
+		given, err := d.Service.DockerSpec(ctx, n.ID, n.Subnet)
+		if err != nil {
+			return spec, err
+		}
+		// Its name says which network it is, unless Docker's user said so. Compose
+		// refuses a network with an option that its file does not have.
+		name, asked := given.Options[docker.OptionNetwork]
+		if spec.Options, err = d.honoured(ctx, n.ID, given.Options); err != nil {
+			return spec, err
+		}
+		if asked && name != n.ID || spec.Name != n.ID {
+			spec.Options[docker.OptionNetwork] = n.ID
+		}
+		maps.Copy(spec.Labels, given.Labels)
+	}
+	spec.Labels[docker.LabelAgent] = "true"
+	return spec, nil
+}
+
 // stranger deals with a Docker network that no network of the cluster has: a user
 // has just made it, or its network is gone.
 func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.Network) error {
 	w, awaited := d.known.awaited(dn.ID)
 	_, bound := d.known.network(dn.ID) // it was in the cluster, and is not any more
-	if !awaited && !bound && dn.Options[docker.OptionNetwork] == "" && time.Since(dn.Created) < youth {
+	if !awaited && !bound && !dn.ByAgent() && dn.Options[docker.OptionNetwork] == "" && time.Since(dn.Created) < youth {
 		w, awaited = wish{subnet: dn.Subnet, gateway: dn.Gateway}, true
 	}
 	if awaited {
-		return d.named(ctx, engine, dn.ID, dn.Name, w)
+		return d.named(ctx, engine, dn, w)
 	}
 	name := dn.StandsFor()
 	// A record that cannot be read is no network that is gone.
@@ -173,6 +223,7 @@ func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.
 // remove takes one of Docker's networks away, and nothing with it.
 func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Network, network string) error {
 	bound, _ := d.known.forget(dn.ID) // or our own driver would take Docker's call for a user's
+	defer d.known.removes(dn.ID)()
 	if err := engine.RemoveNetwork(ctx, dn.ID); err != nil {
 		if bound != "" {
 			d.known.bind(dn.ID, bound, dn.Subnet)
@@ -185,14 +236,23 @@ func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Ne
 
 // named puts a user's Docker network into the cluster, now that its name is
 // known. One that cannot be is taken out of Docker again.
-func (d *Driver) named(ctx context.Context, engine *docker.Engine, id, name string, w wish) error {
-	network := docker.ClusterName(name)
-	d.known.expect(network) // Docker's list may have been read before it was in it
-	err := d.enter(ctx, id, network, w)
+func (d *Driver) named(ctx context.Context, engine *docker.Engine, dn docker.Network, w wish) error {
+	id, network := dn.ID, docker.ClusterName(dn.Name)
+	w.given = api.DockerSpec{Options: dn.Options, Labels: dn.Labels}
+	entered, ok, err := d.known.enters(ctx, id)
+	if err != nil || !ok {
+		return err
+	}
+	d.known.expect(network, id) // Docker's list may have been read before it was in it
+	err = d.enter(ctx, id, network, w)
+	entered()
 	switch api.CodeOf(err) {
 	case api.CodeInvalid, api.CodeConflict, api.CodeExhausted:
-		d.Logger.Error("a docker network cannot be a network of the cluster and is removed", "docker_name", name, "err", err)
+		d.Logger.Error("a docker network cannot be a network of the cluster and is removed", "docker_name", dn.Name, "err", err)
 		d.known.forget(id)
+		d.known.unexpect(network, id)
+		d.unreserve(w.subnet)
+		defer d.known.removes(id)()
 		return engine.RemoveNetwork(ctx, id)
 	}
 	return err

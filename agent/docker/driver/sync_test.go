@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -55,7 +56,14 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			list[container] = map[string]string{"EndpointID": endpoint}
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"Containers": list})
+		whole := map[string]any{}
+		for _, n := range d.networks {
+			if n["Id"] == strings.TrimPrefix(path, "networks/") {
+				maps.Copy(whole, n)
+			}
+		}
+		whole["Containers"] = list
+		_ = json.NewEncoder(w).Encode(whole)
 	case r.Method == http.MethodGet && path == "containers/json":
 		_ = json.NewEncoder(w).Encode(append([]map[string]any{}, d.list...))
 	case r.Method == http.MethodGet && strings.HasPrefix(path, "containers/"):
@@ -140,7 +148,9 @@ func TestSync(t *testing.T) {
 				there.networks = append(there.networks, tt.there)
 			}
 			if tt.waits {
-				d.known.await("n1", wish{subnet: netip.MustParsePrefix("10.6.0.0/24")})
+				if err := d.known.await("n1", wish{subnet: netip.MustParsePrefix("10.6.0.0/24")}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if err := d.sync(t.Context(), there.engine(t)); err != nil {
 				t.Fatal(err)
