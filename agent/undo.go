@@ -36,7 +36,7 @@ func (u undoStack) run(ctx context.Context, cause error) error {
 type undoError struct{ cause, undo error }
 
 func (e *undoError) Error() string {
-	return e.cause.Error() + " (what was begun is taken back as soon as that works)"
+	return e.cause.Error() + " (what it changed is undone as soon as possible)"
 }
 
 func (e *undoError) Unwrap() error { return e.cause }

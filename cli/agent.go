@@ -11,9 +11,9 @@ import (
 func (a *app) agentCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "agent",
-		Short: "Run, start, stop and look at this host's agent",
-		Long: `The agent keeps this host's bridge, tunnels, flows and endpoints as they should be.
-When it is away nothing changes for running containers.`,
+		Short: "Run, start, stop and inspect this host's agent",
+		Long: `The agent keeps this host's bridge, tunnels, flows and endpoints in the desired state.
+Running containers keep their network while it does not run.`,
 		Example: `  socketplane agent start --consul http://127.0.0.1:8500
   socketplane agent status
   socketplane agent logs -f`,
@@ -27,16 +27,16 @@ func (a *app) agentRunCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent in the foreground",
-		Long: `Runs the agent until SIGINT or SIGTERM; the systemd unit runs this. Settings come,
-the later winning, from what is built in, from the settings file, from variables
-(SOCKETPLANE_ and the key, such as SOCKETPLANE_CONSUL_ADDRESS) and from flags.`,
+		Long: `Runs the agent until SIGINT or SIGTERM; the systemd unit runs this. Flags override
+environment variables (SOCKETPLANE_ and the key, such as SOCKETPLANE_CONSUL_ADDRESS),
+which override the settings file, which overrides the defaults.`,
 		Example: `  socketplane agent run
   socketplane agent run --consul http://127.0.0.1:8500 --iface eth1
   socketplane agent run --print-config`,
 		Args: args(0, 0),
 	}
 	agentFlags(cmd)
-	printConfig := cmd.Flags().Bool("print-config", false, "show every setting with where it came from, and end")
+	printConfig := cmd.Flags().Bool("print-config", false, "print every setting and its source, and exit")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, from, err := a.agentSettings(cmd)
 		if err != nil {

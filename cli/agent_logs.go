@@ -19,14 +19,14 @@ import (
 func (a *app) agentLogsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs",
-		Short: "Show what the agent has logged",
-		Long:  `Shows the end of the agent's log: the journal where systemd runs it, else log.file.`,
+		Short: "Show the agent's log",
+		Long:  `Shows the end of the agent's log: the journal if systemd runs the agent, else log.file.`,
 		Example: `  socketplane agent logs -n 100
   socketplane agent logs -f`,
 		Args: args(0, 0),
 	}
-	follow := cmd.Flags().BoolP("follow", "f", false, "go on as the log grows")
-	lines := cmd.Flags().IntP("lines", "n", 50, "how many lines of the end")
+	follow := cmd.Flags().BoolP("follow", "f", false, "follow the log as it grows")
+	lines := cmd.Flags().IntP("lines", "n", 50, "number of lines to show")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *lines < 0 {
 			return usagef("--lines %d is negative", *lines)

@@ -6,8 +6,8 @@ func (a *app) agentRestartCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restart",
 		Short: "Stop and start the agent",
-		Long: `Stops the agent if it runs and starts it again, with the flags it ran with unless
-others are given. Containers keep their network meanwhile.`,
+		Long: `Stops the agent if it runs, and starts it with the same flags, unless you give others.
+Containers keep their network meanwhile.`,
 		Example: `  socketplane agent restart`,
 		Args:    args(0, 0),
 	}

@@ -57,7 +57,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	}
 	// Before anything of the host is changed.
 	if err := (&setup.Host{}).Remember(s.Host.StateDir, s.Docker.DaemonJSON); err != nil {
-		return fmt.Errorf("note how the host is: %w", err)
+		return fmt.Errorf("record how this host was: %w", err)
 	}
 	links := link.New(logger)
 	defer links.Close()
@@ -72,7 +72,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		if anew := keeper.End(life); !anew || err != nil || ctx.Err() != nil {
 			return err
 		}
-		logger.Info("the agent begins anew, in its new place")
+		logger.Info("the agent restarts, in its new place in the cluster")
 	}
 }
 

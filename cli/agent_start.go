@@ -24,10 +24,10 @@ func (a *app) agentStartCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "start",
 		Short: "Start the agent in the background",
-		Long: `Starts the agent and returns when it answers. Where systemd knows socketplane.service
-that is started; elsewhere a background process, with its pid in agent.pid beside the
-socket and its log in log.file (/var/log/socketplane.log). An agent that already runs
-is left alone.`,
+		Long: `Starts the agent and returns when it answers. If systemd knows socketplane.service, it
+starts that unit. Otherwise it starts a background process, with its pid in agent.pid
+beside the socket and its log in log.file (/var/log/socketplane.log). An agent that
+already runs is left alone.`,
 		Example: `  socketplane agent start
   socketplane agent start --consul http://127.0.0.1:8500`,
 		Args: args(0, 0),

@@ -14,10 +14,10 @@ import (
 func (a *app) agentStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the agent, its peers and what is wrong",
+		Short: "Show the agent, its peers and any problems",
 		Long: `Shows the running agent: the host as others see it, the store, the peers with their
-tunnels, and what keeps the host from what it should be. In a cluster, "Consul CLI" is what root sets
-to use the consul commands (CONSUL_HTTP_ADDR=... consul members). Exits 3 when no agent runs.`,
+tunnels, and problems. In a cluster, "Consul CLI" shows the variable that root sets to
+use Consul's commands (CONSUL_HTTP_ADDR=... consul members). Exits 3 if no agent runs.`,
 		Example: `  socketplane agent status
   socketplane agent status -o json`,
 		Args: args(0, 0),

@@ -18,8 +18,8 @@ func (a *app) agentStopCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "stop",
 		Short: "Stop the agent",
-		Long: `Stops the agent and returns when it has ended. Containers keep their network; an
-agent that does not run is no error.`,
+		Long: `Stops the agent and returns when it has ended. Containers keep their network. It is no
+error if no agent runs.`,
 		Example: `  socketplane agent stop`,
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -14,11 +14,11 @@ import (
 func (a *app) clusterCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "cluster",
-		Short: "Form, enter, leave and see the cluster",
-		Long: `A cluster is the hosts that share networks. It begins on one host and others join
-it with its token. The agents run Consul for it; where consul.address is set, the
-cluster is whoever uses that Consul, and nothing here is needed. What changes the place
-of this host in it prints with -o json what the place is now.`,
+		Short: "Bootstrap, join, leave and show the cluster",
+		Long: `A cluster is a set of hosts that share networks. You bootstrap it on one host, and
+other hosts join it with its token. The agents run Consul for it. If consul.address is
+set, all hosts that use that Consul form the cluster, and you need no command here.
+Commands that change this host's place in the cluster print the new place with -o json.`,
 		Example: `  socketplane cluster bootstrap
   socketplane cluster token
   socketplane cluster join --token-file /root/token 192.0.2.11
@@ -67,7 +67,7 @@ func (a *app) moved(ctx context.Context, svc api.ClusterService, before api.Plac
 		select {
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return p, fmt.Errorf("the agent has not taken its new place within %s (%s); it goes on trying, see: socketplane agent status", placeDeadline, oneLine(why))
+				return p, fmt.Errorf("the agent has not completed the change within %s (%s); it keeps trying, see: socketplane agent status", placeDeadline, oneLine(why))
 			}
 			return p, ctx.Err()
 		case <-tick.C:

@@ -10,10 +10,10 @@ import (
 func (a *app) clusterBootstrapCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bootstrap",
-		Short: "Begin a cluster of this host",
-		Long: `Begins a cluster of this host alone; its networks and endpoints become the cluster's,
-and running containers notice nothing. Without a token one is made: cluster token shows
-it. On a host where a cluster began it changes nothing.`,
+		Short: "Create a cluster with this host",
+		Long: `Creates a cluster with this host alone. The host's networks and endpoints become the
+cluster's; running containers are not interrupted. Without a token it generates one,
+which cluster token shows. It changes nothing on a host where a cluster was bootstrapped.`,
 		Example: `  socketplane cluster bootstrap
   socketplane cluster bootstrap --token-file /root/token`,
 		Args: args(0, 0),
@@ -49,14 +49,16 @@ it. On a host where a cluster began it changes nothing.`,
 func (a *app) clusterJoinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "join [--token-file FILE] [ADDR...]",
-		Short: "Enter the cluster of another host",
-		Long: `Enters the cluster of the hosts at the addresses; one that answers is enough. Without
-an address the cluster is found by mDNS, on the segment of the tunnels' interface. It
-needs the cluster's token, from a file, standard input (--token-file -),
-SOCKETPLANE_TOKEN, or --token, which others on this host can see while the command runs;
-else it is the one in cluster.token_file (` + DefaultTokenFile + `), with which
-the agent would find and join the cluster by itself. A host that joins may have no
-networks of its own but an unused "default".`,
+		Short: "Join the cluster of another host",
+		Long: `Joins the cluster of the hosts at the addresses; one that answers is enough. Without an
+address, the host finds the cluster by mDNS on the segment of the tunnel interface.
+
+Give the cluster's token in a file, on standard input (--token-file -), in
+SOCKETPLANE_TOKEN, or with --token, which other users of this host can see while the
+command runs. The default is the token in cluster.token_file
+(` + DefaultTokenFile + `); with that file, the agent also finds and joins
+the cluster by itself. A host that joins must have no networks of its own, except an
+unused "default".`,
 		Example: `  ssh host1 socketplane cluster token | socketplane cluster join --token-file - 192.0.2.11
   socketplane cluster join --token-file /root/token`,
 		Args: args(0, -1),
@@ -91,13 +93,13 @@ func (a *app) clusterLeaveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave",
 		Short: "Leave the cluster",
-		Long: `Leaves the cluster: the other hosts take their tunnels down, and this host is one on
-its own again, with an empty state. It is refused while the host has endpoints.`,
+		Long: `Leaves the cluster. The other hosts remove their tunnels to this host, which is on its
+own again, with an empty state. It is refused while the host has endpoints.`,
 		Example: `  socketplane cluster leave
   socketplane cluster leave --force`,
 		Args: args(0, 0),
 	}
-	force := cmd.Flags().Bool("force", false, "take the interfaces of all containers of this host away and release their addresses")
+	force := cmd.Flags().Bool("force", false, "detach all containers of this host and release their addresses")
 	format := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		before, after, err := a.change(cmd.Context(), func(svc api.ClusterService) (api.Place, error) {
@@ -118,20 +120,20 @@ its own again, with an empty state. It is refused while the host has endpoints.`
 func (a *app) clusterBindCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bind IFACE",
-		Short: "Choose the interface of the tunnels",
-		Long: `Moves the tunnels, and the cluster's Consul, to the address of an interface; the other
-hosts follow within seconds. It holds until it is said otherwise, also against the
-setting cluster.iface. --default undoes it.`,
+		Short: "Choose the tunnel interface",
+		Long: `Moves the tunnels, and the cluster's Consul, to the address of an interface. The other
+hosts follow within seconds. The choice persists and overrides the setting cluster.iface.
+--default undoes it.`,
 		Example: `  socketplane cluster bind eth1
   socketplane cluster bind --default`,
 		Args:                  args(0, 1),
 		DisableFlagsInUseLine: true,
 	}
-	undo := cmd.Flags().Bool("default", false, "back to the setting cluster.iface, or what is found")
+	undo := cmd.Flags().Bool("default", false, "return to the setting cluster.iface, or to the interface that the agent finds")
 	format := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *undo == (len(args) == 1) {
-			return usagef("name an interface or say --default; usage: %s", usageLine(cmd))
+			return usagef("name an interface or use --default; usage: %s", usageLine(cmd))
 		}
 		iface := ""
 		if !*undo {

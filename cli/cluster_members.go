@@ -6,11 +6,11 @@ func (a *app) clusterMembersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "members",
 		Short: "List the hosts of the cluster",
-		Long: `Lists the hosts of the cluster, this one marked with a star. A host is suspect when
-its agent has not been heard of; its containers may run on. It is gone when its machine
-is dead, too: nothing is sent to it any more, and after a while its addresses are given
-up, and it is in the list no more. The role is that of its Consul: three servers carry a
-cluster of three hosts and more.`,
+		Long: `Lists the hosts of the cluster; a star marks this one. A host is suspect if its agent
+is silent; its containers may still run. It is gone if its machine is dead too. The
+others then send nothing to it, and after a while they release its addresses and remove
+it from the list. The role is that of its Consul: a cluster of three or more hosts has
+three servers.`,
 		Example: `  socketplane cluster members
   socketplane cluster members -o json`,
 		Args: args(0, 0),

@@ -21,14 +21,13 @@ func (a *app) clusterTokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token [--new]",
 		Short: "Show what a host needs to join",
-		Long: `Shows the cluster's token, which lets a host join: keep it secret. With --new a token
-is made and only printed: for a cluster that does not exist yet, so that all its hosts
-can be given it before the first is born.`,
+		Long: `Shows the cluster's token. It allows a host to join, so keep it secret. --new generates
+a token and only prints it. Use it to prepare hosts before their cluster exists.`,
 		Example: `  socketplane cluster token
   socketplane cluster token --new`,
 		Args: args(0, 0),
 	}
-	fresh := cmd.Flags().Bool("new", false, "make a token; no agent is needed")
+	fresh := cmd.Flags().Bool("new", false, "generate a token; needs no agent")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *fresh {
 			_, err := fmt.Fprintln(a.stdout, cluster.NewToken().Secret())

@@ -13,7 +13,7 @@ func (a *app) cniCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "cni",
 		Short: "Set up the CNI plugin for containerd, Podman and others",
-		Long: `Makes networks known to programs that start containers through CNI: containerd,
+		Long: `Configures networks for programs that start containers through CNI: containerd,
 Podman with network_backend = "cni", CRI-O, Nomad. The plugin is this program
 under the name ` + cni.Name + `.`,
 		Example: `  socketplane cni install --network web
@@ -41,17 +41,17 @@ func (a *app) cniInstallCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "install [--network NAME]... [--bin-dir DIR] [--conf-dir DIR]",
 		Short: "Link the plugin and write a configuration for each network",
-		Long: `Links this program as a CNI plugin, and writes a network configuration for each
-network, which is then known by its own name; the default one is known as
-"` + cni.DefaultName + `". What is there already stays as it is, and a file of others is never
-overwritten. The networks may be created before or after.`,
+		Long: `Links this program as a CNI plugin, and writes a configuration for each network. CNI
+knows a network by its own name, and the default one as "` + cni.DefaultName + `". Existing
+configurations stay, and files of others are never overwritten. You may create the
+networks before or after.`,
 		Example: `  socketplane cni install
   socketplane cni install --network web --network db`,
 		Args:                  args(0, 0),
 		DisableFlagsInUseLine: true,
 	}
 	setup := cniDirs(cmd)
-	networks := cmd.Flags().StringArray("network", nil, "network, may be given several times (default \""+api.DefaultNetwork+"\")")
+	networks := cmd.Flags().StringArray("network", nil, "network; may be repeated (default \""+api.DefaultNetwork+"\")")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		settings, err := a.settings()
 		if err != nil {
@@ -74,8 +74,8 @@ func (a *app) cniUninstallCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "uninstall [--bin-dir DIR] [--conf-dir DIR]",
 		Short: "Remove the plugin's link and the configurations that install wrote",
-		Long: `Removes what install made, and nothing else. Containers that run keep their
-network; they are to be ended first, since nobody tells when they end any more.`,
+		Long: `Removes what install created, and nothing else. Stop containers that use the plugin
+first: running ones keep their network, but afterwards nothing reports their end.`,
 		Example:               `  socketplane cni uninstall`,
 		Args:                  args(0, 0),
 		DisableFlagsInUseLine: true,

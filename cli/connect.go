@@ -12,10 +12,10 @@ import (
 func (a *app) connectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connect -n NETWORK --netns PATH --id ID [--ifname eth0] [--ip ADDR] [-p PORTS]",
-		Short: "Give any network namespace an interface",
-		Long: `Puts an interface on a network into a network namespace, whoever made it: LXC,
-systemd-nspawn, ip netns. The interface has its address and default route when the
-command returns. The same command again gives the same interface. It stays until
+		Short: "Connect any network namespace to a network",
+		Long: `Puts an interface on a network into a network namespace, whatever created it: LXC,
+systemd-nspawn, ip netns. When the command returns, the interface has its address and
+default route. Repeating the command changes nothing. The interface stays until
 disconnect, or until the namespace is gone.`,
 		Example: `  ip netns add blue
   socketplane connect -n web --netns /run/netns/blue --id blue
@@ -30,7 +30,7 @@ disconnect, or until the namespace is gone.`,
 	flags.StringVarP(&req.Network, "network", "n", api.DefaultNetwork, "network")
 	flags.StringVar(&req.NetNS, "netns", "", "path of the network namespace (required)")
 	flags.StringVar(&req.ID, "id", "", "name for the endpoint, unique on this host (required)")
-	flags.StringVar(&req.IfName, "ifname", "eth0", "interface's name inside the namespace")
+	flags.StringVar(&req.IfName, "ifname", "eth0", "name of the interface inside the namespace")
 	flags.StringVar(&req.IP, "ip", "", "address (default: the next free one)")
 	flags.StringArrayVarP(&publish, "publish", "p", nil, "port of this host that leads to it, as docker run -p: [[ip:]host:]port[/udp]; may be repeated")
 	completeFlag(cmd, "network", a.complete(networkNames))
@@ -85,7 +85,7 @@ func checkConnect(cmd *cobra.Command, req *api.AttachRequest) error {
 		}
 	}
 	if req.NetNS == "" || strings.ContainsRune(req.NetNS, 0) {
-		return usagef("--netns %q is no path; give one like /run/netns/blue", req.NetNS)
+		return usagef("--netns %q is not a path; give one like /run/netns/blue", req.NetNS)
 	}
 	abs, err := filepath.Abs(req.NetNS)
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 func (a *app) depsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deps",
-		Short: "Show what is needed on this host and what is here",
-		Long: `Shows every program that SocketPlane calls, the version that is needed and the one
-that was found, and how to get what is missing. Exits 1 when something needed is
-missing. Changes nothing.`,
+		Short: "Show which programs this host needs and has",
+		Long: `Shows every program that SocketPlane calls, the required version and the one found,
+and how to get what is missing. Exits 1 if a required program is missing. Changes
+nothing.`,
 		Example: `  socketplane deps
   socketplane deps -o json`,
 		Args: args(0, 0),

@@ -12,7 +12,7 @@ import (
 func (a *app) disconnectCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "disconnect ID",
-		Short: "Take an interface away and free its address",
+		Short: "Remove an interface and free its address",
 		Long: `Undoes connect: removes the interface, the port and its flows, and frees the
 address. An id that is not connected is an error.`,
 		Example: `  socketplane disconnect blue`,
@@ -33,9 +33,9 @@ address. An id that is not connected is an error.`,
 			case e.ID != args[0]: // found by the beginning of its id or by a name: too vague to destroy
 				return api.Errorf(api.CodeNotFound, "no endpoint has the id %q; did you mean %q?", args[0], e.ID)
 			case e.Source == api.SourceDocker:
-				return api.Errorf(api.CodeConflict, "%s is a Docker container; take it away with: socketplane rm %s", args[0], shortID(e.ID))
+				return api.Errorf(api.CodeConflict, "%s is a Docker container; remove it with: socketplane rm %s", args[0], shortID(e.ID))
 			case e.Source == api.SourceDriver:
-				return api.Errorf(api.CodeConflict, "endpoint %q is Docker's; take it away with: docker network disconnect %s CONTAINER", shortID(e.ID), docker.NetworkName(e.Network))
+				return api.Errorf(api.CodeConflict, "endpoint %q is Docker's; remove it with: docker network disconnect %s CONTAINER", shortID(e.ID), docker.NetworkName(e.Network))
 			}
 			if err := svc.Release(cmd.Context(), e.ID); err != nil {
 				return err

@@ -15,9 +15,9 @@ func (a *app) infoCommand() *cobra.Command {
 		Aliases: []string{"ps"},
 		Short:   "Show what is attached on this host, or on all",
 		Long: `Shows the containers of this host that have an interface on a network, or one of
-them, named by its name, its id or the beginning of its id. A stopped container that
-keeps its address has no interface: --stopped shows it, too. --all shows the
-containers of all hosts, stopped ones too.`,
+them, by its name, its id or the beginning of its id. A stopped container that keeps
+its address has no interface; --stopped shows it too. --all shows the containers of
+all hosts, including stopped ones.`,
 		Example: `  socketplane info
   socketplane info shop
   socketplane info --all
@@ -26,8 +26,8 @@ containers of all hosts, stopped ones too.`,
 	}
 	format := outputFlag(cmd)
 	cmd.ValidArgsFunction = first(a.complete(containerNames))
-	all := cmd.Flags().BoolP("all", "a", false, "of all hosts, also what holds an address without being attached")
-	stopped := cmd.Flags().Bool("stopped", false, "also what holds an address without being attached")
+	all := cmd.Flags().BoolP("all", "a", false, "show the containers of all hosts, including stopped ones that keep their address")
+	stopped := cmd.Flags().Bool("stopped", false, "also show stopped containers that keep their address")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		svc, err := a.service()
 		if err != nil {

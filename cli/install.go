@@ -40,22 +40,22 @@ func (a *app) installCommand() *cobra.Command {
 	var f installFlags
 	cmd := &cobra.Command{
 		Use:   "install [--bootstrap | --join ADDR...] [--iface IF] [--token-file FILE] [--from DIR] [--unattended]",
-		Short: "Set this host up",
-		Long: `Sets this host up (Debian, Ubuntu): Open vSwitch, Docker and iptables from the
+		Short: "Set up this host",
+		Long: `Sets up this host (Debian, Ubuntu): Open vSwitch, Docker and iptables from the
 distribution, Consul, this program in /usr/local/bin, kernel settings, the group
-socketplane, the settings file, the systemd units, shell completion; then it starts the
-agent and, when asked, begins a cluster or joins one. What is there already stays as
-it is. Each step says what it does; after a failure run it again, and it goes on.
+socketplane, the settings file, the systemd units, shell completion. Then it starts the
+agent and, on request, bootstraps or joins a cluster. It keeps what is already there.
+Each step says what it does. After a failure, run it again and it continues.
 
-Consul is the one on the PATH, or that of --from DIR (the program consul, or its
-release's archive), or the release ` + setup.ConsulRelease().Version + `, downloaded and verified by its checksum.
+Consul is the one on the PATH, or the one in --from DIR (the program consul, or its
+release archive), or release ` + setup.ConsulRelease().Version + `, downloaded and verified by its checksum.
 BOOTSTRAP=true in the environment means --bootstrap.
 
-With --token-file and neither --bootstrap nor --join, the cluster is found by mDNS on the
-segment of the tunnels' interface.
+With --token-file and neither --bootstrap nor --join, the host finds the cluster by mDNS
+on the segment of the tunnel interface.
 
-With --unattended, a host that joins waits up to ` + joinPatience.String() + ` for the cluster: hosts that are
-made at the same time come up in any order.`,
+With --unattended, a host that joins waits up to ` + joinPatience.String() + ` for the cluster, so
+hosts that are created at the same time may start in any order.`,
 		Example: `  sudo socketplane install --bootstrap
   sudo socketplane install --join 10.254.101.21 --token-file /root/token
   sudo socketplane install --token-file /root/token
@@ -63,10 +63,10 @@ made at the same time come up in any order.`,
 		Args:                  args(0, 0),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().BoolVar(&f.bootstrap, "bootstrap", false, "begin a cluster with this host")
-	cmd.Flags().StringArrayVar(&f.join, "join", nil, "address of a host whose cluster is joined, may be given several times")
+	cmd.Flags().BoolVar(&f.bootstrap, "bootstrap", false, "bootstrap a cluster on this host")
+	cmd.Flags().StringArrayVar(&f.join, "join", nil, "address of a host of the cluster to join; may be repeated")
 	cmd.Flags().StringVar(&f.iface, "iface", "", "interface that carries the tunnels")
-	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "file that holds the cluster's token")
+	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "file that contains the cluster's token")
 	cmd.Flags().StringVar(&f.from, "from", "", "directory to take Consul from; nothing is downloaded then")
 	cmd.Flags().BoolVar(&f.unattended, "unattended", false, "ask nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -88,7 +88,7 @@ func (a *app) checkInstall(f *installFlags) error {
 		f.bootstrap = f.bootstrap || on
 	}
 	if f.bootstrap && len(f.join) > 0 {
-		return usagef("--bootstrap begins a cluster and --join joins one; a host does one of them")
+		return usagef("--bootstrap creates a cluster and --join joins one; use only one of them")
 	}
 	if f.iface != "" {
 		if err := checkInterface(f.iface); err != nil {
@@ -109,7 +109,7 @@ func (a *app) checkInstall(f *installFlags) error {
 		*file = abs
 	}
 	if (a.configFile != "" || a.socket != "") && a.setupHost().Systemd() {
-		return usagef("the unit reads %s and nothing else: write there what --config and --socket would say", DefaultConfigFile)
+		return usagef("the systemd unit reads only %s; write the settings there instead of using --config and --socket", DefaultConfigFile)
 	}
 	for _, argv := range clusterCommands(*f) {
 		if err := a.hasCommand(argv); err != nil {
@@ -209,7 +209,7 @@ func (a *app) clusterSteps(f installFlags) []setup.Step {
 			}
 		}
 		steps = append(steps, setup.Step{
-			Name: argv[0] + " " + argv[1], Remedy: "mend that",
+			Name: argv[0] + " " + argv[1], Remedy: "fix that",
 			Do: func(ctx context.Context) (string, error) { return "", do(ctx) },
 		})
 	}

@@ -17,8 +17,8 @@ func TestInstallUsedWrongly(t *testing.T) {
 		args      []string
 		want      string
 	}{
-		{"begin and join", "", []string{"--bootstrap", "--join", "192.0.2.1"}, "a host does one of them"},
-		{"begin by the environment, and join", "true", []string{"--join", "192.0.2.1"}, "a host does one of them"},
+		{"begin and join", "", []string{"--bootstrap", "--join", "192.0.2.1"}, "use only one of them"},
+		{"begin by the environment, and join", "true", []string{"--join", "192.0.2.1"}, "use only one of them"},
 		{"neither true nor false", "maybe", nil, `BOOTSTRAP="maybe"`},
 		{"no interface's name", "", []string{"--iface", "eth0;reboot"}, "--iface"},
 		{"no token file", "", []string{"--token-file", missing}, missing},

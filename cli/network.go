@@ -15,7 +15,7 @@ func (a *app) networkCommand() *cobra.Command {
 		Aliases: []string{"net"},
 		Short:   "Create, list, show and delete networks",
 		Long: `A network is a layer-2 and layer-3 segment with a subnet of its own that spans all
-hosts of the cluster. Containers of one network never reach those of another.`,
+hosts of the cluster. Containers reach those of other networks only by published ports.`,
 		Example: `  socketplane network create web 10.6.0.0/16
   socketplane network list
   socketplane network delete web`,

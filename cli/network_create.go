@@ -24,19 +24,19 @@ func (a *app) networkCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME [CIDR] [--gateway ADDR] [--allow-metadata]",
 		Short: "Create a network on all hosts",
-		Long: `Creates a network. Without a CIDR a free subnet is picked that overlaps no other
-network and no route of any host. The same name with the same subnet again gives
-the existing network; with another subnet it is an error.
+		Long: `Creates a network. Without a CIDR it picks a free subnet, which overlaps no other
+network and no route of any host. If the network exists with the same subnet, it
+prints that network; with another subnet it fails.
 
 The subnet must be private: in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16,
-100.64.0.0/10 or 198.18.0.0/15. A public one needs root of each host that uses it:
-allow_public = ["CIDR"] in section [network] of the settings file, and a restart of
-the agent.
+100.64.0.0/10 or 198.18.0.0/15. For a public one, root of each host that uses it sets
+allow_public = ["CIDR"] in section [network] of the settings file, and restarts the
+agent.
 
-Containers do not reach link-local addresses (169.254.0.0/16). There a cloud tells
-whoever asks what the host was made with, its secrets too. --allow-metadata opens
-them to the containers of this network, on each host whose settings list the network
-in allow_metadata in section [network].`,
+Containers do not reach link-local addresses (169.254.0.0/16). A cloud serves the
+host's metadata there, secrets included. --allow-metadata opens these addresses to the
+containers of this network, on each host whose settings list the network in
+allow_metadata in section [network].`,
 		Example: `  socketplane network create web 10.6.0.0/16
   socketplane network create shop 10.7.0.0/24 --gateway 10.7.0.254
   socketplane network create db -o json`,

@@ -11,10 +11,9 @@ func (a *app) networkDeleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "delete NAME",
 		Aliases: []string{"rm"},
-		Short:   "Delete a network that nobody uses",
-		Long: `Deletes a network on all hosts. A network with endpoints cannot be deleted, on
-whatever host they are: remove its containers first. A stopped container counts,
-because it keeps its address.`,
+		Short:   "Delete an unused network",
+		Long: `Deletes a network on all hosts. A network with endpoints on any host cannot be deleted;
+remove its containers first. A stopped container that keeps its address counts.`,
 		Example: `  socketplane network delete web`,
 		Args:    args(1, 1),
 	}

@@ -16,7 +16,7 @@ func (a *app) networkListCommand() *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List all networks",
 		Long: `Lists the networks of the cluster, sorted by name, with the number of endpoints on
-all hosts. A stopped container that keeps its address is one, too.`,
+all hosts. Stopped containers that keep their address count.`,
 		Example: `  socketplane network list
   socketplane network list -o json`,
 		Args: args(0, 0),

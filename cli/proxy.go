@@ -22,23 +22,24 @@ import (
 func (a *app) proxyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "proxy [--listen ADDR]",
-		Short: "Docker's API, with networks named by a container's environment",
-		Long: `Listens as dockerd does and passes everything on to it, streams included. A
-container that is created through it with one of these variables is on that network
-before its process runs:
+		Short: "Serve Docker's API, with networks chosen by a container's environment",
+		Long: `Listens like dockerd and passes everything on to it, including streams. A container
+that is created through it with one of these variables is on that network before its
+process runs:
 
-  SOCKETPLANE_CIDR=10.0.6.1/24  the network with subnet 10.0.6.0/24. It is made if there
-                                is none; the address then is its gateway's.
-  SP_NETWORK=web                the network of that name, which must be there
+  SOCKETPLANE_CIDR=10.0.6.1/24  the network with subnet 10.0.6.0/24. If there is none,
+                                it is created with this address as its gateway.
+  SP_NETWORK=web                the network of that name, which must exist
 
-Who may speak to the proxy may do what dockerd does, so it listens on loopback
-(127.0.0.0/8, ::1) or on a unix socket (mode 0660, the group of dockerd's socket). Any
-other address needs --tlscert, --tlskey and --tlscacert, and clients with a
-certificate. Web pages are refused. It runs in the foreground and ends with SIGINT or
-SIGTERM: streams under way then have 5 seconds left.
+Anybody who can connect to the proxy can do what dockerd can do. So it listens on
+loopback (127.0.0.0/8, ::1), where every user of this host can connect, or on a unix
+socket (mode 0660, the group of dockerd's socket). Any other address needs --tlscert,
+--tlskey and --tlscacert, and clients with a certificate. Requests of web pages are
+refused. It runs in the foreground and ends with SIGINT or SIGTERM; open streams then
+have 5 seconds left.
 
-The same is in the settings file: [proxy] listen, cert_file, key_file, ca_file; dockerd
-is found by docker.socket, the agent by api.socket.`,
+The settings file has the same settings: [proxy] listen, cert_file, key_file, ca_file.
+docker.socket names dockerd's socket, api.socket the agent's.`,
 		Example: `  socketplane proxy
   DOCKER_HOST=tcp://127.0.0.1:2375 docker run -d -e SOCKETPLANE_CIDR=10.0.6.1/24 nginx
   socketplane proxy --listen unix:///run/socketplane/docker.sock

@@ -37,7 +37,7 @@ func parseListen(s string) (proxyAddress, error) {
 	}
 	addr, err := netip.ParseAddrPort(rest)
 	if !ok || err != nil {
-		return proxyAddress{}, fmt.Errorf("%q is no address to listen on; write tcp://127.0.0.1:2375 or unix:///run/socketplane/docker.sock", s)
+		return proxyAddress{}, fmt.Errorf("%q is not an address to listen on; write tcp://127.0.0.1:2375 or unix:///run/socketplane/docker.sock", s)
 	}
 	return proxyAddress{addr: addr}, nil
 }

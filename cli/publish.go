@@ -16,7 +16,7 @@ const publishExample = "write it like 8080:80, 127.0.0.1:8080:80/udp or 8000-800
 func parsePublish(spec string) ([]api.PortMapping, error) {
 	// Before anybody repeats it in a message.
 	if len(spec) > maxPublish || strings.ContainsFunc(spec, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, usagef("-p %.60q is no port; %s", spec, publishExample)
+		return nil, usagef("-p %.60q is not a port; %s", spec, publishExample)
 	}
 	if strings.Contains(spec, "=") {
 		short, err := shortPublish(spec)
@@ -38,13 +38,13 @@ func parsePublish(spec string) ([]api.PortMapping, error) {
 		if m.Binding.HostPort != "" {
 			host, err := nat.ParsePort(m.Binding.HostPort)
 			if err != nil {
-				return nil, usagef("-p %q: one port of the host leads to one of the container; name it, or leave it out for any that is free", spec)
+				return nil, usagef("-p %q: one port of the host leads to one port of the container; give one host port, or none for any free port", spec)
 			}
 			p.HostPort = uint16(host)
 		}
 		if ip := m.Binding.HostIP; ip != "" {
 			if p.HostIP, err = netip.ParseAddr(ip); err != nil {
-				return nil, usagef("-p %q: %q is no address; %s", spec, ip, publishExample)
+				return nil, usagef("-p %q: %q is not an address; %s", spec, ip, publishExample)
 			}
 		}
 		ports = append(ports, p)

@@ -19,9 +19,8 @@ const releaseDeadline = 15 * time.Second
 func (a *app) rmCommand() *cobra.Command {
 	return a.passthrough("rm", &cobra.Command{
 		Short: "Remove containers and free their addresses",
-		Long: `Removes containers as docker rm does, and returns when their addresses are free
-again. While the store cannot be reached it says so, and the agent frees them
-once it can.`,
+		Long: `Removes containers like docker rm, and returns when their addresses are free again.
+If the store cannot be reached it says so, and the agent frees them later.`,
 		Example: `  socketplane rm shop
   socketplane rm -f shop`,
 	}, func(cmd *cobra.Command, argv []string) error { return a.removeContainers(cmd.Context(), argv) })
@@ -84,7 +83,7 @@ func (a *app) waitReleased(ctx context.Context, svc api.Service, ids []string) e
 		switch {
 		case errors.Is(err, api.ErrUnreachable): // the agent frees it when it is back
 		case err != nil:
-			return fmt.Errorf("container %s is removed, but the agent has not heard of it within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
+			return fmt.Errorf("container %s is removed, but the agent has not noticed it within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
 		}
 	}
 	// From here on no container is looked for in time that another has used up.
@@ -96,7 +95,7 @@ func (a *app) waitReleased(ctx context.Context, svc api.Service, ids []string) e
 		case err == nil, errors.Is(err, api.ErrUnreachable):
 		case freeing.Err() != nil, api.CodeOf(err) == api.CodeUnavailable: // the agent goes on trying
 			// Where standard error is closed nobody is there to be told.
-			_, _ = fmt.Fprintf(a.stderr, "container %s is removed; its address is freed as soon as that can be: %v\n", shortID(id), err)
+			_, _ = fmt.Fprintf(a.stderr, "container %s is removed; its address is freed as soon as possible: %v\n", shortID(id), err)
 		default:
 			return fmt.Errorf("free the address of container %s: %w", shortID(id), err)
 		}

@@ -41,7 +41,7 @@ func TestWaitReleased(t *testing.T) {
 		fails  string
 	}{
 		{name: "freed"},
-		{name: "the store is away", refuse: api.Errorf(api.CodeUnavailable, "the store cannot be reached"), note: "is freed as soon as that can be: the store cannot be reached"},
+		{name: "the store is away", refuse: api.Errorf(api.CodeUnavailable, "the store cannot be reached"), note: "is freed as soon as possible: the store cannot be reached"},
 		{name: "another failure", refuse: api.Errorf(api.CodeInternal, "it went wrong"), fails: "free the address of container a: it went wrong"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

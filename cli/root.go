@@ -56,7 +56,7 @@ carries the packets in VXLAN, Consul carries the state, and a container started
 on any host reaches every other container of its network by its own address.
 
 Exit codes: 0 done, 1 failed, 2 used wrongly, 3 the agent cannot be reached;
-run exits as docker run does, with 125 when the failure is not the container's.`,
+run exits like docker run, with 125 if it is not the container that failed.`,
 		Example: `  socketplane agent start
   socketplane network create web 10.6.0.0/16
   socketplane run -n web -d --name shop nginx

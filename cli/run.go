@@ -21,17 +21,17 @@ func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "run [-n NETWORK] [--ip ADDR] [-p PORTS] DOCKER_RUN_ARGS...",
 		Short: "docker run, with the container on a network",
-		Long: `Runs a container as docker run does, with the network there before its first
-instruction. -n (--network), --ip, -p (--publish) and -P (--publish-all) may stand
-anywhere before the image; every other flag goes to Docker as it is. Without -n
+		Long: `Runs a container like docker run. The network is there before the container's first
+instruction. -n (--network), --ip, -p (--publish) and -P (--publish-all) may be
+anywhere before the image; all other flags go to Docker unchanged. Without -n
 the network is "default".
 
 -p takes all of Docker's forms: 80 (any free port of the host; socketplane info
-shows it), 8080:80, 127.0.0.1:8080:80/udp, 8000-8002:8000-8002. Docker itself knows
-nothing of them. A container that asks for a port that is taken does not start.
+shows it), 8080:80, 127.0.0.1:8080:80/udp, 8000-8002:8000-8002. Docker itself does
+not show these ports. A container that asks for a taken port does not start.
 
-The exit code is the container's, 125 when it could not be made or started, 126
-and 127 when its command could not be run.`,
+The exit code is the container's, 125 if the container could not be created or
+started, 126 or 127 if its command could not be run.`,
 		Example: `  socketplane run -n web -d --name shop nginx
   socketplane run --rm -it -n web busybox sh
   socketplane run -n web -p 8080:80 -d nginx
@@ -129,7 +129,7 @@ func (a *app) createContainer(ctx context.Context, host string, r runArgs) (stri
 	case err != nil:
 		return "", fmt.Errorf("docker create: %w", err)
 	case len(id) != 64 || !isHex(id):
-		return "", fmt.Errorf("docker create gave %q, which is no container id", id)
+		return "", fmt.Errorf("docker create printed %q, which is not a container id", id)
 	}
 	return id, nil
 }

@@ -99,7 +99,7 @@ func parseRun(argv []string) (runArgs, error) {
 func longFlag(argv []string, booleans map[string]bool) ([]flagToken, []string, error) {
 	name, value, valued := strings.Cut(argv[0][2:], "=")
 	if name == "" {
-		return nil, nil, usagef("%q is no flag", argv[0])
+		return nil, nil, usagef("%q is not a flag", argv[0])
 	}
 	t := flagToken{name: name, value: value, valued: valued, passing: argv[:1]}
 	if valued || booleans[name] {

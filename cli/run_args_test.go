@@ -149,7 +149,7 @@ func TestParseRunRefuses(t *testing.T) {
 		{"--ip6 fd00::1 lab", "IPv4"},
 		{"-d -a stdout lab", "exclude"},
 		{"--rm=perhaps lab", "true or false"},
-		{"--= lab", "no flag"},
+		{"--= lab", "not a flag"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.argv, func(t *testing.T) {

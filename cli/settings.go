@@ -176,9 +176,9 @@ func settingTable() []setting {
 		{"api.socket", "socket", "unix socket of the agent", false, func(s *Settings) any { return &s.API.Socket }, checkSocket},
 		{"api.legacy", "", "serve the API of 2015 on " + legacyAddress + ", too", false, func(s *Settings) any { return &s.API.Legacy }, nil},
 		{"proxy.listen", "listen", "where the Docker API proxy listens: tcp://ADDRESS:PORT or unix:///PATH", false, func(s *Settings) any { return &s.Proxy.Listen }, checkListen},
-		{"proxy.cert_file", "tlscert", "certificate of the Docker API proxy; with key and CA any address may be listened on", false, func(s *Settings) any { return &s.Proxy.CertFile }, orEmpty(checkAbs)},
+		{"proxy.cert_file", "tlscert", "certificate of the Docker API proxy; with key and CA it may listen on any address", false, func(s *Settings) any { return &s.Proxy.CertFile }, orEmpty(checkAbs)},
 		{"proxy.key_file", "tlskey", "key of the proxy's certificate", false, func(s *Settings) any { return &s.Proxy.KeyFile }, orEmpty(checkAbs)},
-		{"proxy.ca_file", "tlscacert", "certificates that those of the proxy's clients must be signed by", false, func(s *Settings) any { return &s.Proxy.CAFile }, orEmpty(checkAbs)},
+		{"proxy.ca_file", "tlscacert", "CA certificates that must have signed the certificates of the proxy's clients", false, func(s *Settings) any { return &s.Proxy.CAFile }, orEmpty(checkAbs)},
 		{"log.level", "log-level", "debug, info, warn or error", false, func(s *Settings) any { return &s.Log.Level }, checkOneOf("debug", "info", "warn", "error")},
 		{"log.file", "", "log of an agent that was started in the background", false, func(s *Settings) any { return &s.Log.File }, checkAbs},
 	}

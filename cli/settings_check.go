@@ -39,7 +39,7 @@ func checkInterface(s string) error { return api.CheckIfName(s) }
 func checkInterfaces(s string) error {
 	for _, one := range list(s) {
 		if !nat.IsUplinkName(one) {
-			return fmt.Errorf("%q is no interface's name", one)
+			return fmt.Errorf("%q is not an interface name", one)
 		}
 	}
 	return nil
@@ -61,7 +61,7 @@ func checkSocket(s string) error {
 		return err
 	}
 	if len(s) > 107 {
-		return fmt.Errorf("%q is %d bytes long; a unix socket's path holds 107", s, len(s))
+		return fmt.Errorf("%q is %d bytes long; a unix socket's path has at most 107", s, len(s))
 	}
 	return nil
 }

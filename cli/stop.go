@@ -5,7 +5,7 @@ import "github.com/spf13/cobra"
 func (a *app) stopCommand() *cobra.Command {
 	return a.passthrough("stop", &cobra.Command{
 		Short:   "Stop containers",
-		Long:    `Stops containers as docker stop does. A stopped container keeps its address.`,
+		Long:    `Stops containers like docker stop. A stopped container keeps its address.`,
 		Example: `  socketplane stop -t 2 shop`,
 	}, func(_ *cobra.Command, argv []string) error { return a.becomeDocker("stop", argv) })
 }

@@ -26,19 +26,19 @@ func (a *app) uninstallCommand() *cobra.Command {
 	var force, purge bool
 	cmd := &cobra.Command{
 		Use:   "uninstall [--force] [--purge]",
-		Short: "Give this host back as it was",
-		Long: `Undoes install and what the agent did: units, program, links, kernel settings (they
-become what they were), Docker's runtime and networks of ours, the bridge, interfaces,
-iptables and nftables rules. A host that is in a cluster leaves it first. It refuses
-while containers are attached, and when the host cannot leave its cluster. The packages
-stay, and so do settings and state unless --purge is given.`,
+		Short: "Undo install, and restore this host",
+		Long: `Undoes install and what the agent did. It removes the units, the program and its links,
+Docker's runtime and our Docker networks, the bridge, interfaces, iptables and nftables
+rules, and restores the kernel settings. A host in a cluster leaves it first. It refuses
+while containers are attached, and when the host cannot leave its cluster. Packages
+stay, and without --purge so do settings and state.`,
 		Example: `  sudo socketplane uninstall
   sudo socketplane uninstall --purge`,
 		Args:                  args(0, 0),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also while containers are attached, they lose their network; and when the host cannot leave its cluster")
-	cmd.Flags().BoolVar(&purge, "purge", false, "remove the settings, the state and the log, too")
+	cmd.Flags().BoolVar(&force, "force", false, "uninstall even if containers are attached (they lose their network) or the host cannot leave its cluster")
+	cmd.Flags().BoolVar(&purge, "purge", false, "also remove the settings, the state and the log")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if os.Geteuid() != 0 {
 			return setup.ErrNotRoot

@@ -24,7 +24,7 @@ func (a *app) leaveCluster(ctx context.Context, s Settings, force bool) (string,
 	case err == nil:
 		return "this host has left cluster " + in, nil
 	case !force || ctx.Err() != nil:
-		return "", fmt.Errorf("this host is in cluster %s and cannot leave it: %w; or say --force, and its record stays there", in, err)
+		return "", fmt.Errorf("this host is in cluster %s and cannot leave it: %w; or use --force, and its record stays there", in, err)
 	}
 	return fmt.Sprintf("this host could not leave cluster %s (%s): its record stays there, and the others show it as suspect", in, oneLine(err.Error())), nil
 }

@@ -84,7 +84,7 @@ type ending struct {
 var _ api.ClusterService = (*Keeper)(nil)
 
 // errChanging refuses a change of the place while another takes force.
-var errChanging = api.Errorf(api.CodeUnavailable, "the agent is ending or beginning anew; try again")
+var errChanging = api.Errorf(api.CodeUnavailable, "the agent is stopping or restarting; try again")
 
 // NewKeeper reads this host's place.
 func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
@@ -219,5 +219,5 @@ func (k *Keeper) Token(context.Context) (api.Token, error) {
 }
 
 func (k *Keeper) errConfigured(what string) error {
-	return api.Errorf(api.CodeConflict, "%s: consul.address is set, so the cluster is whoever uses that Consul; remove the setting to have the agent run one", what)
+	return api.Errorf(api.CodeConflict, "%s: consul.address is set, so all hosts that use that Consul form the cluster; remove the setting to have the agent run one", what)
 }

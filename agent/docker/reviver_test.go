@@ -65,7 +65,7 @@ func TestReviver(t *testing.T) {
 		"store":   {"always", away},
 		"switch":  {"unless-stopped", "NetworkDriver.Join: Open vSwitch cannot be reached; see that ovsdb-server and ovs-vswitchd run, and try again"},
 		"lost":    {"always", "NetworkDriver.Join: " + LostCall + "; try again"},
-		"late":    {"always", "NetworkDriver.Join: " + LateCall + "; what it began for a container is taken back"},
+		"late":    {"always", "NetworkDriver.Join: " + LateCall + "; what it changed for the container is undone"},
 		"never":   {"always", away}, // its user was told
 		"once":    {"no", away},
 		"retries": {"on-failure", away},

@@ -37,7 +37,7 @@ func fetch(ctx context.Context, client *http.Client, r Release, into *os.File) e
 		case next.URL.Scheme != "https":
 			return fmt.Errorf("led to %s, which is not https", next.URL.Redacted())
 		case len(via) > 5:
-			return errors.New("led on and on")
+			return errors.New("too many redirects")
 		}
 		return nil
 	}

@@ -81,7 +81,7 @@ func ensureLink(path, target string) (bool, error) {
 			return false, err
 		}
 	case !errors.Is(err, fs.ErrNotExist):
-		return false, fmt.Errorf("%s is there and is no link; move it away", path)
+		return false, fmt.Errorf("%s exists and is not a link; move it away", path)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, err

@@ -222,7 +222,7 @@ func TestRunGoesOnAfterAFailure(t *testing.T) {
 	const update = "apt-get -q -o DPkg::Lock::Timeout=300 update"
 	s.fail[update] = errors.New("apt-get failed (exit status 100): no mirror")
 	err := h.Run(t.Context(), "install", h.Install(in))
-	want := "packages: apt-get failed (exit status 100): no mirror; see that apt-get can reach its mirrors, or install them by hand, then run it again: what is done stays done"
+	want := "packages: apt-get failed (exit status 100): no mirror; see that apt-get can reach its mirrors, or install them by hand, then run it again; it continues there"
 	if err == nil || err.Error() != want {
 		t.Fatalf("got %v\nwant %s", err, want)
 	}

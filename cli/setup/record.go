@@ -61,7 +61,7 @@ func (h *Host) record(stateDir string) (Record, error) {
 	}
 	var r Record
 	if err := json.Unmarshal(data, &r); err != nil || r.Version != 1 {
-		return Record{}, fmt.Errorf("%s cannot be read (%w); remove it: what the host was like before is then not put back", path, errors.Join(err, fs.ErrInvalid))
+		return Record{}, fmt.Errorf("%s cannot be read (%w); remove it; uninstall then does not restore how the host was before", path, errors.Join(err, fs.ErrInvalid))
 	}
 	return r, nil
 }

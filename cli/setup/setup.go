@@ -39,7 +39,7 @@ func (h *Host) Run(ctx context.Context, verb string, steps []Step) error {
 		said, err := s.Do(ctx)
 		if err != nil {
 			if s.Remedy != "" {
-				return fmt.Errorf("%s: %w; %s, then run it again: what is done stays done", s.Name, err, s.Remedy)
+				return fmt.Errorf("%s: %w; %s, then run it again; it continues there", s.Name, err, s.Remedy)
 			}
 			return fmt.Errorf("%s: %w", s.Name, err)
 		}

@@ -61,7 +61,7 @@ func refuseAttached(un Uninstall) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	return fmt.Errorf("containers are attached (%d, see: socketplane info); stop them first, or say --force, and they lose their network", n)
+	return fmt.Errorf("containers are attached (%d, see: socketplane info); stop them first, or use --force, and they lose their network", n)
 }
 
 // dockerRuntime takes the runtime out of daemon.json, and the file away when

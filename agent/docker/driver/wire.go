@@ -67,7 +67,7 @@ func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, erro
 }
 
 // errLate is what dockerd is told of a call that goes on without it.
-var errLate = api.Errorf(api.CodeUnavailable, "%s; what it began for a container is taken back; see: socketplane agent status", docker.LateCall)
+var errLate = api.Errorf(api.CodeUnavailable, "%s; what it changed for the container is undone; see: socketplane agent status", docker.LateCall)
 
 // outcome is how a call ended.
 type outcome[Resp any] struct {
