@@ -59,7 +59,7 @@ func TestResyncKeepsForeignFlows(t *testing.T) {
 	ofctl := func(args ...string) {
 		i.Run(t, "ovs-ofctl", append([]string{"-O", "OpenFlow14"}, args...)...)
 	}
-	ofctl("add-flow", target, "table=9,cookie=0x9,priority=7,actions=drop")
+	ofctl("add-flow", target, "table=20,cookie=0x9,priority=7,actions=drop")
 	ofctl("add-flow", target, "table=4,priority=7,actions=drop")
 	withForeign := dump(t, i)
 	// Flows of ours that are too many, missing and different.
@@ -70,7 +70,7 @@ func TestResyncKeepsForeignFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	equalFlows(t, withForeign, dump(t, i))
-	ofctl("del-flows", target, "table=9")
+	ofctl("del-flows", target, "table=20")
 	ofctl("--strict", "del-flows", target, "table=4,priority=7")
 	equalFlows(t, want, dump(t, i))
 }

@@ -9,8 +9,9 @@ import (
 )
 
 // The tables, each with one job. Register 0 holds the VNI, register 1 is 1 for
-// what came from a tunnel. MAC learning and NORMAL are used nowhere, and
-// what no flow wants is dropped in every table.
+// what came from a tunnel, register 2 is the tunnel's port by which a packet to a
+// peer's host leaves (0: by the gateway port). MAC learning and NORMAL are used
+// nowhere, and what no flow wants is dropped in every table.
 const (
 	tableClassify  = 0
 	tableGuard     = 1
@@ -18,8 +19,11 @@ const (
 	tablePolicy    = 3
 	tableForward   = 4
 	tableBroadcast = 5
-	tableNeighbour = 6 // second half of neighbour discovery's answer; IPv4 networks leave it empty
-	tableReturn    = 7 // the way back to a peer's host, see host and learnReturn
+	tableNeighbour = 6  // second half of neighbour discovery's answer; IPv4 networks leave it empty
+	tableReturn    = 7  // connections that peers' hosts began; the switch fills it, see learnReturn
+	tablePeer      = 8  // picks what a peer's host sends
+	tableLearn     = 9  // has the switch remember it in table 7
+	tableHost      = 10 // to this host, the outside and peers' hosts
 	tableCanary    = 63
 )
 
@@ -38,7 +42,7 @@ func (f Forwarding) Flows() []Flow {
 func (f Forwarding) render() ([]Flow, []string) {
 	f, dropped := f.sane()
 	var r rendering
-	for t := tableClassify; t <= tableReturn; t++ {
+	for t := tableClassify; t <= tableHost; t++ {
 		r.add(t, 0, "", "drop")
 	}
 	r.add(tableCanary, 0, "", "drop")
@@ -56,9 +60,10 @@ func (f Forwarding) render() ([]Flow, []string) {
 		r.add(tableClassify, 100, fmt.Sprintf("in_port=%d,%s%s", p.OFPort, to, untagged),
 			"move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG0[],set_field:1->reg1,goto_table:%d", tablePolicy)
 	}
+	r.peerHosts(f.Peers)
 	for _, g := range f.Segments {
 		r.broadcast(g)
-		r.host(g, f.Self, f.Peers)
+		r.host(g, f.Self)
 		r.remote(g)
 	}
 	return r.flows, dropped
@@ -87,7 +92,7 @@ func (r *rendering) local(g Segment) {
 	if !g.LinkLocal {
 		// There clouds answer with what a host was made with. The packet filter
 		// says the same, but somebody may flush it.
-		r.add(tablePolicy, 110, fmt.Sprintf("ip,reg0=%#x,nw_dst=169.254.0.0/16", g.VNI), "drop")
+		r.add(tablePolicy, 120, fmt.Sprintf("ip,reg0=%#x,nw_dst=169.254.0.0/16", g.VNI), "drop")
 	}
 	for _, l := range g.Local {
 		r.classify(g, l.OFPort)
@@ -115,7 +120,7 @@ func (r *rendering) gateway(g Segment) {
 	r.add(tableGuard, 100, own+",ip", "goto_table:%d", tablePolicy)
 	r.add(tableAnswer, 110, fmt.Sprintf("arp,in_port=%d,arp_tpa=%s", g.GatewayPort, g.Gateway), "drop")
 	r.answer(g, g.Gateway, g.GatewayMAC)
-	r.add(tableForward, 100, fmt.Sprintf("reg0=%#x,reg1=0,dl_dst=%s", g.VNI, g.GatewayMAC), "output:%d", g.GatewayPort)
+	r.add(tableHost, 100, fmt.Sprintf("reg0=%#x", g.VNI), "output:%d", g.GatewayPort)
 }
 
 func (r *rendering) classify(g Segment, port int) {
@@ -151,66 +156,6 @@ func (r *rendering) broadcast(g Segment) {
 	}
 	if len(local) > 0 {
 		r.add(tableBroadcast, 100, fmt.Sprintf("reg0=%#x,reg1=0x1", g.VNI), "%s", strings.Join(local, ","))
-	}
-}
-
-// host renders what lets hosts and remote containers speak: a host does so from
-// its VTEP address, for the gateway's is every host's, and an answer to that
-// would end at the container's own host. Only VTEPs of hosts with endpoints on
-// the segment go by the tunnel; elsewhere there is no gateway to receive it.
-func (r *rendering) host(g Segment, self netip.Addr, peers []Peer) {
-	if g.GatewayMAC == "" {
-		return
-	}
-	used := g.tunnels()
-	for _, p := range peers {
-		if !slices.Contains(used, p.OFPort) || !p.VTEP.Is4() {
-			continue
-		}
-		r.add(tableForward, 110, fmt.Sprintf("ip,reg0=%#x,reg1=0,dl_dst=%s,nw_dst=%s", g.VNI, g.GatewayMAC, p.VTEP),
-			"goto_table:%d", tableReturn)
-		r.add(tableReturn, 100, fmt.Sprintf("ip,reg0=%#x,nw_dst=%s", g.VNI, p.VTEP),
-			"set_field:%#x->tun_id,output:%d", g.VNI, p.OFPort)
-		if g.GatewayPort > 0 {
-			r.learnReturn(g, p)
-		}
-	}
-	if g.GatewayPort > 0 && self.Is4() {
-		r.add(tableForward, 110, fmt.Sprintf("ip,reg0=%#x,reg1=0x1,dl_dst=%s,nw_dst=%s", g.VNI, g.GatewayMAC, self),
-			"output:%d", g.GatewayPort)
-	}
-}
-
-// returnCookie begins the cookies of what learnReturn learns; the VNI follows.
-const returnCookie = Cookie << 32
-
-// returnLimit bounds the connections that one line of learnReturn remembers.
-const returnLimit = 16384
-
-// learnReturn keeps apart the two ways by which a peer's host can speak to an
-// endpoint: to its own address, through the tunnel; or to a port that this host
-// publishes, over the underlay, where this host's kernel has changed the
-// destination and must see the answer to change it back. Both have the VTEP as
-// source, so the answers look alike. What comes by the gateway port is the
-// latter, and its connection's answers go back there. That is learned by the
-// switch from each packet, so it needs no agent and mends itself when the switch
-// was restarted. Over TCP it lasts longer than the two hours after which a
-// kernel asks whether the other end lives (tcp_keepalive_time).
-func (r *rendering) learnReturn(g Segment, p Peer) {
-	for _, l := range []struct {
-		proto   string
-		number  int // IANA's
-		field   string
-		timeout string // seconds
-	}{
-		{"tcp", 6, "NXM_OF_TCP", "idle_timeout=10800,fin_idle_timeout=10"},
-		{"udp", 17, "NXM_OF_UDP", "idle_timeout=300"},
-	} {
-		r.add(tablePolicy, 110, fmt.Sprintf("%s,in_port=%d,reg0=%#x,nw_src=%s", l.proto, g.GatewayPort, g.VNI, p.VTEP),
-			"learn(table=%d,priority=200,cookie=%#x,limit=%d,delete_learned,%s,eth_type=0x800,nw_proto=%d,NXM_NX_REG0[],"+
-				"NXM_OF_IP_SRC[]=NXM_OF_IP_DST[],NXM_OF_IP_DST[]=NXM_OF_IP_SRC[],%[6]s_SRC[]=%[6]s_DST[],%[6]s_DST[]=%[6]s_SRC[],"+
-				"output:NXM_OF_IN_PORT[]),goto_table:%[7]d",
-			tableReturn, returnCookie|uint64(g.VNI), returnLimit, l.timeout, l.number, l.field, tableForward)
 	}
 }
 

@@ -80,7 +80,8 @@ func traced() Forwarding {
 }
 
 var (
-	traceOutput = regexp.MustCompile(`^\s*(output:\d+|IN_PORT|set_field:0x[0-9a-f]+->tun_id)$`)
+	traceOutput = regexp.MustCompile(`^\s*(output:\d+|IN_PORT|set_field:0x[0-9a-f]+->tun_id|-> NXM_NX_TUN_ID\[0\.\.31\] is now 0x[0-9a-f]+)$`)
+	traceVNI    = regexp.MustCompile(`0x[0-9a-f]+`)
 	traceSkip   = regexp.MustCompile(`^\s*>+ skipping output to input port`)
 )
 
@@ -99,8 +100,8 @@ func (x tracer) trace(t *testing.T, flow string) (out []string, raw string) {
 		m := traceOutput.FindStringSubmatch(line)
 		switch {
 		case m == nil:
-		case strings.HasPrefix(m[1], "set_field"):
-			n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(m[1], "set_field:"), "->tun_id"), 0, 32)
+		case traceVNI.MatchString(m[1]):
+			n, err := strconv.ParseUint(traceVNI.FindString(m[1]), 0, 32)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,7 +172,7 @@ func TestPackets(t *testing.T) {
 		"to the world":                       {from(portA1, 2, 1, ip("10.6.0.2", "203.0.113.1")), []string{"4"}},
 		"to the world without a gateway":     {from(portB1, 2, 1, ip("10.6.0.2", "203.0.113.1")), nil},
 		"to this host":                       {from(portA1, 2, 1, ip("10.6.0.2", "198.18.0.1")), []string{"4"}},
-		"to a peer that has the network":     {from(portA1, 2, 1, ip("10.6.0.2", "198.18.0.2")), []string{"5/100"}},
+		"to a peer that has the network":     {from(portA1, 2, 1, ip("10.6.0.2", "198.18.0.2")), []string{"4"}},
 		"to a peer that has it not":          {from(portA1, 2, 1, ip("10.6.0.2", "198.18.0.4")), []string{"4"}},
 		"from the gateway":                   {from(portGW, 1, 2, ip("203.0.113.1", "10.6.0.2")), []string{"1"}},
 		"from the gateway to one there":      {from(portGW, 1, 4, ip("198.18.0.1", "10.6.0.4")), []string{"5/100"}},

@@ -98,8 +98,9 @@ func TestPublishedPortsFromEverywhere(t *testing.T) {
 			{"a neighbour by the gateway", same.namespace(t), gateway, gateway},
 			{"another network", other.namespace(t), h1, other.ip},
 			{"another network by its gateway", other.namespace(t), otherGateway, other.ip},
-			{"its network on another host", far.namespace(t), h1, gateway},
-			{"another network on another host", farOther.namespace(t), h1, farOther.ip},
+			// What a container sends to another host leaves masqueraded as its own host.
+			{"its network on another host", far.namespace(t), h1, "198.18.0.2"},
+			{"another network on another host", farOther.namespace(t), h1, "198.18.0.2"},
 			{"a container of Docker's", plain.namespace(t), h1, gateway}, // Docker masquerades what leaves its bridge
 		} {
 			for proto, port := range map[string]string{"tcp": web.tcp, "udp": web.udp} {
