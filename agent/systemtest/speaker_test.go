@@ -100,8 +100,11 @@ func dialFrom(namespace, proto, addr string) (*speaker, error) {
 }
 
 // ask gives the address as which the other end sees us.
-func (s *speaker) ask() (string, error) {
-	if err := s.SetDeadline(time.Now().Add(speakTimeout)); err != nil {
+func (s *speaker) ask() (string, error) { return s.askIn(speakTimeout) }
+
+// askIn is ask with another time limit.
+func (s *speaker) askIn(wait time.Duration) (string, error) {
+	if err := s.SetDeadline(time.Now().Add(wait)); err != nil {
 		return "", err
 	}
 	if _, err := fmt.Fprintln(s, "who am I"); err != nil {
