@@ -10,8 +10,12 @@ LONG_TIMEOUT := 120m
 UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
+# What another version of Docker can break. DOCKER is one that scripts/docker-root.sh knows.
+DOCKER = 28.5
+DOCKER_TESTS = TestDoors|TestDockers?[A-Z]|TestComposeExample|TestPublished|TestTwoNetworks|TestStoppedKeepsItsAddress
+
 .DEFAULT_GOAL := help
-.PHONY: help deps build package consul tools demo demo-down test test-long from-nothing test-package test-vagrant test-cloud-init test-walk test-vm unit lint shellcheck bench clean
+.PHONY: help deps build package consul tools demo demo-down test test-long from-nothing test-package test-vagrant test-cloud-init test-walk test-vm test-docker unit lint shellcheck bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,10 +49,11 @@ test: deps build consul tools shellcheck ## unit, contract and system tests, as 
 	@scripts/fuzz.sh 10000x
 	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 30m $(SYSTEM)
 
-test-long: from-nothing deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs
+test-long: from-nothing deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs, other versions of Docker
 	@scripts/deps.sh vagrant vm
 	@scripts/fuzz.sh 300000x
 	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -parallel 8 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
+	@for version in 26.1 28.5; do $(MAKE) --no-print-directory test-docker DOCKER=$$version || exit; done
 
 from-nothing:
 	@scripts/from-nothing.sh
@@ -66,6 +71,10 @@ test-package: deps build consul tools ## the package and install.sh on machines 
 test-vm: deps build consul tools ## three VMs (emulated) with a kernel that has openvswitch, made by cloud-init
 	@scripts/deps.sh vm
 	@bin/testrun -v -tags long -count=1 -timeout 30m ./agent/systemtest/vm
+
+test-docker: deps build consul tools ## the tests of Docker's networks with another Docker: DOCKER=26.1 or 28.5
+	@scripts/docker-root.sh $(DOCKER) >/dev/null
+	@SOCKETPLANE_LAB_DOCKER=$(DOCKER) bin/testrun -count=1 -timeout 30m -run '$(DOCKER_TESTS)' ./agent/systemtest
 
 test-walk: deps build consul tools ## docs/walk-2015.md, typed; UPDATE=1 writes the answers into it
 	@bin/testrun -v -tags long -count=1 -timeout 20m ./agent/systemtest/walk $(if $(UPDATE),-update)

@@ -26,4 +26,7 @@ for guest in test-vagrant test-cloud-init test-walk; do
 	target $guest scripts/machine-image.sh guest --made
 done
 target test-vm scripts/machine-image.sh vm --made
+for version in 26.1 28.5; do
+	target test-docker-$version scripts/docker-root.sh $version --made
+done
 echo "from nothing:${nothing:- no target}; what was there before:${made:- nothing}"

@@ -192,8 +192,10 @@ func TestDockerConnect(t *testing.T) {
 	eventually(t, "the first network works on", func() error { return a.pings(t, one.ip) })
 
 	// Newer command lines refuse a daemon of this age its --mac-address.
-	body := `{"Image":"` + lab.Image + `","Cmd":["sleep","100000"],"MacAddress":"02:00:00:00:aa:01","HostConfig":{"Init":true,"NetworkMode":"drv1"}}`
-	resp, err := overSocket(t, 1, "/run/docker.sock").Post("http://docker/v1.41/containers/create?name=dc-mac", "application/json", strings.NewReader(body))
+	// Docker 25 and newer take it from the endpoint.
+	body := `{"Image":"` + lab.Image + `","Cmd":["sleep","100000"],"MacAddress":"02:00:00:00:aa:01","HostConfig":{"Init":true,"NetworkMode":"drv1"},` +
+		`"NetworkingConfig":{"EndpointsConfig":{"drv1":{"MacAddress":"02:00:00:00:aa:01"}}}}`
+	resp, err := overSocket(t, 1, "/run/docker.sock").Post("http://docker/containers/create?name=dc-mac", "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

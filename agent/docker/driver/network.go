@@ -28,6 +28,7 @@ type ipamData struct {
 const (
 	optionGeneric  = "com.docker.network.generic" // what -o gave
 	optionInternal = "com.docker.network.internal"
+	optionIPv4     = "com.docker.network.enable_ipv4" // Docker 28 and newer
 )
 
 // createNetwork takes a Docker network into the cluster: one that we make
@@ -117,6 +118,8 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 
 func readWish(req networkRequest) (wish, error) {
 	switch {
+	case string(req.Options[optionIPv4]) == "false":
+		return wish{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv4=false")
 	case len(req.IPv6Data) > 0:
 		return wish{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv6 and IPv6 subnets")
 	case len(req.IPv4Data) != 1:

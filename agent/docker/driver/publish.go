@@ -80,7 +80,8 @@ func onlyIPv4(bindings []binding) ([]binding, error) {
 }
 
 // publish publishes the ports of an endpoint, one after the other where there is
-// a range to choose from.
+// a range to choose from. Docker 28 and newer ask for the same again when the
+// container's networks change: a port that was chosen then stays.
 func (d *Driver) publish(ctx context.Context, req publishRequest) (empty, error) {
 	raw, ok := req.Options[optionPortMap]
 	if !ok {
@@ -102,14 +103,20 @@ func (d *Driver) publish(ctx context.Context, req publishRequest) (empty, error)
 	}
 	var ports []api.PortMapping
 	var ranged []binding
+	chosen := d.chosen(ctx, req.EndpointID)
 	for _, b := range bindings {
-		if b.HostPortEnd > b.HostPort && b.HostPort > 0 {
-			ranged = append(ranged, b)
-			continue
-		}
 		m, err := b.mapping()
 		if err != nil {
 			return empty{}, err
+		}
+		if b.isRange() {
+			again := slices.IndexFunc(chosen, func(p api.PortMapping) bool { return b.covers(m, p) })
+			if again < 0 {
+				ranged = append(ranged, b)
+				continue
+			}
+			m.HostPort = chosen[again].HostPort
+			chosen = slices.Delete(chosen, again, again+1) // two bindings may have the same range
 		}
 		ports = append(ports, m)
 	}
@@ -123,6 +130,29 @@ func (d *Driver) publish(ctx context.Context, req publishRequest) (empty, error)
 		}
 	}
 	return empty{}, nil
+}
+
+// chosen are the ports that an endpoint has published. One that is not there has none.
+func (d *Driver) chosen(ctx context.Context, id string) []api.PortMapping {
+	e, err := d.Service.Endpoint(ctx, id)
+	if err != nil || e.ID != id {
+		return nil // what is wrong is told by publishing
+	}
+	return slices.Clone(e.Ports)
+}
+
+func (b binding) isRange() bool { return b.HostPort > 0 && b.HostPortEnd > b.HostPort }
+
+// covers says whether p is a choice that b allows; m is b as a mapping.
+func (b binding) covers(m, p api.PortMapping) bool {
+	anyOf := func(ip netip.Addr) netip.Addr {
+		if !ip.IsValid() {
+			return netip.IPv4Unspecified()
+		}
+		return ip
+	}
+	return p.Proto == m.Proto && p.ContainerPort == m.ContainerPort && anyOf(p.HostIP) == anyOf(m.HostIP) &&
+		b.HostPort <= p.HostPort && p.HostPort <= b.HostPortEnd
 }
 
 // publishOneOf adds the first port of a range that is free.

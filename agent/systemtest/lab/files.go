@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,6 +69,12 @@ func (b *builder) commands() error {
 		links["consul"] = consul
 	}
 	links["lab-ovs"] = "lab-service"
+	if b.docker != "" {
+		maps.Copy(links, dockerLinks(b.docker))
+		if err := os.WriteFile(filepath.Join(dir, dockerProgram), []byte(dockerScript), 0o755); err != nil {
+			return err
+		}
+	}
 	for name, target := range links {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			return err

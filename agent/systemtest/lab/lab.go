@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type Options struct {
 	Hosts    int       // 1..MaxHosts
 	Bare     bool      // neither Consul nor the agent runs
 	NoDocker bool      // no dockerd either
+	Docker   string    // version of Docker, such as "28.5"; "" is what DockerEnv names, or else the machine's
 	Keep     bool      // leave what there is when Up fails, for a look at it
 	Root     string    // the module's root; "" searches upwards from the working directory
 	Out      io.Writer // progress, a line a step; nil is silent
@@ -88,14 +90,21 @@ func Up(ctx context.Context, opts Options) (*Lab, error) {
 		return nil, err
 	}
 	opts.Root = root
+	if opts.Docker == "" {
+		opts.Docker = os.Getenv(DockerEnv)
+	}
 	if err := checkTools(opts); err != nil {
 		return nil, err
 	}
-	if err := claim(opts); err != nil {
+	docker, err := dockerRoot(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := claim(opts, docker); err != nil {
 		return nil, err
 	}
 
-	b := &builder{opts: opts, progress: newProgress(opts.Out)}
+	b := &builder{opts: opts, progress: newProgress(opts.Out), docker: docker}
 	l, err := b.run(ctx)
 	if err == nil {
 		return l, nil
@@ -124,7 +133,7 @@ func Open() (*Lab, error) {
 	}
 	l := &Lab{bare: m.Bare}
 	for k := 1; k <= m.Hosts; k++ {
-		l.hosts = append(l.hosts, newHost(k))
+		l.hosts = append(l.hosts, newHost(k, m.DockerRoot))
 	}
 	return l, nil
 }
@@ -137,6 +146,7 @@ type builder struct {
 	opts     Options
 	progress *progress
 	image    string // path of the image's tar
+	docker   string // root file system with the hosts' Docker; "" is the machine's
 }
 
 // run is Up as a straight line. The order: the wire before the hosts, because a
@@ -145,7 +155,7 @@ type builder struct {
 func (b *builder) run(ctx context.Context) (*Lab, error) {
 	l := &Lab{bare: b.opts.Bare}
 	for k := 1; k <= b.opts.Hosts; k++ {
-		l.hosts = append(l.hosts, newHost(k))
+		l.hosts = append(l.hosts, newHost(k, b.docker))
 	}
 	if err := b.machine(); err != nil {
 		return nil, err
@@ -214,7 +224,7 @@ func (b *builder) dockers(ctx context.Context, l *Lab) error {
 	if err != nil {
 		return err
 	}
-	b.progress.step("dockerd, image %q", Image)
+	b.progress.step("%s, image %q", strings.TrimSpace("dockerd "+b.opts.Docker), Image)
 	return nil
 }
 

@@ -16,8 +16,9 @@ import (
 )
 
 const usage = `usage: scripts/lab COMMAND
-  up [N] [--bare]    start N hosts (3 unless said, 32 at most), joined into one cluster;
+  up [N] [OPTION...] start N hosts (3 unless said, 32 at most), joined into one cluster;
                      --bare: Consul and the agent are there and do not run;
+                     --docker 26.1|28.5: with that Docker (made from Debian's mirror, once);
                      --keep: when it fails, leave what there is for a look at it
   exec hK CMD...     run a command on host hK (or in ul, the underlay, or out, the outside)
   status             show the hosts
@@ -75,8 +76,15 @@ func up(args []string) error {
 	}
 	opts := lab.Options{Hosts: 3, Root: root, Out: os.Stdout}
 	counted := false
-	for _, a := range args {
+	for i := 0; i < len(args); i++ {
+		a := args[i]
 		switch a {
+		case "--docker":
+			if i++; i == len(args) {
+				return errUsage
+			}
+			opts.Docker = args[i]
+			continue
 		case "--bare":
 			opts.Bare = true
 			continue

@@ -4,7 +4,7 @@
 # of the file system, says "ok" on descriptor 3, and becomes the reaper.
 # Nothing here outlives the process: the mounts go with their namespace.
 set -eu
-name=$1 number=$2 lab=$3 prefix=$4
+name=$1 number=$2 lab=$3 prefix=$4 docker=$5
 dir=$lab/$name
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -41,6 +41,27 @@ done
 # The machine's own /usr/local/sbin stays reachable: the lab's holds links to it.
 mount --bind /usr/local/sbin /run/lab/machine-sbin
 mount --bind "$lab/sbin" /usr/local/sbin
+
+# Another Docker than the machine's runs below a root of its own, in which all but
+# /usr, /etc and /var is the host's. /run is shared, so that a network namespace which
+# dockerd mounts there is one for the agent too.
+if [ -n "$docker" ]; then
+	mount --make-shared /run
+	root=$dir/docker
+	mkdir -p "$root"
+	mount --bind "$docker" "$root"
+	mkdir -p "$root/.old" # see lab-docker
+	for d in /* /etc/docker /etc/socketplane /etc/cni /var/lib/docker /var/lib/containerd /var/lib/socketplane /var/lib/cni /var/log /var/tmp; do
+		[ -d "$d" ] && [ ! -L "$d" ] || continue
+		case $d in /usr | /etc | /var | /bin | /sbin | /lib*) continue ;; esac
+		mkdir -p "$root$d"
+		mount --rbind "$d" "$root$d"
+	done
+	for f in hosts hostname resolv.conf; do
+		[ ! -f "/etc/$f" ] || [ ! -f "$root/etc/$f" ] || mount --bind "/etc/$f" "$root/etc/$f"
+	done
+	mount -o remount,bind,ro "$root" # all hosts have it in common
+fi
 
 # After a power cut the namespace is as it was: what a machine would have lost
 # (bridges, taps, rules) goes now.
