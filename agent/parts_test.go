@@ -169,7 +169,7 @@ func TestTranslate(t *testing.T) {
 		{fmt.Errorf("x: %w", state.ErrInvalid), api.CodeUnavailable, "token"},
 		{context.Canceled, api.CodeUnavailable, "try again"},
 		{errors.New("odd\x1b[2J"), api.CodeInternal, "odd [2J"},
-		{&undoError{cause: ipam.ErrExhausted, undo: errors.New("a\nb")}, api.CodeExhausted, "taken back"},
+		{&undoError{cause: ipam.ErrExhausted, undo: errors.New("a\nb")}, api.CodeExhausted, "undone"},
 	} {
 		err := translate(tt.err)
 		wantCode(t, err, tt.code, tt.says)
