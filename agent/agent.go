@@ -115,7 +115,7 @@ type NAT interface {
 // Firewall says who may speak to the ports that carry the cluster.
 type Firewall interface {
 	Set(ctx context.Context, r firewall.Rules) error
-	Exists() (bool, error)
+	Close(ctx context.Context, r firewall.Rules) error
 }
 
 // HostPorts keeps published ports of this host from others, by endpoint. Those of

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -88,9 +89,7 @@ func (a *Agent) restoreGateway(ctx context.Context, networkID string) error {
 // that lead packets: forwarding, the firewall, and the host's ends of endpoints.
 func (a *Agent) convergeHost(ctx context.Context) error {
 	errs := []error{a.Links.PrepareHost(a.userspace()), a.findUplinks(ctx)}
-	if err := a.Firewall.Set(ctx, a.firewallRules()); err != nil {
-		errs = append(errs, err)
-	}
+	errs = append(errs, a.convergeFirewall(ctx))
 	var ends []link.HostEnd
 	for _, l := range a.table.all() {
 		if l.Attached {
@@ -100,14 +99,25 @@ func (a *Agent) convergeHost(ctx context.Context) error {
 	return errors.Join(append(errs, a.Links.EnsureHostEnds(ctx, ends))...)
 }
 
-// closeClusterPorts closes the cluster's ports before the hosts of the cluster are known,
-// unless an earlier life has left what it knew.
-func (a *Agent) closeClusterPorts(ctx context.Context) error {
-	there, err := a.Firewall.Exists()
-	if err != nil || there {
-		return err
+// convergeFirewall has the cluster's ports closed. A kernel that cannot do it is told
+// by Status, and keeps the host from nothing else.
+func (a *Agent) convergeFirewall(ctx context.Context) error {
+	err := a.Firewall.Set(ctx, a.firewallRules())
+	if errors.Is(err, firewall.ErrUnsupported) {
+		a.note(noteFirewall, fmt.Sprintf("containers reach the ports that carry the cluster: %v; use a kernel with nf_tables and nft_fib_ipv4", err))
+		return nil
 	}
-	return errors.Join(a.findUplinks(ctx), a.Firewall.Set(ctx, a.firewallRules()))
+	a.clearNotes(noteFirewall)
+	return err
+}
+
+// closeClusterPorts closes the cluster's ports before the hosts of the cluster are
+// known, unless an earlier life has left what it knew.
+func (a *Agent) closeClusterPorts(ctx context.Context) error {
+	if err := a.findUplinks(ctx); err != nil {
+		return err // without the underlay the hosts themselves would be shut out
+	}
+	return a.Firewall.Close(ctx, a.firewallRules())
 }
 
 // findUplinks looks which interfaces lead out of the host. When it cannot, those

@@ -9,12 +9,13 @@ import (
 // What a note is about; a name follows. Notes are what Status tells and the
 // agent cannot mend: it leaves it alone and goes on with the rest.
 const (
-	noteAddress = "address/" // endpoint id: the store gives its address to another
-	noteBlocks  = "blocks/"  // network: addresses that cannot be read
-	noteMTU     = "mtu/"     // endpoint id: it keeps another MTU
-	noteNetwork = "network/" // network: the store has lost it
-	notePorts   = "ports/"   // endpoint id: what it publishes is taken by another
-	notePort    = "port/"    // port: its external_ids name no endpoint
+	noteAddress  = "address/" // endpoint id: the store gives its address to another
+	noteFirewall = "firewall" // the kernel cannot close the cluster's ports
+	noteBlocks   = "blocks/"  // network: addresses that cannot be read
+	noteMTU      = "mtu/"     // endpoint id: it keeps another MTU
+	noteNetwork  = "network/" // network: the store has lost it
+	notePorts    = "ports/"   // endpoint id: what it publishes is taken by another
+	notePort     = "port/"    // port: its external_ids name no endpoint
 
 	noteRecord = "record/"   // network: its record is not believed, or not whole
 	notePeer   = "peer/"     // host id: its record is not believed

@@ -142,6 +142,9 @@ func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 // ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a network
 // that Docker is making.
 func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
+	if why := verdict.Range(subnet, a.Allowed.Public); subnet.IsValid() && why != "" {
+		return netip.Prefix{}, api.Errorf(api.CodeInvalid, "subnet %s %s; add it there on every host, and restart the agents, or use a private range", subnet, why)
+	}
 	got, err := a.Catalog.Reserve(ctx, subnet)
 	return got, translate(err)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/state"
 )
@@ -48,6 +49,15 @@ func enterPlace(ctx context.Context, s Settings, id string, keeper *cluster.Keep
 			return nil, nil, err
 		}
 		return store, func() { _ = store.Close() }, nil
+	}
+	// Before anything waits: containers of Docker's may run already.
+	if place, err := keeper.Place(ctx); err == nil {
+		err = firewall.New(logger).Close(ctx, firewall.Rules{
+			Underlay: place.Iface, Consul: consulPorts(keeper), GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
+		})
+		if err != nil {
+			logger.Error("the cluster's ports are open to containers; trying on", "err", err)
+		}
 	}
 	// Before its Consul says a word under this host's name.
 	if err := keeper.CheckIdentity(ctx); err != nil {

@@ -334,11 +334,14 @@ func (f *Firewall) Set(_ context.Context, r firewall.Rules) error {
 	return nil
 }
 
-// Exists says whether rules were set.
-func (f *Firewall) Exists() (bool, error) {
+// Close remembers r unless there are rules.
+func (f *Firewall) Close(_ context.Context, r firewall.Rules) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.rules != nil, nil
+	if f.rules == nil {
+		f.rules = &r
+	}
+	return nil
 }
 
 // Reset takes the rules away.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 
 	"github.com/google/nftables"
@@ -69,8 +70,26 @@ func (f *Firewall) set(ctx context.Context, r Rules) error {
 	return supported(replace(nft, want, r.Hosts))
 }
 
-// Exists says whether there is a table, of whatever rules.
-func (f *Firewall) Exists() (bool, error) {
+// Close closes the ports to all but the underlay, before the hosts of the cluster are
+// known: r.Hosts does not count. A table of the same rules that an earlier life has
+// left, with the hosts that it knew, stays as it is.
+func (f *Firewall) Close(ctx context.Context, r Rules) error {
+	r.Hosts = nil
+	if err := r.check(); err != nil {
+		return fmt.Errorf("close the cluster's ports: %w", err)
+	}
+	kept, err := f.keeps(r)
+	if err == nil && !kept {
+		err = f.set(ctx, r)
+	}
+	if err != nil {
+		return fmt.Errorf("close the cluster's ports: %w", err)
+	}
+	return nil
+}
+
+// keeps says whether the table has these rules, with hosts in them.
+func (f *Firewall) keeps(r Rules) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	nft, err := nftables.New()
@@ -78,7 +97,17 @@ func (f *Firewall) Exists() (bool, error) {
 		return false, fmt.Errorf("open nftables: %w", err)
 	}
 	have, err := read(nft)
-	return have.exists, supported(err)
+	if err != nil {
+		return false, supported(err)
+	}
+	r.Hosts = []netip.Addr{}
+	for _, userspace := range []bool{true, false} { // which one is not known before the switch is
+		r.Userspace = userspace
+		if have.same(r.chains()) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Clear removes the table. None there is success.
@@ -106,7 +135,8 @@ func (f *Firewall) Clear() error {
 // supported names the errors of a kernel without nftables, or without a part of
 // it that we need.
 func supported(err error) error {
-	for _, none := range []error{unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT} {
+	// ENOENT: a kind of expression that the kernel lacks, such as fib.
+	for _, none := range []error{unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.ENOENT} {
 		if errors.Is(err, none) {
 			return fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}

@@ -241,8 +241,36 @@ func TestTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if there, err := f.Exists(); err != nil || there {
-		t.Errorf("after Clear: %v, %v", there, err)
+	if out, err := exec.CommandContext(t.Context(), "nft", "list", "table", "ip", tableName).Output(); err == nil {
+		t.Errorf("after Clear:\n%s", out)
+	}
+
+	// Close is for the first life on a host, or another place in the cluster.
+	alone := rules()
+	alone.Consul = nil
+	set(alone)
+	closed := func() string {
+		t.Helper()
+		r := rules()
+		r.Userspace = false // it is not known yet
+		if err := f.Close(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		return plain()
+	}
+	if got := closed(); !strings.Contains(got, "before all are known") || !strings.Contains(got, "8300") {
+		t.Errorf("the table of a host alone stays:\n%s", got)
+	}
+	set(rules())
+	if got := closed(); got != want {
+		t.Errorf("what an earlier life knew is gone:\n%s\nwant\n%s", got, want)
+	}
+	do(t, "nft", "flush", "ruleset")
+	if got := closed(); !strings.Contains(got, "before all are known") {
+		t.Errorf("not closed:\n%s", got)
+	}
+	if err := f.Clear(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -37,7 +37,8 @@ func (l *Links) WatchHost(ctx context.Context, changed func()) error {
 func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func()) {
 	said := false
 	for ctx.Err() == nil {
-		err := follow(ctx, protocol, groups, ours, changed)
+		heard := false
+		err := follow(ctx, protocol, groups, func(m syscall.NetlinkMessage) bool { heard = true; return ours(m) }, changed)
 		if ctx.Err() != nil {
 			return
 		}
@@ -45,7 +46,9 @@ func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups
 			l.log.Warn("changes that others make to the host are found later", "what", what, "err", err)
 			said = true
 		}
-		changed() // what was missed meanwhile
+		if heard {
+			changed() // what was missed meanwhile
+		}
 		retry := time.NewTimer(watchRetry)
 		select {
 		case <-ctx.Done():
