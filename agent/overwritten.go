@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,14 +45,23 @@ func (a *Agent) lookAtOwn(part string, snap state.Snapshot) {
 	}
 }
 
+// maxStrays bounds how many strays are taken on at once: whoever writes them has no
+// such bound.
+const maxStrays = 32
+
 // lookForStrays finds lists of ours on networks where this host has nothing: they
 // would draw packets here, and keep the network from being deleted.
 func (a *Agent) lookForStrays(values map[string][]byte) {
 	known := a.ownLists()
-	for key := range values {
+	strays := 0
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if strays == maxStrays {
+			return // the next snapshot, which follows the removal of these, shows the rest
+		}
 		id, _, _ := strings.Cut(strings.TrimPrefix(key, network.EndpointsPrefix), "/")
 		if known[id] == nil && !a.isBlocked(id) && len(a.table.on(id)) == 0 && api.CheckNetworkName(id) == nil {
 			a.publisher(id).own.Wrote(nil)
+			strays++
 		}
 	}
 }

@@ -115,11 +115,10 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
-	denyForward, err := (&setup.Host{}).ForwardingWasOff(s.Host.StateDir)
+	denyForward, err := deniesForward(ctx, s, filter)
 	if err != nil {
 		return err
 	}
-	denyForward = denyForward && s.Network.DenyForward
 	boot, err := cluster.BootID()
 	if err != nil {
 		return err
@@ -237,6 +236,21 @@ func consulPorts(keeper *cluster.Keeper) []firewall.Port {
 		{Proto: unix.IPPROTO_TCP, Number: uint16(keeper.Ports.Gossip)},
 		{Proto: unix.IPPROTO_UDP, Number: uint16(keeper.Ports.Gossip)},
 	}
+}
+
+// deniesForward says whether FORWARD is to drop what no rule accepts: on a host that
+// forwards only since the agent has it forward. It notes how the policy was.
+func deniesForward(ctx context.Context, s Settings, filter *nat.NAT) (bool, error) {
+	host := &setup.Host{}
+	wasOff, err := host.ForwardingWasOff(s.Host.StateDir)
+	if err != nil || !wasOff || !s.Network.DenyForward {
+		return false, err
+	}
+	policy, err := filter.ForwardPolicy(ctx)
+	if err != nil {
+		return false, err
+	}
+	return true, host.RememberForwardPolicy(s.Host.StateDir, policy)
 }
 
 // thisHost is what makes this host's record in the cluster.

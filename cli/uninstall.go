@@ -186,11 +186,11 @@ func clearNetwork(ctx context.Context, s Settings) (string, error) {
 		return "", err
 	}
 	host := &setup.Host{}
-	ours, err := host.ForwardingWasOff(s.Host.StateDir)
+	before, err := host.ForwardPolicy(s.Host.StateDir)
 	if err != nil {
 		return "", err
 	}
-	if ours && !host.DockerRuns() { // Docker would have set the policy itself
+	if before == "ACCEPT" && !host.DockerRuns() { // Docker would have set the policy itself
 		if err := rules.AllowForward(ctx); err != nil {
 			return "", err
 		}

@@ -60,7 +60,7 @@ func TestWatchHost(t *testing.T) {
 		for {
 			select {
 			case <-news:
-			case <-time.After(150 * time.Millisecond):
+			case <-time.After(500 * time.Millisecond):
 				return
 			}
 		}
@@ -107,6 +107,7 @@ func TestWatchHost(t *testing.T) {
 		{[]string{"ip", "link", "set", gateway, "down"}, true},
 		{[]string{"ip", "link", "set", "other", "down"}, false},
 	} {
+		drain()
 		run(t, change.args...)
 		within := 5 * time.Second
 		if !change.ours {

@@ -61,6 +61,20 @@ func (n *NAT) Clear(ctx context.Context) error {
 	return nil
 }
 
+// ForwardPolicy gives the policy of FORWARD: ACCEPT or DROP.
+func (n *NAT) ForwardPolicy(ctx context.Context) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	have, err := n.cmd.save(ctx)
+	if err != nil {
+		return "", fmt.Errorf("read the policy of FORWARD: %w", err)
+	}
+	if policy := have["filter"][policyOf("FORWARD")]; len(policy) == 1 {
+		return policy[0], nil
+	}
+	return "ACCEPT", nil // the kernel's own, while nobody has used the table
+}
+
 // AllowForward makes ACCEPT the policy of FORWARD, as it is on a host that forwards
 // nothing: what Rules.DenyForward changed.
 func (n *NAT) AllowForward(ctx context.Context) error {

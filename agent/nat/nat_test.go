@@ -180,8 +180,16 @@ func TestPolicy(t *testing.T) {
 					t.Errorf("want policy %s:\n%s", want, got)
 				}
 			}
+			policy := func(want string) {
+				t.Helper()
+				if got, err := n.ForwardPolicy(t.Context()); err != nil || got != want {
+					t.Errorf("policy %q, %v; want %s", got, err, want)
+				}
+			}
+			policy("ACCEPT")
 			check(false, "ACCEPT")
 			check(true, "DROP")
+			policy("DROP")
 			do(t, "iptables-"+backend, "-w", "-P", "FORWARD", "ACCEPT") // a firewall is reloaded
 			check(true, "DROP")
 			check(false, "DROP")

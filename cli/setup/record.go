@@ -30,6 +30,8 @@ type Record struct {
 	Group      bool              `json:"group"`              // there was a group of our name
 	Consul     string            `json:"consul,omitempty"`   // the Consul that install brought, by path
 	Packages   []string          `json:"packages,omitempty"` // that install brought
+
+	ForwardPolicy string `json:"forward_policy,omitempty"` // of iptables' chain FORWARD, before the agent made it DROP
 }
 
 // Remember notes how the host is, unless that was noted before. It is called
@@ -64,6 +66,22 @@ func (h *Host) record(stateDir string) (Record, error) {
 		return Record{}, fmt.Errorf("%s cannot be read (%w); remove it; uninstall then does not restore how the host was before", path, errors.Join(err, fs.ErrInvalid))
 	}
 	return r, nil
+}
+
+// RememberForwardPolicy notes the policy of FORWARD before the agent changes it,
+// unless that was noted before.
+func (h *Host) RememberForwardPolicy(stateDir, policy string) error {
+	if r, err := h.record(stateDir); err != nil || r.ForwardPolicy != "" {
+		return err
+	}
+	return h.note(stateDir, func(r *Record) { r.ForwardPolicy = policy })
+}
+
+// ForwardPolicy is the policy of FORWARD before the agent changed it; empty: it did
+// not.
+func (h *Host) ForwardPolicy(stateDir string) (string, error) {
+	r, err := h.record(stateDir)
+	return r.ForwardPolicy, err
 }
 
 // ForwardingWasOff says whether the host forwarded no IPv4 packets before we came.

@@ -3,6 +3,7 @@ package clustertest
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -59,9 +60,12 @@ func TestContainersDoNotReachTheCluster(t *testing.T) {
 		t.Helper()
 		for _, addr := range []string{addr1, addr2, addr3} {
 			for _, port := range []string{"8300", "8301"} {
-				if !root.connects(t, addr, port) {
-					t.Errorf("%s: root is refused by %s:%s", when, addr, port)
-				}
+				eventually(t, eventualWait, when+": root reaches "+addr+":"+port, func() error {
+					if !root.connects(t, addr, port) {
+						return errors.New("refused")
+					}
+					return nil
+				})
 			}
 		}
 		var wg sync.WaitGroup
@@ -85,9 +89,12 @@ func TestContainersDoNotReachTheCluster(t *testing.T) {
 	}
 	// What is root's own passes: silence below means that it was dropped. The
 	// userspace switch sends tunnel packets by itself, so root's come by the kernel.
-	if !smuggle(t, root, victim) {
-		t.Error("root's VXLAN is not heard: the test shows nothing")
-	}
+	eventually(t, eventualWait, "root's VXLAN is heard, without which the test shows nothing", func() error {
+		if !smuggle(t, root, victim) {
+			return errors.New("silence")
+		}
+		return nil
+	})
 	check("at first")
 
 	// As Debian's nftables.conf, firewalld and ufw do when they are reloaded.
