@@ -38,7 +38,13 @@ func try(t testing.TB, k int, argv ...string) result {
 
 func tryInput(t testing.TB, k int, stdin string, argv ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	return tryWithin(t, testTimeout, k, stdin, argv...)
+}
+
+// tryWithin is try with a limit of its own and stdin.
+func tryWithin(t testing.TB, limit time.Duration, k int, stdin string, argv ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := cluster.Host(k).Command(ctx, argv...)
 	var stdout, stderr bytes.Buffer
