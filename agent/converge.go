@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/ovs"
 )
 
@@ -87,8 +88,9 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 		t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
 		if !a.userspace() {
 			// The userspace datapath would look this address up in a route
-			// table that it throws away at every change of an interface.
-			t.Local = vtep
+			// table that it throws away at every change of an interface. It sends
+			// past the kernel's rules, so nothing there reads a mark.
+			t.Local, t.Mark = vtep, firewall.TunnelMark
 		}
 		tunnels = append(tunnels, t)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -19,6 +20,7 @@ type Tunnel struct {
 	Peer   string     // the peer's host id
 	Remote netip.Addr // the peer's VTEP
 	Local  netip.Addr // this host's VTEP; zero: the kernel's choice
+	Mark   uint32     // fwmark of the packets that the kernel's datapath sends; 0: none
 }
 
 // tunnelPrefix begins the name of every tunnel's port.
@@ -52,6 +54,9 @@ func (t Tunnel) spec() portSpec {
 	options := map[string]string{"remote_ip": t.Remote.String(), "key": "flow"}
 	if t.Local.IsValid() {
 		options["local_ip"] = t.Local.String()
+	}
+	if t.Mark != 0 {
+		options["egress_pkt_mark"] = strconv.FormatUint(uint64(t.Mark), 10)
 	}
 	return portSpec{
 		name: TunnelName(t.Peer), kind: KindTunnel, typ: "vxlan", options: options,

@@ -2,6 +2,7 @@ package ovs
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -32,6 +33,15 @@ func TestTunnels(t *testing.T) {
 	options := vsctl(t, i, "get", "Interface", TunnelName("a"), "type", "options")
 	if want := "vxlan\n{key=flow, local_ip=\"198.18.0.1\", remote_ip=\"198.18.0.2\"}\n"; options != want {
 		t.Errorf("got %s, want %s", options, want)
+	}
+
+	// A mark is added to a tunnel that is there, as after an upgrade.
+	a.Mark = 0x1050
+	if marked, err := set(a, b); err != nil || marked["a"] != first["a"] {
+		t.Errorf("got %v, %v", marked, err)
+	}
+	if got := vsctl(t, i, "get", "Interface", TunnelName("a"), "options:egress_pkt_mark", "ofport"); got != fmt.Sprintf("\"4176\"\n%d\n", first["a"]) {
+		t.Errorf("marked: %s", got)
 	}
 
 	// A port that is no tunnel, and one of another owner, are left alone.

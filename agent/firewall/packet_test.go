@@ -82,7 +82,7 @@ func (e *ears) listen(t *testing.T, p packet) error {
 	e.open[key] = true
 	ns := ""
 	switch p.to.Addr() {
-	case peer, joiner:
+	case peer, joiner, tunnelPeer:
 		ns = e.name("peer")
 	case router:
 		ns = e.name("router")

@@ -145,6 +145,14 @@ func notRoot() matcher {
 	}
 }
 
+// notMarked matches what has another mark, or none.
+func notMarked(mark uint32) matcher {
+	return matcher{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: binaryutil.NativeEndian.PutUint32(mark)},
+	}
+}
+
 // hostsSet is the set of the hosts' tunnel addresses.
 const hostsSet = "hosts"
 

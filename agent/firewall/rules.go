@@ -18,6 +18,11 @@ type Port struct {
 // VXLAN is where tunnels end (RFC 7348).
 var VXLAN = Port{Proto: unix.IPPROTO_UDP, Number: 4789}
 
+// TunnelMark is the mark (fwmark) of what the kernel's tunnels send, with the kernel
+// datapath. Only root can set a mark on a packet (SO_MARK in socket(7)). It uses no
+// bit that Kubernetes, Calico, Cilium, Tailscale or the CNI plugins give a meaning.
+const TunnelMark = 0x1050
+
 // Rules is the whole desired state.
 type Rules struct {
 	// Underlay is the interface that has this host's tunnel address.
@@ -30,7 +35,8 @@ type Rules struct {
 	// runs none.
 	Consul []Port
 	// Userspace: the switch sends and receives tunnel packets by itself, so the
-	// kernel has none of its own to send.
+	// kernel has none of its own to send. Otherwise the kernel's tunnels send
+	// them with TunnelMark.
 	Userspace bool
 
 	GatewayPrefix  string // of the names of all gateway ports
@@ -89,6 +95,7 @@ func (r Rules) chains() []chain {
 		}},
 		{name: "input", hook: nftables.ChainHookInput, priority: beforeFilter, rules: r.jumps(arrivingChain)},
 		{name: "forward", hook: nftables.ChainHookForward, priority: beforeFilter, rules: r.forward()},
+		{name: "sending", hook: nftables.ChainHookOutput, priority: beforeRaw, rules: r.sending()},
 		{name: "output", hook: nftables.ChainHookOutput, priority: beforeFilter, rules: r.output()},
 		{name: "postrouting", hook: nftables.ChainHookPostrouting, priority: afterNAT, rules: r.leaving()},
 	}
@@ -153,6 +160,16 @@ func (r Rules) forwarded() []rule {
 		drop("a container to a host's ports"))
 }
 
+// sending keeps the users of this host from sending VXLAN as this host past the
+// kernel's own tunnels. Those send from here too, with the user id of whoever sent the
+// packet inside; the mark tells them. It comes before anybody's rules that change marks.
+func (r Rules) sending() []rule {
+	if r.Hosts == nil || r.Userspace {
+		return nil
+	}
+	return []rule{drop("a user's VXLAN", dport(VXLAN), destinationIsHost(), notRoot(), notMarked(TunnelMark))}
+}
+
 // output keeps the users of this host, root apart, from these ports of all hosts:
 // to the others they would speak as this host.
 func (r Rules) output() []rule {
@@ -160,9 +177,7 @@ func (r Rules) output() []rule {
 		return nil
 	}
 	ports := r.Consul
-	if r.Userspace {
-		// The kernel's own tunnels would send from here too, with the user id of
-		// whoever sent the packet inside.
+	if r.Userspace { // else the kernel's tunnels send from here too: see sending
 		ports = r.ports()
 	}
 	var rules []rule

@@ -50,6 +50,7 @@ func TestVirtualMachines(t *testing.T) {
 	s.reach(one, two, three)
 	t.Logf("to the first fetch: %.0f s", time.Since(started).Seconds())
 	s.kernel()
+	s.walls(one, two)
 	s.life(three)
 	s.noToken()
 }
