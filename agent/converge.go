@@ -24,7 +24,7 @@ const convergeTimeout = 30 * time.Second
 func (a *Agent) converge(ctx context.Context, compare bool) error {
 	ctx, cancel := context.WithTimeout(ctx, convergeTimeout)
 	defer cancel()
-	errs := []error{a.refreshSelf()}
+	errs := []error{a.refreshSelf(), a.findUplinks(ctx)}
 	if !a.view.complete() {
 		return errors.Join(errs...)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
@@ -57,7 +58,7 @@ func (a *Agent) watchHost(ctx context.Context) error {
 func (a *Agent) restoreHost(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
-	errs := []error{a.convergeHost(ctx)}
+	errs := []error{a.findUplinks(ctx), a.convergeHost(ctx)}
 	for _, seg := range a.segments.list() {
 		if seg.ofport != 0 {
 			errs = append(errs, a.restoreGateway(ctx, seg.record.ID))
@@ -88,8 +89,7 @@ func (a *Agent) restoreGateway(ctx context.Context, networkID string) error {
 // convergeHost compares what is set on the host beside its gateways and the rules
 // that lead packets: forwarding, the firewall, and the host's ends of endpoints.
 func (a *Agent) convergeHost(ctx context.Context) error {
-	errs := []error{a.Links.PrepareHost(a.userspace()), a.findUplinks(ctx)}
-	errs = append(errs, a.convergeFirewall(ctx))
+	errs := []error{a.Links.PrepareHost(a.userspace()), a.convergeFirewall(ctx)}
 	var ends []link.HostEnd
 	for _, l := range a.table.all() {
 		if l.Attached {
@@ -121,7 +121,8 @@ func (a *Agent) closeClusterPorts(ctx context.Context) error {
 }
 
 // findUplinks looks which interfaces lead out of the host. When it cannot, those
-// that it saw last stand.
+// that it saw last stand. Which subnets are on the others says where no host can be,
+// so the hosts are judged anew when that changes.
 func (a *Agent) findUplinks(ctx context.Context) error {
 	up, err := a.Links.Uplinks(ctx, a.host().VTEP)
 	if err != nil {
@@ -134,8 +135,17 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	}
 	up.Names = slices.DeleteFunc(up.Names, func(name string) bool { return !nat.IsUplinkName(name) })
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	news := !slices.Equal(a.uplinks.Subnets, up.Subnets) || !slices.Equal(a.uplinks.Names, up.Names)
 	a.uplinks = up
+	a.mu.Unlock()
+	if !news {
+		return nil
+	}
+	before := a.trusted()
+	a.judge()
+	if !slices.EqualFunc(before, a.trusted(), func(a, b cluster.Host) bool { return a.ID == b.ID && a.VTEP == b.VTEP }) {
+		signal(a.kick) // for the tunnels
+	}
 	return nil
 }
 
@@ -158,9 +168,16 @@ func (a *Agent) firewallRules() firewall.Rules {
 	if vtep := a.host().VTEP; vtep.Is4() {
 		r.Hosts = append(r.Hosts, vtep)
 	}
-	// What the records say, and where the tunnels lead: a record that somebody else
-	// changed must not open the ports of the host that it is of.
-	for _, h := range append(a.view.peers(), a.trusted()...) {
+	// What the records say, where a host can be, and where the tunnels lead: a record
+	// that somebody else changed must not open the ports of the host that it is of.
+	a.judged.mu.Lock()
+	for _, vtep := range a.judged.verdict.Hosts {
+		if vtep.Is4() {
+			r.Hosts = append(r.Hosts, vtep)
+		}
+	}
+	a.judged.mu.Unlock()
+	for _, h := range a.trusted() {
 		if h.VTEP.Is4() {
 			r.Hosts = append(r.Hosts, h.VTEP)
 		}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/socketplane/socketplane/agent/firewall"
+	"github.com/socketplane/socketplane/agent/link"
 )
 
 // TestFirewallRules: the hosts are those of the store, this one and the dead too;
@@ -55,6 +57,56 @@ func TestFirewallKeepsAddressInForce(t *testing.T) {
 	if r := h.firewall.Rules(); !slices.Contains(r.Hosts, netip.MustParseAddr("192.0.2.2")) {
 		t.Errorf("hosts: %v", r.Hosts)
 	}
+}
+
+// TestContainerIsNoHost: a record with the address of a container, on whatever bridge
+// of this host, does not make that container a host.
+func TestContainerIsNoHost(t *testing.T) {
+	h := hostile(t)
+	docker := link.Subnet{Interface: "docker0", Prefix: netip.MustParsePrefix("172.17.0.0/16")}
+	uplink := link.Subnet{Interface: "eth0", Prefix: netip.MustParsePrefix("192.0.2.0/24")}
+	has := func(addr string) bool { return slices.Contains(h.firewall.Rules().Hosts, netip.MustParseAddr(addr)) }
+
+	h.links.SetSubnets(uplink, docker)
+	h.writeHost(thiefID, "thief", "172.17.0.2", 1500)
+	h.converge()
+	if has("172.17.0.2") || strings.Contains(h.data(), "172.17.0.2") {
+		t.Errorf("a container on docker0 is a host: %v\n%s", h.firewall.Rules().Hosts, h.data())
+	}
+	h.named(thiefID, "172.17.0.2", "interface docker0", "uplinks")
+
+	// A container on a network of the cluster, whose gateway is an interface too.
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.writeHost(thiefID, "thief", "10.6.0.2", 1500)
+	h.converge()
+	if has("10.6.0.2") {
+		t.Errorf("a container of ours is a host: %v", h.firewall.Rules().Hosts)
+	}
+	h.named(thiefID, "10.6.0.2", `network "foo"`)
+
+	// The bridge comes later than the record: Docker starts after the agent.
+	h.writeHost(thiefID, "thief", "172.18.0.2", 1500)
+	h.converge()
+	if !has("172.18.0.2") {
+		t.Fatalf("not believed, without a reason: %v; %s", h.firewall.Rules().Hosts, h.problems())
+	}
+	h.links.SetSubnets(uplink, docker, link.Subnet{Interface: "br-0123456789ab", Prefix: netip.MustParsePrefix("172.18.0.0/16")})
+	if err := h.restoreHost(t.Context()); err != nil { // as when the kernel tells
+		t.Fatal(err)
+	}
+	if has("172.18.0.2") {
+		t.Errorf("a container on a bridge that came later is a host: %v", h.firewall.Rules().Hosts)
+	}
+	h.converge()
+	h.named(thiefID, "172.18.0.2", "interface br-0123456789ab")
+
+	// Root of the host says that hosts are there.
+	h.Uplinks = []string{"br-0123456789ab"}
+	h.converge()
+	if !has("172.18.0.2") {
+		t.Errorf("hosts on an interface that the settings name: %v", h.firewall.Rules().Hosts)
+	}
+	h.well()
 }
 
 // TestRestoreWithoutStore: what is taken from the host comes back although the

@@ -82,7 +82,7 @@ func (a *Agent) judge() {
 	a.judged.mu.Lock()
 	stored := a.view.stored()
 	v := verdict.Judge(stored, a.used(), verdict.Facts{
-		Self: a.id, VTEP: self.VTEP, Routes: self.Routes, Addrs: self.Addrs,
+		Self: a.id, VTEP: self.VTEP, Routes: self.Routes, Addrs: self.Addrs, Subnets: a.subnets(),
 		AllowPublic: a.Allowed.Public, Now: a.view.now(),
 	}, a.judged.memory)
 	a.judged.verdict, a.judged.memory = v, v.Memory
@@ -141,6 +141,16 @@ func (a *Agent) noteVerdict(v verdict.Verdict, self cluster.Host, hosts []cluste
 		}
 		a.clearNotes(kind, keep...)
 	}
+}
+
+// subnets are those on this host's interfaces, for a judgement.
+func (a *Agent) subnets() []verdict.Subnet {
+	up := a.uplinksNow()
+	var list []verdict.Subnet
+	for _, s := range up.Subnets {
+		list = append(list, verdict.Subnet{Prefix: s.Prefix, Interface: s.Interface, Uplink: slices.Contains(up.Names, s.Interface)})
+	}
+	return list
 }
 
 // trusted lists the peers that this host has a tunnel to, each with the tunnel

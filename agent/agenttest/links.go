@@ -29,6 +29,7 @@ type Links struct {
 	changed  chan struct{}   // see WatchHost
 
 	forgotten []link.Stale
+	uplinks   link.Uplinks
 }
 
 type veth struct {
@@ -39,7 +40,7 @@ type veth struct {
 
 // NewLinks makes a host without devices.
 func NewLinks(c *Calls) *Links {
-	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, lost: make(chan string, 64), taken: map[string]bool{}, changed: make(chan struct{}, 1)}
+	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, lost: make(chan string, 64), taken: map[string]bool{}, changed: make(chan struct{}, 1), uplinks: link.Uplinks{Underlay: "eth0", Names: []string{"eth0"}}}
 }
 
 func (l *Links) isNetNS(path string) bool { return strings.HasPrefix(path, "/ns/") && !l.gone[path] }
@@ -312,9 +313,20 @@ func (l *Links) Gateways() int {
 // PrepareHost has nothing to prepare.
 func (l *Links) PrepareHost(bool) error { return nil }
 
-// Uplinks are one, the underlay.
+// Uplinks are those that were set, at first one, the underlay.
 func (l *Links) Uplinks(context.Context, netip.Addr) (link.Uplinks, error) {
-	return link.Uplinks{Underlay: "eth0", Names: []string{"eth0"}}, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	up := l.uplinks
+	up.Names = slices.Clone(up.Names)
+	return up, nil
+}
+
+// SetSubnets says which subnets are on the host's interfaces.
+func (l *Links) SetSubnets(subnets ...link.Subnet) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.uplinks.Subnets = subnets
 }
 
 // EnsureHostEnds finds them as they should be.

@@ -213,6 +213,12 @@ func TestUplinks(t *testing.T) {
 	if want := []string{"out0", "vpn0", "vtep0"}; up.Underlay != "vtep0" || !slices.Equal(up.Names, want) {
 		t.Errorf("got %+v, want vtep0 and %q", up, want)
 	}
+	subnets := []Subnet{
+		{"guest0", netip.MustParsePrefix("192.168.7.0/24")}, {"out0", netip.MustParsePrefix("203.0.113.0/24")}, {"vtep0", netip.MustParsePrefix("198.18.0.0/24")},
+	}
+	if !slices.Equal(up.Subnets, subnets) {
+		t.Errorf("subnets %v, want %v", up.Subnets, subnets)
+	}
 	up, err = l.Uplinks(t.Context(), netip.MustParseAddr("198.18.0.99"))
 	if err != nil || up.Underlay != "" || !slices.Equal(up.Names, []string{"out0", "vpn0"}) {
 		t.Errorf("without the tunnel address: %+v, %v", up, err)

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -15,6 +16,15 @@ import (
 type Uplinks struct {
 	Underlay string   // the one that has the tunnel address; empty: none has it
 	Names    []string // all of them, the underlay too, sorted
+	// Subnets are those on every interface of the host, uplink or not, without
+	// loopback and our own; sorted.
+	Subnets []Subnet
+}
+
+// Subnet is a subnet that this host reaches on an interface without a router.
+type Subnet struct {
+	Interface string
+	Prefix    netip.Prefix
 }
 
 // Uplinks finds the interfaces by which containers may leave the host: the one
@@ -49,6 +59,7 @@ func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
 			carded[a.MasterIndex] = true
 		}
 	}
+	named := map[int]string{}
 	for _, link := range links {
 		a := link.Attrs()
 		if a.Index == byAddr {
@@ -57,11 +68,25 @@ func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
 		if isOurs(a.Name) || a.RawFlags&unix.IFF_LOOPBACK != 0 {
 			continue
 		}
+		named[a.Index] = a.Name
 		if a.Index == byAddr || byRoute[a.Index] || leadsOut(link) || link.Type() == "bridge" && carded[a.Index] {
 			up.Names = append(up.Names, a.Name)
 		}
 	}
 	slices.Sort(up.Names)
+	addrs, err := c.addrsOf(nil)
+	if err != nil {
+		return up, err
+	}
+	for _, a := range addrs {
+		if p := prefixOf(a.IPNet); p.IsValid() && named[a.LinkIndex] != "" {
+			up.Subnets = append(up.Subnets, Subnet{Interface: named[a.LinkIndex], Prefix: p.Masked()})
+		}
+	}
+	slices.SortFunc(up.Subnets, func(a, b Subnet) int {
+		return cmp.Or(strings.Compare(a.Interface, b.Interface), a.Prefix.Compare(b.Prefix))
+	})
+	up.Subnets = slices.Compact(up.Subnets)
 	return up, nil
 }
 

@@ -21,8 +21,11 @@ func (j *judging) peers() {
 	at := map[netip.Addr]cluster.Host{} // who has an address by this judgement
 	selfRevision := uint64(0)
 	for _, h := range j.s.Hosts {
-		if h.ID == j.f.Self {
+		switch {
+		case h.ID == j.f.Self:
 			selfRevision = h.Revision
+		case j.badAddress(h, j.m.peers[h.ID] == h.VTEP) == "":
+			j.v.Hosts = append(j.v.Hosts, h.VTEP)
 		}
 	}
 	for _, h := range j.claimants() {
@@ -116,10 +119,33 @@ func (j *judging) badAddress(h cluster.Host, known bool) string {
 			return fmt.Sprintf("that is no host's address, but the network's or the broadcast address of %s", p.Masked())
 		}
 	}
+	if s := j.inner(a); s.Interface != "" {
+		return fmt.Sprintf("that lies in %s of interface %s, which leads to containers or virtual machines and not to other hosts; "+
+			"if a host is there, add the interface to uplinks in section [network] of this host's settings", s.Prefix, s.Interface)
+	}
 	if id, in := j.settled.containing(a); in && !known {
 		return fmt.Sprintf("that lies in the container network %q", id)
 	}
 	return ""
+}
+
+// inner gives the subnet on an interface that is no uplink which leads to an address;
+// zero: none does. A container there would be taken for a host. What the peer had
+// before does not count: with such a subnet, its packets go to that interface anyway.
+func (j *judging) inner(a netip.Addr) Subnet {
+	var best Subnet
+	for _, s := range j.f.Subnets {
+		if s.Prefix.Bits() == a.BitLen() || !s.Prefix.Contains(a) { // one's own address alone
+			continue
+		}
+		if more := s.Prefix.Bits() - best.Prefix.Bits(); !best.Prefix.IsValid() || more > 0 || more == 0 && s.Uplink {
+			best = s
+		}
+	}
+	if best.Uplink {
+		return Subnet{}
+	}
+	return best
 }
 
 func broadcast(p netip.Prefix) netip.Addr {

@@ -18,8 +18,16 @@ type Facts struct {
 	VTEP        netip.Addr     // its tunnel address
 	Routes      []netip.Prefix // its routes, without default routes and those of our gateways
 	Addrs       []netip.Prefix // its addresses with their prefix lengths, without those of our gateways
+	Subnets     []Subnet       // on its interfaces, without those of our gateways
 	AllowPublic []netip.Prefix // ranges that its settings allow beside the private ones
 	Now         time.Time
+}
+
+// Subnet is one that this host reaches on an interface without a router.
+type Subnet struct {
+	Prefix    netip.Prefix
+	Interface string
+	Uplink    bool // other hosts may be there; else only containers or virtual machines
 }
 
 // Stored is what the store says, decoded.
@@ -50,6 +58,7 @@ func Remember(tunnels map[string]netip.Addr) Memory { return Memory{peers: tunne
 type Verdict struct {
 	Networks map[string]Network
 	Peers    map[string]Peer
+	Hosts    []netip.Addr // where the records name other hosts that can be there, dead ones too
 	Memory   Memory
 	Again    time.Duration // when to judge again although nothing changes; 0: not needed
 }

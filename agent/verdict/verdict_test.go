@@ -134,11 +134,22 @@ func TestTunnelAddresses(t *testing.T) {
 		"198.18.0.2": "", "10.1.2.3": "", "203.0.113.5": "",
 		"198.18.0.255": "broadcast", "198.18.0.0": "broadcast", "172.17.255.255": "broadcast", "255.255.255.255": "no unicast",
 		"224.0.0.1": "no unicast", "127.0.0.1": "no unicast", "0.0.0.0": "no unicast", "0.1.2.3": "no unicast", "240.0.0.1": "no unicast", "169.254.3.4": "no unicast",
+		"172.17.0.2": "in 172.17.0.0/16 of interface docker0", "172.17.8.9": "", "192.0.2.7": "in 192.0.2.0/24 of interface br-1", "192.0.2.200": "",
 		"198.18.0.1": "of this host", "172.17.0.1": "of this host", "::ffff:198.18.0.7": "no unicast", "2001:db8::1": "IP version", "10.6.0.9": `network "n"`,
 	} {
 		s := hosts(host("p", vtep, 1))
-		v := Judge(s, map[string]network.Record{"n": net("n", "10.6.0.0/16", 1)}, facts(), Memory{})
+		f := facts()
+		f.Subnets = []Subnet{
+			{netip.MustParsePrefix("198.18.0.0/24"), "eth0", true}, {netip.MustParsePrefix("172.17.0.0/16"), "docker0", false},
+			{netip.MustParsePrefix("172.17.8.0/24"), "eth1", true}, // within that of the bridge: the longer prefix leads
+			{netip.MustParsePrefix("192.0.2.0/24"), "br-1", false}, {netip.MustParsePrefix("192.0.2.128/25"), "br-2", false},
+			{netip.MustParsePrefix("192.0.2.128/25"), "vlan5", true}, {netip.MustParsePrefix("203.0.113.5/32"), "dummy0", false},
+		}
+		v := Judge(s, map[string]network.Record{"n": net("n", "10.6.0.0/16", 1)}, f, Memory{})
 		p := v.Peers["p"]
+		if believed := len(v.Hosts) == 1; believed != p.VTEP.IsValid() {
+			t.Errorf("%s: hosts %v, peer %+v", vtep, v.Hosts, p)
+		}
 		if p.VTEP.IsValid() != (says == "") || !strings.Contains(p.Problem, says) || says != "" && !strings.Contains(p.Problem, "key socketplane/v1/hosts/p") {
 			t.Errorf("%s: %+v, want %q", vtep, p, says)
 		}
