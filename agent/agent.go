@@ -46,7 +46,7 @@ type Membership interface {
 
 // Detector tells which hosts are dead, and since when.
 type Detector interface {
-	Look(ctx context.Context, hosts []cluster.Host) (gone map[string]time.Time, err error)
+	Look(ctx context.Context, hosts []cluster.Host, believed func(id string) bool) (gone map[string]time.Time, err error)
 }
 
 // Networks makes and finds networks.

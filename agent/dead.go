@@ -39,7 +39,7 @@ func (a *Agent) lookForDead(ctx context.Context) error {
 	if a.view.leaving() {
 		signal(a.kick)
 	}
-	gone, err := a.Detector.Look(ctx, a.view.peers())
+	gone, err := a.Detector.Look(ctx, a.view.peers(), a.believed)
 	died, back := a.view.setGone(gone)
 	for _, h := range died {
 		a.Logger.Warn("a host is gone; nothing is sent to it any more", "peer", h.Name, "id", h.ID, "vtep", h.VTEP)

@@ -21,7 +21,7 @@ type coroner struct {
 	err  error
 }
 
-func (c *coroner) Look(context.Context, []cluster.Host) (map[string]time.Time, error) {
+func (c *coroner) Look(context.Context, []cluster.Host, func(id string) bool) (map[string]time.Time, error) {
 	return c.gone, c.err
 }
 

@@ -372,3 +372,21 @@ func TestContestedAddresses(t *testing.T) {
 	h.converge()
 	h.well()
 }
+
+// TestAgentAwayKeepsAddress: a host that is known does not get the packets of one whose
+// agent is away, and does not let it be taken for dead.
+func TestAgentAwayKeepsAddress(t *testing.T) {
+	h := hostile(t) // the peer's session does not hold its record
+	h.writeHost(thiefID, "thief", "192.0.2.9", 1500)
+	h.converge()
+	was := h.data()
+	h.writeHost(thiefID, "thief", "192.0.2.2", 1500)
+	h.converge()
+	if now := h.data(); now != was {
+		t.Errorf("it is\n%s\nand was\n%s", now, was)
+	}
+	h.named(thiefID, "192.0.2.2", `"h2"`, "its tunnel stays at 192.0.2.9")
+	if h.believed(thiefID) || !h.believed(peerID) {
+		t.Errorf("believed: the thief %v, the peer %v", h.believed(thiefID), h.believed(peerID))
+	}
+}

@@ -143,6 +143,14 @@ func (a *Agent) noteVerdict(v verdict.Verdict, self cluster.Host, hosts []cluste
 	}
 }
 
+// believed says whether a host is taken to be at the tunnel address of its record.
+func (a *Agent) believed(id string) bool {
+	a.judged.mu.Lock()
+	defer a.judged.mu.Unlock()
+	p := a.judged.verdict.Peers[id]
+	return p.VTEP.IsValid() && !p.Elsewhere
+}
+
 // subnets are those on this host's interfaces, for a judgement.
 func (a *Agent) subnets() []verdict.Subnet {
 	up := a.uplinksNow()

@@ -51,9 +51,9 @@ func NewDetector(drainAfter time.Duration, live func(ctx context.Context) ([]str
 }
 
 // Look judges all hosts, and gives those that are gone, with the time since
-// when. It asks the store only when somebody is suspected for long enough. When
+// when. believed says whether a host is taken to be where its record says. It asks the store only when somebody is suspected for long enough. When
 // it cannot ask, what it judged last stands. One goroutine may use it.
-func (d *Detector) Look(ctx context.Context, hosts []Host) (gone map[string]time.Time, err error) {
+func (d *Detector) Look(ctx context.Context, hosts []Host, believed func(id string) bool) (gone map[string]time.Time, err error) {
 	now := time.Now()
 	var living, due []Host
 	known := map[string]*sighting{}
@@ -77,7 +77,7 @@ func (d *Detector) Look(ctx context.Context, hosts []Host) (gone map[string]time
 	}
 	d.hosts = known
 	if len(due) > 0 {
-		err = d.judge(ctx, due, living)
+		err = d.judge(ctx, due, living, believed)
 	}
 	gone = map[string]time.Time{}
 	for id, s := range d.hosts {
@@ -90,8 +90,9 @@ func (d *Detector) Look(ctx context.Context, hosts []Host) (gone map[string]time
 
 // judge decides on hosts that have been suspected for long enough. A living
 // host that has the address or the node of one is in its place: a machine that
-// was installed anew has a new identity.
-func (d *Detector) judge(ctx context.Context, due, living []Host) error {
+// was installed anew has a new identity. A host that only claims the address,
+// since it is known at another, has it once nothing is heard of the machine.
+func (d *Detector) judge(ctx context.Context, due, living []Host, believed func(id string) bool) error {
 	live, err := d.live(ctx)
 	if err != nil {
 		return err
@@ -99,13 +100,16 @@ func (d *Detector) judge(ctx context.Context, due, living []Host) error {
 	var wg sync.WaitGroup
 	for _, h := range due {
 		s := d.hosts[h.ID]
-		replaced := slices.ContainsFunc(living, func(l Host) bool { return l.VTEP == h.VTEP })
+		claimed := func(l Host) bool { return l.VTEP == h.VTEP }
+		replaced := slices.ContainsFunc(living, func(l Host) bool { return claimed(l) && believed(l.ID) })
 		renamed := slices.ContainsFunc(living, func(l Host) bool { return l.Node == h.Node })
 		switch {
 		case replaced:
 			s.die()
 		case h.Node != "" && !renamed && slices.Contains(live, h.Node):
 			s.gone = time.Time{}
+		case slices.ContainsFunc(living, claimed):
+			s.die() // who answers there may be the one that claims it
 		default:
 			wg.Go(func() {
 				if d.answers(ctx, h.VTEP) {

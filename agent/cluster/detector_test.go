@@ -19,6 +19,9 @@ type watched struct {
 	asked   int
 }
 
+// believed is the judgement on the hosts of these tests.
+func believed(id string) bool { return id != "claims" }
+
 func newWatched(drainAfter time.Duration) *watched {
 	w := &watched{answers: map[netip.Addr]bool{}}
 	w.Detector = NewDetector(drainAfter, func(context.Context) ([]string, error) { w.asked++; return w.live, w.err })
@@ -52,6 +55,18 @@ func TestDetector(t *testing.T) {
 			w.live, w.answers[h.VTEP] = []string{"node-dead"}, true
 			return []Host{{ID: "new", VTEP: h.VTEP, Node: "node-dead", Alive: true}}
 		}, drain},
+		{"another claims its address", func(w *watched, h *Host) []Host {
+			w.live, w.answers[h.VTEP] = []string{"node-dead"}, true
+			return []Host{{ID: "claims", VTEP: h.VTEP, Node: "node-claims", Alive: true}}
+		}, 0},
+		{"another claims its address, and the machine is dead", func(w *watched, h *Host) []Host {
+			w.live, w.answers[h.VTEP] = []string{"node-claims"}, true // the other is there
+			return []Host{{ID: "claims", VTEP: h.VTEP, Node: "node-claims", Alive: true}}
+		}, drain},
+		{"another claims its address, and nobody watches the machine", func(w *watched, h *Host) []Host {
+			h.Node, w.answers[h.VTEP] = "", true
+			return []Host{{ID: "claims", VTEP: h.VTEP, Node: "node-claims", Alive: true}}
+		}, unwatched * drain},
 		{"another has its node", func(w *watched, _ *Host) []Host {
 			w.live = []string{"node-dead"}
 			return []Host{{ID: "new", VTEP: netip.MustParseAddr("192.0.2.9"), Node: "node-dead", Alive: true}}
@@ -64,7 +79,7 @@ func TestDetector(t *testing.T) {
 				hosts = append(hosts, h)
 				start := time.Now()
 				for time.Since(start) < 2*unwatched*drain {
-					gone, _ := w.Look(t.Context(), hosts)
+					gone, _ := w.Look(t.Context(), hosts, believed)
 					since, is := gone[h.ID]
 					if after := time.Since(start); is != (c.want > 0 && after >= c.want) {
 						t.Fatalf("after %v: gone %v", after, is)
@@ -94,7 +109,7 @@ func TestDetectorReturns(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, h := newWatched(drain), host("dead", 2, false)
 				look := func() bool {
-					gone, _ := w.Look(t.Context(), []Host{h})
+					gone, _ := w.Look(t.Context(), []Host{h}, believed)
 					_, is := gone[h.ID]
 					return is
 				}

@@ -28,16 +28,21 @@ func (j *judging) peers() {
 			j.v.Hosts = append(j.v.Hosts, h.VTEP)
 		}
 	}
-	for _, h := range j.claimants() {
+	claimants := j.claimants()
+	away := j.away(claimants)
+	for _, h := range claimants {
 		old, known := j.m.peers[h.ID]
 		p := Peer{}
 		why := j.badAddress(h, known && old == h.VTEP)
 		_, oldTaken := at[old]
 		stays := known && !oldTaken && old != h.VTEP && j.badAddress(cluster.Host{VTEP: old}, true) == ""
 		other, taken := at[h.VTEP]
+		if owner, is := away[h.VTEP]; is && !taken && known && old != h.VTEP {
+			other, taken = owner, true
+		}
 		if why == "" && !taken && stays && j.waits(h) {
 			at[old], j.v.Memory.peers[h.ID] = h, old
-			j.v.Peers[h.ID] = Peer{VTEP: old}
+			j.v.Peers[h.ID] = Peer{VTEP: old, Elsewhere: true}
 			continue
 		}
 		if why == "" && taken {
@@ -55,7 +60,7 @@ func (j *judging) peers() {
 		case why != "-":
 			p.Problem = fmt.Sprintf("the record of host %q (%s) names the tunnel address %s, and %s; ", h.Name, h.ID, h.VTEP, why)
 			if stays {
-				p.VTEP = old
+				p.VTEP, p.Elsewhere = old, true
 				p.Problem += fmt.Sprintf("its tunnel stays at %s", old)
 			} else {
 				p.Problem += "this host does not reach its endpoints"
@@ -94,6 +99,19 @@ func (j *judging) claimants() []cluster.Host {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Revision, b.Revision), strings.Compare(a.ID, b.ID))
 	})
 	return list
+}
+
+// away gives the hosts whose agent is away and that are not dead, by the address that
+// they had. No host that is known at another address takes it: its record may be
+// somebody else's. An unknown one may: a machine that was installed anew is one.
+func (j *judging) away(list []cluster.Host) map[netip.Addr]cluster.Host {
+	away := map[netip.Addr]cluster.Host{}
+	for _, h := range list {
+		if !h.Alive && (j.m.peers[h.ID] == h.VTEP || j.m.owners[h.VTEP] == h.ID) {
+			away[h.VTEP] = h
+		}
+	}
+	return away
 }
 
 const ours = "that is an address of this host"

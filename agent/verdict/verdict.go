@@ -72,8 +72,9 @@ type Network struct {
 
 // Peer is the judgement on one other host.
 type Peer struct {
-	VTEP    netip.Addr // in force; the zero Addr: none
-	Problem string     // why that is not what its record says
+	VTEP      netip.Addr // in force; the zero Addr: none
+	Elsewhere bool       // that is not what its record says
+	Problem   string     // why it is not, unless that is about to change
 }
 
 // Judge judges all that is stored. used are the networks that this host has

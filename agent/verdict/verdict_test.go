@@ -184,6 +184,46 @@ func TestTwoHostsOneAddress(t *testing.T) {
 	check("the first is back", Judge(hosts(victim, thief), nil, facts(), v.Memory))
 }
 
+// While a host's agent is away, no host that is known at another address takes its
+// tunnel address; a machine that was installed anew does, and so does anybody once the
+// host is dead.
+func TestAgentAway(t *testing.T) {
+	victim, known := host("v", "198.18.0.2", 5), host("k", "198.18.0.3", 6)
+	first := Judge(hosts(victim, known), nil, facts(), Memory{})
+	for name, m := range map[string]Memory{
+		"running":       first.Memory,
+		"started again": Remember(map[string]netip.Addr{"v": victim.VTEP, "k": known.VTEP}),
+	} {
+		away, thief, f := victim, known, facts()
+		away.Alive, thief.VTEP, thief.Revision = false, victim.VTEP, 9
+		for range 10 { // the moment after which a move is believed passes, too
+			v := Judge(hosts(away, thief), nil, f, m)
+			if v.Peers["v"].VTEP != victim.VTEP || v.Peers["v"].Problem != "" {
+				t.Fatalf("%s: the host whose agent is away: %+v", name, v.Peers)
+			}
+			if p := v.Peers["k"]; p.VTEP != known.VTEP || !p.Elsewhere || !strings.Contains(p.Problem, `"name-v"`) {
+				t.Fatalf("%s: who claims its address: %+v", name, p)
+			}
+			m, f.Now = v.Memory, f.Now.Add(time.Second)
+		}
+
+		// The machine was installed anew, while the other claims its address too.
+		v := Judge(hosts(away, thief, host("n", "198.18.0.2", 10)), nil, f, m)
+		if v.Peers["n"].VTEP != victim.VTEP || v.Peers["n"].Elsewhere || v.Peers["v"].VTEP.IsValid() || v.Peers["k"].VTEP != known.VTEP {
+			t.Errorf("%s: installed anew: %+v", name, v.Peers)
+		}
+
+		// The host is dead, and its address was given to the other.
+		dead := hosts(away, thief)
+		dead.Gone = map[string]bool{"v": true}
+		v = Judge(dead, nil, f, m)
+		f.Now = f.Now.Add(moveAfter)
+		if v = Judge(dead, nil, f, v.Memory); v.Peers["k"].VTEP != victim.VTEP || v.Peers["k"].Elsewhere || v.Peers["k"].Problem != "" {
+			t.Errorf("%s: after its death: %+v", name, v.Peers)
+		}
+	}
+}
+
 // A known peer whose record is spoilt keeps its tunnel, and one whose record names
 // another address has to stand by it for a moment.
 func TestPeerMoves(t *testing.T) {
