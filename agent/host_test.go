@@ -138,12 +138,16 @@ func (h *testHost) settle() { h.errands.wg.Wait() }
 
 func (h *testHost) put(key, value string) {
 	h.t.Helper()
-	e, err := h.store.Get(h.t.Context(), key)
-	if err != nil && !errors.Is(err, state.ErrNotFound) {
-		h.t.Fatal(err)
-	}
-	if _, err := h.store.CompareAndSet(h.t.Context(), key, []byte(value), e.Version); err != nil {
-		h.t.Fatal(err)
+	for { // again where the agent was in between
+		e, err := h.store.Get(h.t.Context(), key)
+		if err != nil && !errors.Is(err, state.ErrNotFound) {
+			h.t.Fatal(err)
+		}
+		if _, err = h.store.CompareAndSet(h.t.Context(), key, []byte(value), e.Version); err == nil {
+			return
+		} else if !errors.Is(err, state.ErrConflict) {
+			h.t.Fatal(err)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -23,11 +24,14 @@ const (
 	noteMeta   = "metadata/" // network: it asks for what this host's settings do not allow
 )
 
+// versions are of keys in the store. Who writes one again and again says nothing new.
+var versions = regexp.MustCompile(`\bversion [0-9]+`)
+
 // note keeps a sentence for Status, and logs it when it is news.
 func (a *Agent) note(about, sentence string) {
 	sentence = oneLine(sentence)
 	a.mu.Lock()
-	news := a.notes[about] != sentence
+	news := versions.ReplaceAllString(a.notes[about], "") != versions.ReplaceAllString(sentence, "")
 	a.notes[about] = sentence
 	a.mu.Unlock()
 	if news {

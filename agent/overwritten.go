@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -77,7 +78,12 @@ func (a *Agent) ownLists() map[string]*publisher {
 	return all
 }
 
-// overwritten lists the keys of this host that somebody else wrote.
+// maxOverwritten bounds how many keys are named one by one. Anybody can write lists of
+// ours under as many names as he likes.
+const maxOverwritten = 20
+
+// overwritten lists the keys of this host that somebody else wrote: our record, then
+// the lists that were written last; and in one line the rest.
 func (a *Agent) overwritten() []api.Overwritten {
 	var list []api.Overwritten
 	add := func(key string, count int, last time.Time) {
@@ -93,7 +99,31 @@ func (a *Agent) overwritten() []api.Overwritten {
 		count, last := p.own.Overwritten()
 		add(network.EndpointsKey(id, a.id), count, last)
 	}
+	record := cluster.HostsPrefix + a.id
+	slices.SortFunc(list, func(x, y api.Overwritten) int {
+		if is := x.Key == record; is != (y.Key == record) {
+			if is {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(y.Last.Compare(x.Last), strings.Compare(x.Key, y.Key))
+	})
+	rest := api.Overwritten{}
+	if len(list) > maxOverwritten {
+		for _, o := range list[maxOverwritten:] {
+			rest.Count += o.Count
+			if o.Last.After(rest.Last) {
+				rest.Last = o.Last
+			}
+		}
+		rest.Key = fmt.Sprintf("%s* (%d more)", network.EndpointsPrefix, len(list)-maxOverwritten)
+		list = list[:maxOverwritten]
+	}
 	slices.SortFunc(list, func(x, y api.Overwritten) int { return strings.Compare(x.Key, y.Key) })
+	if rest.Count > 0 {
+		list = append(list, rest)
+	}
 	return list
 }
 

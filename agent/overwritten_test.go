@@ -1,11 +1,16 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/socketplane/socketplane/agent/calm"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
 )
@@ -89,4 +94,74 @@ func TestListOfChangedNetwork(t *testing.T) {
 	if e, err := h.store.Get(t.Context(), key); err != nil || string(e.Value) != string(good.Value) {
 		t.Errorf("%s, %v", e.Value, err)
 	}
+}
+
+// Who writes values in a loop fills no log, and no status.
+func TestWritesInALoop(t *testing.T) {
+	h := hostile(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.converge()
+	var log lockedBuffer
+	h.Logger = slog.New(calm.New(slog.NewTextHandler(&log, nil)))
+	const rounds = 300
+	for i := range rounds {
+		h.writeNetwork("foo", "192.0.2.0/24", 10001, "") // in use: it stays, with a word
+		h.put(network.EndpointsKey("foo", selfID), fmt.Sprintf(`{"version":1,"endpoints":[],"x%d":0}`, i))
+		h.put(network.EndpointsKey("foo", peerID), fmt.Sprintf(`{"version":1,"endpoints":[],"x%d":0}`, i)) // cannot be decoded, for another reason each time
+		h.put(network.EndpointsKey(fmt.Sprintf("stray%d", i), selfID), peerList)
+		for _, part := range []string{partNetworks, partEndpoints} {
+			snap, err := h.store.Wait(t.Context(), part, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.take(t.Context(), part, snap)
+		}
+	}
+	h.settle()
+	h.converge()
+	h.settle()
+	said := log.String()
+	if lines := strings.Count(said, "\n"); lines > 250 || len(said) > 100_000 {
+		t.Errorf("%d lines, %d bytes:\n%.3000s", lines, len(said), said)
+	}
+	for _, what := range []string{"foo", "somebody else wrote this host's list", "a value of the store is left alone"} {
+		if !strings.Contains(said, what) {
+			t.Errorf("the log does not say %q:\n%.3000s", what, said)
+		}
+	}
+	st, err := h.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(st.Overwritten); n != maxOverwritten+1 || !strings.HasSuffix(st.Overwritten[n-1].Key, " more)") {
+		t.Errorf("%d keys: %+v", n, st.Overwritten)
+	}
+	if n := len(st.Problems); n > 4*maxOverwritten {
+		t.Errorf("%d problems: %q", n, st.Problems)
+	}
+	count := 0
+	for _, o := range st.Overwritten {
+		count += o.Count
+	}
+	if count < rounds { // the strays alone
+		t.Errorf("%d were counted of %d", count, rounds)
+	}
+}
+
+// lockedBuffer is a log that several goroutines write.
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
 }

@@ -6,6 +6,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/socketplane/socketplane/agent/calm"
 )
 
 func (a *app) agentCommand() *cobra.Command {
@@ -84,7 +86,7 @@ func (a *app) logger(s Settings) *slog.Logger {
 	if err := level.UnmarshalText([]byte(s.Log.Level)); err != nil {
 		level = slog.LevelInfo // checked when the settings were loaded
 	}
-	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+	return slog.New(calm.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level})))
 }
 
 // agentRunArgs is what `agent run` must be given to run with the flags that

@@ -56,7 +56,8 @@ type Status struct {
 	Bridge   string   `json:"bridge"`
 	Peers    []Peer   `json:"peers"` // sorted by name
 	// Overwritten are the keys of the store that only this host writes and somebody
-	// else wrote since the agent began. They were put right.
+	// else wrote since the agent began. They were put right. Where there are many, the
+	// last entry stands for the rest, and its key ends in "* (N more)".
 	Overwritten []Overwritten `json:"overwritten,omitempty"`
 }
 

@@ -16,7 +16,11 @@ type Own struct {
 	seen   uint64   // version of the foreign value that was counted last
 	count  int
 	last   time.Time
+	said   time.Time // when that was news last
 }
+
+// sayEvery is how often it is news that somebody else wrote a key.
+const sayEvery = time.Minute
 
 // maxTries bounds the values of unanswered writes that are kept.
 const maxTries = 8
@@ -56,7 +60,8 @@ func (o *Own) is(value []byte) bool {
 	return slices.ContainsFunc(o.values, func(v []byte) bool { return bytes.Equal(v, value) })
 }
 
-// Foreign counts a value that was read and is not ours. It is news once a version.
+// Foreign counts a value that was read and is not ours, once a version. It is news once
+// a minute: who writes a key in a loop fills no log.
 func (o *Own) Foreign(value []byte, version uint64, now time.Time) (news bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -66,6 +71,10 @@ func (o *Own) Foreign(value []byte, version uint64, now time.Time) (news bool) {
 	o.seen = version
 	o.count++
 	o.last = now
+	if !o.said.IsZero() && now.Sub(o.said) < sayEvery {
+		return false
+	}
+	o.said = now
 	return true
 }
 
