@@ -37,21 +37,61 @@ func patiently(held error, lock func() error) error {
 }
 
 // lockBridge takes the integration bridge for this process, whatever its state
-// directory and socket are. An abstract unix socket (unix(7)) belongs to the
-// network namespace, as the bridge does, and goes with the process.
-func lockBridge(bridge string) (unlock func(), err error) {
-	var l net.Listener
-	err = patiently(syscall.EADDRINUSE, func() (err error) {
-		l, err = net.Listen("unix", "@socketplane/"+bridge)
-		return err
-	})
-	if errors.Is(err, syscall.EADDRINUSE) {
+// directory and socket are. The lock is on a file that root alone can open, in a
+// directory that root alone can write: nobody else can take it, or be taken for who
+// has it. The bridge belongs to the network namespace, which the file's name says.
+func lockBridge(dir, bridge string) (unlock func(), err error) {
+	if err := errors.Join(rootsDir(filepath.Dir(dir)), rootsDir(dir)); err != nil {
+		return nil, fmt.Errorf("lock bridge %s: %w", bridge, err)
+	}
+	var ns syscall.Stat_t
+	if err := syscall.Stat("/proc/self/ns/net", &ns); err != nil {
+		return nil, fmt.Errorf("lock bridge %s: this network namespace: %w", bridge, err)
+	}
+	path := filepath.Join(dir, fmt.Sprintf("%s.%d.lock", bridge, ns.Ino))
+	unlock, f, err := lockFile(path)
+	if err != nil && f != nil {
+		_ = f.Close()
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, fmt.Errorf("another agent runs on this host with bridge %s; see: socketplane agent status", bridge)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock bridge %s: %w", bridge, err)
 	}
-	return func() { _ = l.Close() }, nil
+	return unlock, nil
+}
+
+// rootsDir makes a directory unless it is there, and refuses one that others than the
+// user of this process, which is root, can write.
+func rootsDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	owner, _ := fi.Sys().(*syscall.Stat_t)
+	if !fi.IsDir() || owner == nil || int(owner.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is not a directory that root alone can write; remove it, or run: chown root %[1]s && chmod go-w %[1]s", dir)
+	}
+	return nil
+}
+
+// lockFile takes the lock on a file, which it makes unless it is there. The kernel
+// gives the lock back when the process ends, however it ends. The error is EWOULDBLOCK
+// when another process has it; then f is open for reading.
+func lockFile(path string) (unlock func(), f *os.File, err error) {
+	f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = patiently(syscall.EWOULDBLOCK, func() error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) })
+	if err != nil {
+		return nil, f, err
+	}
+	return func() { _ = f.Close() }, f, nil
 }
 
 // listen opens the agent's socket: mode 0660, group socketplane where there is one.
@@ -100,15 +140,13 @@ func openSocket(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// lockState takes the state directory for this process. The kernel gives it
-// back when the process ends, however it ends.
+// lockState takes the state directory for this process.
 func lockState(dir string) (unlock func(), err error) {
 	path := filepath.Join(dir, "agent.lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	unlock, f, err := lockFile(path)
+	if f == nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	err = patiently(syscall.EWOULDBLOCK, func() error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) })
 	if err != nil {
 		who := make([]byte, 16)
 		n, _ := f.ReadAt(who, 0) // empty when it cannot be read
@@ -121,7 +159,7 @@ func lockState(dir string) (unlock func(), err error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return func() { _ = f.Close() }, nil
+	return unlock, nil
 }
 
 func writeAt(f *os.File, b []byte) error {

@@ -46,7 +46,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 		return err
 	}
 	defer unlock()
-	release, err := lockBridge(s.OVS.Bridge)
+	release, err := lockBridge(lockDir, s.OVS.Bridge)
 	if err != nil {
 		return err
 	}

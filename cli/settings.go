@@ -12,7 +12,13 @@ const DefaultConfigFile = "/etc/socketplane/socketplane.toml"
 
 // DefaultSocket is where the agent listens and where an OCI hook, which gets
 // no environment, looks for it.
-const DefaultSocket = "/run/socketplane/socketplane.sock"
+const DefaultSocket = runDir + "/socketplane.sock"
+
+// runDir is root's directory of the agent; lockDir is where it locks its bridge.
+const (
+	runDir  = "/run/socketplane"
+	lockDir = runDir + "/lock"
+)
 
 // DefaultTokenFile may hold the token of the cluster that this host is to join by
 // itself.

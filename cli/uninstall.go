@@ -60,7 +60,7 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 	host := a.setupHost()
 	steps := host.Uninstall(setup.Uninstall{
 		Self: self, StateDir: s.Host.StateDir, DaemonJSON: s.Docker.DaemonJSON, LogFile: s.Log.File,
-		Socket: s.API.Socket, Plugin: driver.PluginSocket, Force: force, Purge: purge,
+		Socket: s.API.Socket, Locks: lockDir, Plugin: driver.PluginSocket, Force: force, Purge: purge,
 		Attached: attached,
 		Leave:    func(ctx context.Context) (string, error) { return a.leaveCluster(ctx, s, force) },
 		StopAgent: func(ctx context.Context) (string, error) {

@@ -2,7 +2,9 @@ package setup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,7 @@ type Uninstall struct {
 	DaemonJSON string
 	LogFile    string
 	Socket     string // of the agent
+	Locks      string // directory of its locks
 	Plugin     string // socket of Docker's plugin
 	Force      bool   // also while containers are attached
 	Purge      bool   // the settings and the state, too
@@ -133,12 +136,16 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	names := []string{
+	names, err := h.locks(un.Locks)
+	if err != nil {
+		return "", err
+	}
+	names = append(names,
 		un.Plugin,
 		un.Socket, filepath.Join(filepath.Dir(un.Socket), "agent.pid"), filepath.Dir(un.Socket),
 		filepath.Join(un.StateDir, "bin", "socketplane-runc"), filepath.Join(un.StateDir, "bin"),
 		modulesFile,
-	}
+	)
 	if !h.DockerRuns() { // else its directory is dockerd's
 		names = append(names, filepath.Dir(un.Plugin), filepath.Dir(filepath.Dir(un.Plugin)))
 	}
@@ -160,6 +167,27 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 		return "", err
 	}
 	return "removed " + strings.Join(removed, " "), nil
+}
+
+// locks gives the files in the directory of the agent's locks, and the directory.
+func (h *Host) locks(dir string) ([]string, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(h.path(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".lock") {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	return append(names, dir), nil
 }
 
 // removeGroup removes the group unless it was there before.
