@@ -29,7 +29,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 	r := seg.record
 	s := ovs.Segment{
 		VNI: r.VNI, Subnet: r.Subnet, Gateway: r.Gateway, GatewayMAC: macOf(r.Gateway), GatewayPort: seg.ofport,
-		LinkLocal: a.metadata(r),
+		Metadata: a.metadata(r),
 	}
 	for _, l := range a.table.on(r.ID) {
 		if l.Attached && l.OFPort > 0 {

@@ -33,9 +33,10 @@ The subnet must be private: in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16,
 allow_public = ["CIDR"] in section [network] of the settings file, and restarts the
 agent.
 
-Containers do not reach link-local addresses (169.254.0.0/16). A cloud serves the
-host's metadata there, secrets included. --allow-metadata opens these addresses to the
-containers of this network, on each host whose settings list the network in
+Containers do not reach link-local addresses (169.254.0.0/16), 168.63.129.16 (except
+its name server), 100.100.100.200 and 192.0.0.192. A cloud serves the host's metadata
+there, secrets included. --allow-metadata opens these addresses to the containers of
+this network, on each host whose settings list the network in
 allow_metadata in section [network].`,
 		Example: `  socketplane network create web 10.6.0.0/16
   socketplane network create shop 10.7.0.0/24 --gateway 10.7.0.254

@@ -29,7 +29,7 @@ type Segment struct {
 	Gateway     netip.Addr   // the same on every host
 	GatewayMAC  string       // the same on every host
 	GatewayPort int          // OpenFlow port of this host's gateway; 0: there is none
-	LinkLocal   bool         // packets to link-local addresses (RFC 3927) pass
+	Metadata    bool         // packets to the cloud's metadata pass
 	Local       []Local
 	Remote      []Remote
 }
@@ -98,7 +98,7 @@ func (f Forwarding) sane() (Forwarding, []string) {
 func (g Segment) sane(taken, tunnels map[int]bool) (Segment, []string) {
 	var dropped []string
 	macs, ips := map[string]bool{}, map[netip.Addr]bool{g.Gateway: true}
-	out := Segment{VNI: g.VNI, Subnet: g.Subnet, Gateway: g.Gateway, GatewayMAC: parseMAC(g.GatewayMAC), GatewayPort: g.GatewayPort, LinkLocal: g.LinkLocal}
+	out := Segment{VNI: g.VNI, Subnet: g.Subnet, Gateway: g.Gateway, GatewayMAC: parseMAC(g.GatewayMAC), GatewayPort: g.GatewayPort, Metadata: g.Metadata}
 	if out.GatewayMAC == "" || !g.Gateway.Is4() || g.GatewayPort <= 0 || g.GatewayPort > maxOFPort || taken[g.GatewayPort] {
 		if g.GatewayPort != 0 {
 			dropped = append(dropped, "gateway "+g.Gateway.String())

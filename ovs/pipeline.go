@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/socketplane/socketplane/agent/metadata"
 )
 
 // The tables, each with one job. Register 0 holds the VNI, register 1 is 1 for
@@ -89,11 +91,7 @@ func (r *rendering) add(table, priority int, match, actions string, args ...any)
 // local renders what the endpoints and the gateway of this host need to reach each other.
 func (r *rendering) local(g Segment) {
 	r.add(tablePolicy, 100, fmt.Sprintf("reg0=%#x", g.VNI), "goto_table:%d", tableForward)
-	if !g.LinkLocal {
-		// There clouds answer with what a host was made with. The packet filter
-		// says the same, but somebody may flush it.
-		r.add(tablePolicy, 120, fmt.Sprintf("ip,reg0=%#x,nw_dst=169.254.0.0/16", g.VNI), "drop")
-	}
+	r.noMetadata(g)
 	for _, l := range g.Local {
 		r.classify(g, l.OFPort)
 		// A port speaks with its own addresses only. IPv6 has no line here, so
@@ -109,6 +107,35 @@ func (r *rendering) local(g Segment) {
 	if g.GatewayPort > 0 {
 		r.gateway(g)
 	}
+}
+
+// noMetadata keeps a network from where clouds answer with what a host was made with.
+// The packet filter says the same, but somebody may flush it. An address of the network
+// itself is an endpoint's.
+func (r *rendering) noMetadata(g Segment) {
+	if g.Metadata {
+		return
+	}
+	for _, s := range metadata.Services {
+		if g.Subnet.Overlaps(s.Addrs) {
+			continue
+		}
+		to := fmt.Sprintf("reg0=%#x,nw_dst=%s", g.VNI, short(s.Addrs))
+		r.add(tablePolicy, 120, "ip,"+to, "drop")
+		if s.DNS {
+			for _, proto := range []string{"udp", "tcp"} {
+				r.add(tablePolicy, 125, fmt.Sprintf("%[1]s,%[2]s,%[1]s_dst=53", proto, to), "goto_table:%d", tableForward)
+			}
+		}
+	}
+}
+
+// short writes a prefix as ovs-ofctl prints it.
+func short(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
 }
 
 // gateway renders this host's gateway. It speaks for the outside, so the

@@ -31,7 +31,7 @@ func golden() Forwarding {
 				Remote: []Remote{{MAC: mac(4), IP: addr("10.6.0.4"), OFPort: 11}, {MAC: mac(5), IP: addr("10.6.0.5"), OFPort: 12}, {MAC: mac(6), IP: addr("10.6.0.6")}},
 			},
 			{ // the same addresses in another network, no gateway, nobody elsewhere
-				VNI: 200, Subnet: prefix("10.6.0.0/16"), Gateway: addr("10.6.0.1"), GatewayMAC: mac(1), LinkLocal: true,
+				VNI: 200, Subnet: prefix("10.6.0.0/16"), Gateway: addr("10.6.0.1"), GatewayMAC: mac(1), Metadata: true,
 				Local: []Local{{OFPort: 4, MAC: mac(2), IP: addr("10.6.0.2")}},
 			},
 		},

@@ -17,8 +17,8 @@ type Network struct {
 	VNI     uint32       `json:"vni"`     // 24 bits (RFC 7348), on the wire
 	MTU     int          `json:"mtu"`     // bytes of an IP packet inside the network
 
-	// AllowMetadata: its endpoints reach link-local addresses (169.254.0.0/16), where
-	// clouds have their metadata service.
+	// AllowMetadata: its endpoints reach the addresses where clouds have their metadata
+	// service, most of them in 169.254.0.0/16.
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
 	// ByDocker: a user of Docker made it (docker network create). It goes when its
 	// Docker network is removed, on whatever host; others only come back then, or

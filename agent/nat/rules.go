@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/socketplane/socketplane/agent/metadata"
 )
 
 // The chains we own. Every jump to one comes first in its chain. Docker puts its
@@ -30,7 +32,7 @@ const DefaultGatewayPrefix = "spg"
 type Network struct {
 	Subnet      netip.Prefix // IPv4
 	GatewayPort string       // interface of its gateway on this host
-	Metadata    bool         // its containers reach link-local addresses, where clouds have their metadata
+	Metadata    bool         // its containers reach the cloud's metadata
 }
 
 // Published is a port of the host that leads to an endpoint.
@@ -180,20 +182,26 @@ func portRules(published []Published) []string {
 // container could speak to what listens on the host's loopback only, or pretend to
 // come from there (CVE-2020-8558).
 //
-// And they keep containers from link-local addresses (RFC 3927, which no router
-// forwards to). There clouds answer, without a password, with what was said to the
-// host when it was made: user-data with the cluster's token, credentials.
+// And they keep containers from the cloud's metadata, but not from its name server.
 func rawRules(any string, networks []Network) []string {
 	rules := []string{
 		"-d 127.0.0.0/8 -i " + any + " -j DROP",
 		"-s 127.0.0.0/8 -i " + any + " -j DROP",
 	}
-	for _, n := range networks {
-		if n.Metadata {
-			rules = append(rules, "-d 169.254.0.0/16 -i "+n.GatewayPort+" -j RETURN")
+	for _, s := range metadata.Services {
+		for _, n := range networks {
+			if n.Metadata {
+				rules = append(rules, fmt.Sprintf("-d %s -i %s -j RETURN", s.Addrs, n.GatewayPort))
+			}
 		}
+		if s.DNS {
+			for _, proto := range []string{"udp", "tcp"} {
+				rules = append(rules, fmt.Sprintf("-d %s -i %s -p %[3]s -m %[3]s --dport 53 -j RETURN", s.Addrs, any, proto))
+			}
+		}
+		rules = append(rules, fmt.Sprintf("-d %s -i %s -j DROP", s.Addrs, any))
 	}
-	return append(rules, "-d 169.254.0.0/16 -i "+any+" -j DROP")
+	return rules
 }
 
 // forwardRules are for what passes the host from or to the networks. Nothing is
