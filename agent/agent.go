@@ -96,6 +96,7 @@ type Links interface {
 	Inhabited(host string) (bool, error)
 	WatchGone(ctx context.Context, gone func(host string)) error
 	WatchHost(ctx context.Context, changed func()) error
+	OwnedBy(path string, uid uint32) (held string, release func(), err error)
 	PrepareHost(userspace bool) error
 	Uplinks(ctx context.Context, vtep netip.Addr) (link.Uplinks, error)
 	EnsureHostEnds(ctx context.Context, ends []link.HostEnd) error

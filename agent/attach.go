@@ -72,6 +72,16 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if err := a.awaitLoaded(ctx); err != nil {
 		return api.Endpoint{}, err
 	}
+	path := req.NetNS
+	if caller, ok := api.CallerOf(ctx); ok && caller.UID != 0 {
+		// Who is not root has the agent reach into namespaces of his own only.
+		held, release, err := a.Links.OwnedBy(path, caller.UID)
+		if err != nil {
+			return api.Endpoint{}, translate(err)
+		}
+		defer release()
+		req.NetNS = held
+	}
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
 	unlock, err := a.lockID(ctx, w.id)
@@ -84,7 +94,7 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if err != nil {
 		return api.Endpoint{}, translate(err)
 	}
-	l, err = a.attach(ctx, l, r, req, len(undo) == 0)
+	l, err = a.attach(ctx, l, r, req, path, len(undo) == 0)
 	if err != nil {
 		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
@@ -93,8 +103,9 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 }
 
 // attach gives the namespace the endpoint's interface and tells switch and
-// cluster of it. held says that the address was the endpoint's before this call.
-func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.AttachRequest, held bool) (local, error) {
+// cluster of it. path is that of the namespace to remember. held says that the address
+// was the endpoint's before this call.
+func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.AttachRequest, path string, held bool) (local, error) {
 	if l.Attached {
 		if req.IfName != "" && req.IfName != l.IfName {
 			return l, api.Errorf(api.CodeConflict, "%q is attached as interface %q already; disconnect it first", l.ID, l.IfName)
@@ -124,7 +135,7 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 	if l, err = a.claimPorts(l); err != nil {
 		return l, err
 	}
-	if l.NetNS = req.NetNS; len(l.NetNS) > maxKeptPath {
+	if l.NetNS = path; len(l.NetNS) > maxKeptPath {
 		l.NetNS = ""
 	}
 	switch {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -255,6 +256,31 @@ func TestDetachFails(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// Who is not root attaches namespaces of his own only; root, and calls that come from
+// this process, any.
+func TestAttachOwnNamespace(t *testing.T) {
+	h := newTestHost(t)
+	user := func(uid uint32) context.Context { return api.WithCaller(t.Context(), api.Caller{UID: uid, PID: 1}) }
+	attach := func(ctx context.Context, id, path string) error {
+		_, err := h.Attach(ctx, api.AttachRequest{ID: id, Network: "foo", NetNS: path})
+		return err
+	}
+	before := h.whole()
+	wantCode(t, attach(user(1000), "c1", "/ns/1"), api.CodeForbidden, "another user", "root")
+	wantCode(t, attach(user(1000), "c1", "/ns/1001/a"), api.CodeForbidden, "another user")
+	wantCode(t, attach(user(^uint32(0)), "c1", "/ns/1"), api.CodeForbidden, "another user")
+	if now := h.whole(); !slices.Equal(now, before) {
+		t.Errorf("something is left:\n%q\nwant\n%q", now, before)
+	}
+	for id, err := range map[string]error{
+		"c2": attach(user(1000), "c2", "/ns/1000/a"), "c3": attach(user(0), "c3", "/ns/2"), "c4": attach(t.Context(), "c4", "/ns/3"),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", id, err)
 		}
 	}
 }

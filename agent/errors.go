@@ -37,6 +37,7 @@ var codes = []struct {
 	{ipam.ErrReserved, api.CodeConflict, ""},
 	{link.ErrNotNamespace, api.CodeInvalid, "give a path like /run/netns/NAME or /proc/PID/ns/net"},
 	{link.ErrHostNamespace, api.CodeInvalid, "give a container's, like /run/netns/NAME or /proc/PID/ns/net"},
+	{link.ErrNotOwner, api.CodeForbidden, "attach a namespace that you made (unshare --user --net), or ask root"},
 	{link.ErrExists, api.CodeConflict, "choose another interface name, or another namespace"},
 	{nat.ErrNotHere, api.CodeInvalid, "give one of its own, or none"},
 	{ovs.ErrForeign, api.CodeConflict, ""},

@@ -187,7 +187,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
-	server := apiServer(withCluster(keeper, withLegacy(api.NewHandler(placed{a, keeper}, logger), legacy), logger))
+	server := apiServer(api.Recorded(withCluster(keeper, withLegacy(api.NewHandler(placed{a, keeper}, logger), legacy), logger), logger))
 	keeper.Serve(store, a, a.Ready)
 
 	// Everything that goes on side by side; the first that fails ends all.

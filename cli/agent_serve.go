@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/socketplane/socketplane/agent/api"
 )
 
 const (
@@ -86,7 +88,7 @@ func watchCalls(server *http.Server) *callWatch {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.silent[c] = true
-		return context.WithValue(ctx, callConn{}, c)
+		return context.WithValue(api.KnowCaller(ctx, c), callConn{}, c)
 	}
 	server.ConnState = func(c net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {

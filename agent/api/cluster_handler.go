@@ -6,13 +6,16 @@ import (
 	"net/http"
 )
 
+// tokenPath is where the cluster's token is read.
+const tokenPath = "/v1/cluster/token"
+
 // NewClusterHandler serves svc as HTTP under /v1/cluster.
 func NewClusterHandler(svc ClusterService, logger *slog.Logger) http.Handler {
 	h := &handler{logger: logger}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/cluster", h.serve(func(r *http.Request) (any, error) { return svc.Place(r.Context()) }))
 	mux.HandleFunc("GET /v1/cluster/members", h.serve(func(r *http.Request) (any, error) { return svc.Members(r.Context()) }))
-	mux.HandleFunc("GET /v1/cluster/token", h.serve(func(r *http.Request) (any, error) { return svc.Token(r.Context()) }))
+	mux.HandleFunc("GET "+tokenPath, h.serve(func(r *http.Request) (any, error) { return svc.Token(r.Context()) }))
 	mux.HandleFunc("POST /v1/cluster/bootstrap", h.serve(withBody(svc.Bootstrap)))
 	mux.HandleFunc("POST /v1/cluster/join", h.serve(withBody(svc.Join)))
 	mux.HandleFunc("POST /v1/cluster/leave", h.serve(withBody(svc.Leave)))

@@ -17,6 +17,7 @@ const (
 	CodeInUse       Code = "in_use"      // it cannot go while others use it
 	CodeExhausted   Code = "exhausted"   // nothing is free
 	CodeUnavailable Code = "unavailable" // a part this needs cannot be reached now: Open vSwitch, Consul
+	CodeForbidden   Code = "forbidden"   // who asks may not have it
 	CodeInternal    Code = "internal"
 )
 
@@ -54,6 +55,7 @@ var httpStatus = map[Code]int{
 	CodeInUse:       http.StatusConflict,
 	CodeExhausted:   http.StatusConflict,
 	CodeUnavailable: http.StatusServiceUnavailable,
+	CodeForbidden:   http.StatusForbidden,
 	CodeInternal:    http.StatusInternalServerError,
 }
 

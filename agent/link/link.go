@@ -25,6 +25,8 @@ var (
 	ErrExists = errors.New("an interface of that name is already there")
 	// ErrNotNamespace means that a path is not a network namespace.
 	ErrNotNamespace = errors.New("not a network namespace")
+	// ErrNotOwner means that a namespace is not the user's who names it.
+	ErrNotOwner = errors.New("the network namespace belongs to another user")
 	// ErrHostNamespace means that a path is the namespace the agent runs in.
 	ErrHostNamespace = errors.New("this is the host's own network namespace")
 )

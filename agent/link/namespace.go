@@ -9,8 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nsGetNSType is NS_GET_NSTYPE of linux/nsfs.h: _IO(0xb7, 0x3).
-const nsGetNSType = 0xb703
+// Requests of linux/nsfs.h, each _IO(0xb7, N).
+const (
+	nsGetUserNS   = 0xb701
+	nsGetNSType   = 0xb703
+	nsGetOwnerUID = 0xb704
+)
 
 // ownNamespace is the namespace of the calling thread; the agent's threads are
 // all in the host's.
@@ -105,6 +109,39 @@ func openContainer(path string) (ns, own *namespace, err error) {
 		return nil, nil, fmt.Errorf("%q: %w", path, ErrHostNamespace)
 	}
 	return ns, own, nil
+}
+
+// OwnedBy opens the network namespace at a path for a user who is not root, and makes
+// sure that it is his: that he made the user namespace that it belongs to. held is
+// another path to the same namespace, whatever path comes to mean, until release.
+func (l *Links) OwnedBy(path string, uid uint32) (held string, release func(), err error) {
+	ns, err := openNamespace(path)
+	if err != nil {
+		return "", nil, err
+	}
+	owner, err := ns.owner()
+	if err == nil && owner != uid {
+		err = fmt.Errorf("%q is of uid %d: %w", path, owner, ErrNotOwner)
+	}
+	if err != nil {
+		ns.Close()
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", ns.fd()), ns.Close, nil
+}
+
+// owner gives the user who made the user namespace that a namespace belongs to.
+func (ns *namespace) owner() (uint32, error) {
+	fd, err := unix.IoctlRetInt(ns.fd(), nsGetUserNS)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the user namespace: %w", err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	uid, err := unix.IoctlGetUint32(fd, nsGetOwnerUID)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the owner: %w", err)
+	}
+	return uid, nil
 }
 
 func (ns *namespace) fd() int { return int(ns.file.Fd()) }

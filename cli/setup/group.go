@@ -24,6 +24,6 @@ func (h *Host) group() Step {
 		if _, err := h.Command.Run(ctx, "groupadd", "--system", Group); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("made %s; whoever is in it may use the agent without sudo: usermod -aG %s NAME", Group, Group), nil
+		return fmt.Sprintf("made %s; its members are root over the network: usermod -aG %s NAME", Group, Group), nil
 	}}
 }
