@@ -49,7 +49,9 @@ func TestCallsAreRecorded(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- serve(ctx, apiServer(api.Recorded(handler, slog.New(slog.NewTextHandler(&log, nil)))), l) }()
+	go func() {
+		served <- serve(ctx, apiServer(api.Recorded(handler, slog.New(slog.NewTextHandler(&log, nil)))), l)
+	}()
 	call := func(uid uint32, method, path string) int {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "curl", "--silent", "--unix-socket", l.Addr().String(), "-X", method, "http://x"+path)
