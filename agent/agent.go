@@ -170,6 +170,7 @@ type Agent struct {
 
 	forgetful  atomic.Bool           // the switch was restarted and must be told the ways anew
 	forwarding *coalescer            // applies flows; many attaches share one run
+	missing    atomic.Bool           // vanished endpoints are being followed, see followMissed
 	compare    atomic.Bool           // the next run reads the switch's flows too
 	nat        *coalescer            // applies the packet filter's rules
 	reclaim    atomic.Bool           // the next pass looks whether our addresses are still ours

@@ -26,14 +26,19 @@ type claim struct {
 	host     string
 	ofport   int
 	endpoint endpoint
+	missed   bool // it has vanished from the host's list, a moment ago
 }
 
 // settle gives the remote endpoints of a network that are programmed: each address
 // and each MAC once. What is attached here stands before all, then what was
-// programmed before, then the older tunnel. The sentences name who lost.
+// programmed before, then the older tunnel, and last what has vanished a moment ago.
+// The sentences name who lost.
 func settle(claims []claim, local []ovs.Local, before map[netip.Addr]holder, name func(string) string) ([]ovs.Remote, map[netip.Addr]holder, []string) {
 	was := func(c claim) int {
-		if before[c.endpoint.IP] == (holder{c.host, c.endpoint.MAC}) {
+		switch {
+		case c.missed:
+			return 2
+		case before[c.endpoint.IP] == (holder{c.host, c.endpoint.MAC}):
 			return 0
 		}
 		return 1
@@ -57,7 +62,7 @@ func settle(claims []claim, local []ovs.Local, before map[netip.Addr]holder, nam
 			what = "MAC address " + ep.MAC
 		}
 		if taken {
-			if other != c.host && len(lost) < maxVerdictNotes {
+			if other != c.host && !c.missed && len(lost) < maxVerdictNotes {
 				lost = append(lost, fmt.Sprintf("host %q claims %s for %q, which an endpoint of %s has; its endpoint is not reached from here", name(c.host), what, ep.ID, shownHost(other, name)))
 			}
 			continue

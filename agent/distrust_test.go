@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -389,4 +390,110 @@ func TestAgentAwayKeepsAddress(t *testing.T) {
 	if h.believed(thiefID) || !h.believed(peerID) {
 		t.Errorf("believed: the thief %v, the peer %v", h.believed(thiefID), h.believed(peerID))
 	}
+}
+
+// TestListTakenAway: a list that somebody else empties, spoils or deletes while its host
+// lives costs that host's endpoints no packet, since the host puts it right. One that
+// stays away is believed, and so is another host that has the address.
+func TestListTakenAway(t *testing.T) {
+	key := network.EndpointsKey("foo", peerID)
+	for name, spoil := range map[string]func(h *testHost){
+		"deleted":  func(h *testHost) { h.remove(key) },
+		"emptied":  func(h *testHost) { h.put(key, `{"version":1,"endpoints":[]}`) },
+		"detached": func(h *testHost) { h.put(key, strings.Replace(peerList, `"attached":true`, `"attached":false`, 1)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := hostile(t)
+			now := time.Now()
+			h.view.now = func() time.Time { return now }
+			h.mustAttach("c1", "foo", "/ns/1")
+			h.writeHost(peerID, "h2", "192.0.2.2", 1500)
+			h.put(key, peerList)
+			h.converge()
+			port := func() int {
+				t.Helper()
+				if err := h.forwarding.Do(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				for _, g := range h.sw.Forwarding().Segments {
+					for _, r := range g.Remote {
+						if r.IP == netip.MustParseAddr("10.6.0.64") {
+							return r.OFPort
+						}
+					}
+				}
+				return 0
+			}
+			was := port()
+			if was == 0 {
+				t.Fatal("the peer's endpoint is not reached")
+			}
+			spoil(h)
+			h.watch()
+			if port() != was {
+				t.Error("its packets are lost")
+			}
+			now = now.Add(missTime / 2)
+			h.put(key, peerList) // the host puts it right
+			h.watch()
+			now = now.Add(missTime)
+			if port() != was {
+				t.Error("its packets are lost when it was put right")
+			}
+
+			spoil(h)
+			h.watch()
+			now = now.Add(missTime)
+			if port() != 0 {
+				t.Error("it is still there long after it has gone")
+			}
+			h.put(key, peerList)
+			h.watch()
+			spoil(h)
+			h.watch()
+			h.writeHost(thiefID, "h3", "192.0.2.9", 1500) // which has the address now
+			h.put(network.EndpointsKey("foo", thiefID), peerList)
+			h.converge()
+			if got := port(); got == 0 || got == was {
+				t.Errorf("who has the address now is not reached: port %d, was %d", got, was)
+			}
+			h.well()
+			now = now.Add(time.Hour)
+		})
+	}
+
+	// The list of a host whose agent is away is believed at once: nobody puts it right.
+	h := hostile(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.put(key, peerList)
+	h.converge()
+	h.remove(key)
+	h.converge()
+	if strings.Contains(h.data(), "10.6.0.64") {
+		t.Errorf("an endpoint of a host whose agent is away:\n%s", h.data())
+	}
+}
+
+// TestMissedGoes: a vanished endpoint goes by itself, without another change.
+func TestMissedGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newView(selfID)
+		v.hosts = []cluster.Host{{ID: peerID, Alive: true}}
+		value := func(text string) state.Snapshot {
+			v.index[partEndpoints]++
+			return state.Snapshot{Index: v.index[partEndpoints], Entries: []state.Entry{{Key: network.EndpointsKey("foo", peerID), Value: []byte(text), Version: v.index[partEndpoints]}}}
+		}
+		v.set(partEndpoints, value(peerList))
+		if v.missing() != 0 {
+			t.Error("nothing has vanished")
+		}
+		v.set(partEndpoints, value(`{"version":1,"endpoints":[]}`))
+		if v.missing() != missTime || len(v.missedOn("foo")[peerID]) != 1 || len(v.missedOn("bar")) != 0 {
+			t.Errorf("%v, %v", v.missing(), v.missedOn("foo"))
+		}
+		time.Sleep(missTime)
+		if v.missing() != 0 || len(v.missedOn("foo")) != 0 {
+			t.Errorf("%v, %v", v.missing(), v.missedOn("foo"))
+		}
+	})
 }

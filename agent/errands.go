@@ -60,6 +60,16 @@ func (e *errands) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// ended says whether the agent waits for its errands to end.
+func (e *errands) ended() bool {
+	select {
+	case <-e.ending:
+		return true
+	default:
+		return false
+	}
+}
+
 // finish waits for all errands, at most for grace; then it ends them and waits
 // until they have. Calls that are still under way do theirs themselves.
 func (e *errands) finish(grace time.Duration) {

@@ -37,21 +37,44 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 		}
 	}
 	var claims []claim
-	for hostID, list := range a.view.remotes(r.ID) {
-		for _, ep := range list {
-			// An address that is no endpoint's would be answered for by ARP and
-			// drawn away from whoever has it.
-			if ep.Attached && tunnels[hostID] > 0 && usableIn(r.Subnet, r.Gateway, ep.IP) {
-				claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep})
+	add := func(lists map[string][]endpoint, missed bool) {
+		for hostID, list := range lists {
+			for _, ep := range list {
+				// An address that is no endpoint's would be answered for by ARP and
+				// drawn away from whoever has it.
+				if ep.Attached && tunnels[hostID] > 0 && usableIn(r.Subnet, r.Gateway, ep.IP) {
+					claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep, missed: missed})
+				}
 			}
 		}
 	}
+	add(a.view.remotes(r.ID), false)
+	add(a.view.missedOn(r.ID), true)
 	var news []string
 	s.Remote, news = a.contests.settle(r.ID, claims, s.Local, a.hostName)
 	for _, sentence := range news {
 		a.Logger.Warn("left alone: "+oneLine(sentence), "network", r.ID)
 	}
 	return s
+}
+
+// followMissed has the flows of vanished endpoints go once they do not count any more.
+func (a *Agent) followMissed() {
+	d := a.view.missing()
+	if d == 0 || !a.missing.CompareAndSwap(false, true) {
+		return // who waits already looks again
+	}
+	a.errands.run(d+applyTimeout, func(ctx context.Context) {
+		a.errands.pause(ctx, d)
+		a.missing.Store(false)
+		if a.errands.ended() {
+			return
+		}
+		if err := a.forwarding.Do(ctx); err != nil {
+			signal(a.kick)
+		}
+		a.followMissed()
+	})
 }
 
 // applyForwarding programs the difference between what the switch was told

@@ -125,6 +125,7 @@ func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 		a.judge()
 	}
 	a.lookAtOwn(part, snap)
+	a.followMissed()
 	if part == partNetworks {
 		signal(a.networks)
 	}

@@ -32,6 +32,7 @@ type view struct {
 	networks  map[string]network.Record
 	endpoints map[string]map[string]list // network -> host, without ours
 	index     map[string]uint64          // of the last snapshot, by part
+	missed    map[missedKey]missed       // endpoints that vanished a moment ago
 	fresh     map[string]time.Time       // keys whose value is from a reading of our own
 	stale     map[string][]error         // what could not be decoded, by part
 	seen      map[string]bool            // parts that have been read at least once
@@ -54,7 +55,7 @@ func newView(self string) *view {
 	return &view{
 		self: self, now: time.Now, vanished: map[string]time.Time{}, gone: map[string]bool{},
 		networks: map[string]network.Record{}, endpoints: map[string]map[string]list{},
-		index: map[string]uint64{}, fresh: map[string]time.Time{},
+		index: map[string]uint64{}, missed: map[missedKey]missed{}, fresh: map[string]time.Time{},
 		stale: map[string][]error{}, seen: map[string]bool{},
 	}
 }
@@ -73,7 +74,9 @@ func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, news 
 	case partNetworks:
 		gone, errs = v.setNetworks(snap)
 	case partEndpoints:
+		before := v.endpoints
 		v.endpoints, errs = v.decodeLists(snap)
+		v.miss(before)
 	}
 	v.index[part] = snap.Index
 	known := map[string]bool{}

@@ -142,6 +142,31 @@ func TestHostileStore(t *testing.T) {
 				t.Errorf("status says %s", out)
 			}
 		}, func(*testing.T) {}},
+		{"a host's own list", func(t *testing.T) {
+			key := "endpoints/dis/" + h2.Host.ID
+			right := kv(t, key)[key]
+			for _, spoil := range []string{"", `{"version":1,"endpoints":[]}`, strings.ReplaceAll(right, `"attached":true`, `"attached":false`)} {
+				putKV(t, key, spoil)
+				eventually(t, "it is put right", func() error {
+					if now := kv(t, key)[key]; now != right {
+						return fmt.Errorf("it is %s", now)
+					}
+					return nil
+				})
+			}
+			named(t, 2, key, "somebody else")
+		}, func(*testing.T) {}},
+		{"a host with a container's address", func(t *testing.T) {
+			must(t, 1, "ip", "link", "add", "dis-br", "type", "bridge")
+			t.Cleanup(func() { must(t, 1, "ip", "link", "del", "dis-br") })
+			must(t, 1, "ip", "addr", "add", "172.31.9.1/24", "dev", "dis-br")
+			must(t, 1, "ip", "link", "set", "dis-br", "up")
+			putKV(t, "hosts/"+thief, host("172.31.9.2", 1500))
+			named(t, 1, `"thief"`, "172.31.9.2", "interface dis-br", "uplinks")
+			if set := must(t, 1, "nft", "list", "set", "ip", "socketplane", "hosts"); strings.Contains(set, "172.31.9.2") {
+				t.Errorf("a container is among the hosts: %s", set)
+			}
+		}, func(t *testing.T) { putKV(t, "hosts/"+thief, "") }},
 	}
 	for _, x := range cases {
 		t.Run(x.name, func(t *testing.T) {
