@@ -68,6 +68,7 @@ type Addresses interface {
 	Transfer(ctx context.Context, pool ipam.Pool, addr netip.Addr, from, to string) error
 	Release(ctx context.Context, pool ipam.Pool, owner string) error
 	List(ctx context.Context, subnet netip.Prefix) ([]ipam.Allocation, error)
+	ListAll(ctx context.Context) (*ipam.Listing, error)
 	Forget(subnet netip.Prefix)
 }
 
@@ -171,6 +172,7 @@ type Agent struct {
 	forwarding *coalescer            // applies flows; many attaches share one run
 	compare    atomic.Bool           // the next run reads the switch's flows too
 	nat        *coalescer            // applies the packet filter's rules
+	claimed    map[string]uint64     // while loading: networks whose addresses are looked at, with the record's version
 	reclaim    atomic.Bool           // the next pass looks whether our addresses are still ours
 	busy       atomic.Bool           // a pass of converge left out who was being changed
 	publishers map[string]*publisher // network -> writer of our list
@@ -217,6 +219,7 @@ func New(cfg Config) (*Agent, error) {
 		notes:      map[string]string{},
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},
+		claimed:    map[string]uint64{},
 		networks:   make(chan struct{}, 1),
 		kick:       make(chan struct{}, 1),
 		known:      make(chan struct{}),
