@@ -168,14 +168,15 @@ type Agent struct {
 	making   time.Duration // see inTheMaking
 	ways     ways          // to the peers, as the userspace datapath was told
 
-	forgetful  atomic.Bool           // the switch was restarted and must be told the ways anew
-	forwarding *coalescer            // applies flows; many attaches share one run
-	compare    atomic.Bool           // the next run reads the switch's flows too
-	nat        *coalescer            // applies the packet filter's rules
-	claimed    map[string]uint64     // while loading: networks whose addresses are looked at, with the record's version
-	reclaim    atomic.Bool           // the next pass looks whether our addresses are still ours
-	busy       atomic.Bool           // a pass of converge left out who was being changed
-	publishers map[string]*publisher // network -> writer of our list
+	forgetful  atomic.Bool              // the switch was restarted and must be told the ways anew
+	forwarding *coalescer               // applies flows; many attaches share one run
+	compare    atomic.Bool              // the next run reads the switch's flows too
+	nat        *coalescer               // applies the packet filter's rules
+	claimed    map[string]uint64        // while loading: networks whose addresses are looked at, with the record's version
+	reclaim    atomic.Bool              // the next pass looks whether our addresses are still ours
+	busy       atomic.Bool              // a pass of converge left out who was being changed
+	publishers map[string]*publisher    // network -> writer of our list
+	foreign    map[string]foreignWrites // network -> of lists that have no writer any more
 	pubMu      sync.Mutex
 
 	networks chan struct{} // see NetworksChanged
@@ -220,6 +221,7 @@ func New(cfg Config) (*Agent, error) {
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},
 		claimed:    map[string]uint64{},
+		foreign:    map[string]foreignWrites{},
 		networks:   make(chan struct{}, 1),
 		kick:       make(chan struct{}, 1),
 		known:      make(chan struct{}),
