@@ -68,6 +68,7 @@ type Addresses interface {
 	Transfer(ctx context.Context, pool ipam.Pool, addr netip.Addr, from, to string) error
 	Release(ctx context.Context, pool ipam.Pool, owner string) error
 	List(ctx context.Context, subnet netip.Prefix) ([]ipam.Allocation, error)
+	ListAll(ctx context.Context) (*ipam.Listing, error)
 	Forget(subnet netip.Prefix)
 }
 
@@ -168,14 +169,16 @@ type Agent struct {
 	making   time.Duration // see inTheMaking
 	ways     ways          // to the peers, as the userspace datapath was told
 
-	forgetful  atomic.Bool           // the switch was restarted and must be told the ways anew
-	forwarding *coalescer            // applies flows; many attaches share one run
-	missing    atomic.Bool           // vanished endpoints are being followed, see followMissed
-	compare    atomic.Bool           // the next run reads the switch's flows too
-	nat        *coalescer            // applies the packet filter's rules
-	reclaim    atomic.Bool           // the next pass looks whether our addresses are still ours
-	busy       atomic.Bool           // a pass of converge left out who was being changed
-	publishers map[string]*publisher // network -> writer of our list
+	forgetful  atomic.Bool              // the switch was restarted and must be told the ways anew
+	forwarding *coalescer               // applies flows; many attaches share one run
+	missing    atomic.Bool              // vanished endpoints are being followed, see followMissed
+	compare    atomic.Bool              // the next run reads the switch's flows too
+	nat        *coalescer               // applies the packet filter's rules
+	claimed    map[string]uint64        // while loading: networks whose addresses are looked at, with the record's version
+	reclaim    atomic.Bool              // the next pass looks whether our addresses are still ours
+	busy       atomic.Bool              // a pass of converge left out who was being changed
+	publishers map[string]*publisher    // network -> writer of our list
+	foreign    map[string]foreignWrites // network -> of lists that have no writer any more
 	pubMu      sync.Mutex
 
 	networks chan struct{} // see NetworksChanged
@@ -219,6 +222,8 @@ func New(cfg Config) (*Agent, error) {
 		notes:      map[string]string{},
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},
+		claimed:    map[string]uint64{},
+		foreign:    map[string]foreignWrites{},
 		networks:   make(chan struct{}, 1),
 		kick:       make(chan struct{}, 1),
 		known:      make(chan struct{}),

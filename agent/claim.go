@@ -14,30 +14,48 @@ import (
 
 // claim makes the addresses of this host's endpoints and the owners in the
 // store agree: what was left half done by a crash is given back, and an
-// endpoint whose address the store has lost gets it again.
+// endpoint whose address the store has lost gets it again. The addresses of all
+// networks are read in one call. A pass that fails goes on from where the one
+// before it came.
 func (a *Agent) claim(ctx context.Context) error {
 	entries, err := a.Store.List(ctx, network.NetworksPrefix)
 	if err != nil {
 		return fmt.Errorf("read the networks: %w", err)
 	}
+	var records []network.Record
 	for _, e := range entries {
 		r, err := network.Decode(e)
 		if err != nil || a.isBlocked(r.ID) {
 			continue // the view reports it
 		}
-		a.view.putNetwork(r)
-		if used, ok := a.segments.force(r.ID); ok {
-			r = used // its endpoints have addresses of the subnet that it is programmed with
+		if a.claimed[r.ID] != r.Version {
+			records = append(records, r)
 		}
-		if err := a.claimOn(ctx, r); err != nil {
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	all, err := a.Addresses.ListAll(ctx)
+	if err != nil {
+		return err
+	}
+	locals := byNetwork(a.table.all())
+	for _, r := range records {
+		a.view.putNetwork(r)
+		used := r
+		if forced, ok := a.segments.force(r.ID); ok {
+			used = forced // its endpoints have addresses of the subnet that it is programmed with
+		}
+		if err := a.claimOn(ctx, used, all, locals[r.ID]); err != nil {
 			return fmt.Errorf("addresses of network %q: %w", r.ID, err)
 		}
+		a.claimed[r.ID] = r.Version
 	}
 	return nil
 }
 
-func (a *Agent) claimOn(ctx context.Context, r network.Record) error {
-	allocations, err := a.Addresses.List(ctx, r.Subnet)
+func (a *Agent) claimOn(ctx context.Context, r network.Record, all *ipam.Listing, locals []local) error {
+	allocations, err := all.Of(r.Subnet)
 	if errors.Is(err, ipam.ErrBadBlock) { // the others' addresses come with it
 		a.note(noteBlocks+r.ID, fmt.Sprintf("network %q: %v; it is left alone", r.ID, err))
 	} else if err != nil {
@@ -58,7 +76,7 @@ func (a *Agent) claimOn(ctx context.Context, r network.Record) error {
 		}
 		dropped[id] = true
 	}
-	for _, l := range a.table.on(r.ID) {
+	for _, l := range locals {
 		if held[l.ID] == l.IP && !dropped[l.ID] {
 			continue
 		}
@@ -89,4 +107,13 @@ func (a *Agent) drop(ctx context.Context, r network.Record, al ipam.Allocation, 
 		return nil
 	}
 	return err
+}
+
+// byNetwork sorts endpoints by their network, each list in the order given.
+func byNetwork(locals []local) map[string][]local {
+	lists := map[string][]local{}
+	for _, l := range locals {
+		lists[l.Network] = append(lists[l.Network], l)
+	}
+	return lists
 }

@@ -50,6 +50,13 @@ func (c *coalescer) Do(ctx context.Context) error {
 	}
 }
 
+// idle says that no run is under way, and nobody waits for one.
+func (c *coalescer) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.running
+}
+
 // once does one run and begins the next one, if somebody waits for it. Its
 // context outlives the first caller's, since others wait too.
 func (c *coalescer) once(ctx context.Context) {

@@ -171,6 +171,7 @@ func (a *Agent) convergeLists(ctx context.Context, compare bool) error {
 	for e := range errs {
 		err = errors.Join(err, e)
 	}
+	a.forgetPublishers()
 	return err
 }
 

@@ -211,7 +211,11 @@ func (a *Agent) inherit(ctx context.Context, r network.Record, ip netip.Addr, ow
 	if err := a.Addresses.Transfer(ctx, pool(r), ip, a.owner(id), owner); err != nil {
 		return err
 	}
-	return a.release(ctx, l)
+	if err := a.release(ctx, l); err != nil { // it is marked, and the address has passed over
+		a.Logger.Warn("the endpoint of a stopped container has not ended yet; trying on", "endpoint", id, "container", l.ContainerName, "err", err)
+		signal(a.kick)
+	}
+	return nil
 }
 
 // releaseForsaken releases an endpoint of Docker's networks in whose namespace

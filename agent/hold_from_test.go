@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -47,4 +49,50 @@ func TestHoldFrom(t *testing.T) {
 	}
 	h.settle()
 	wantCode(t, from("c1", c1.IP.String()), api.CodeConflict, "taken")
+}
+
+// TestHoldFromLeaksNothing: whatever fails while an address passes over, it is a
+// hold's that is known, the endpoint's, or free; never one's that nobody knows.
+func TestHoldFromLeaksNothing(t *testing.T) {
+	for n := 1; ; n++ {
+		failed := false
+		for _, applied := range []bool{false, true} {
+			h := newTestHost(t)
+			h.mustHold("10.6.0.9")
+			handOver(t, h, "e1", "10.6.0.9")
+			if err := h.Detach(t.Context(), "e1"); err != nil {
+				t.Fatal(err)
+			}
+			h.settle()
+			h.converge()
+			h.segments.enter(h.recordHere("foo"), "e1") // as one that was made ready again, and not started
+			h.calls.Reset()
+			h.calls.FailAt(n, applied)
+			_, err := h.Hold(t.Context(), api.HoldRequest{Network: "foo", IP: "10.6.0.9", From: "e1"})
+			h.settle()
+			h.calls.Reset()
+			failed = failed || err != nil
+			for range 2 {
+				h.converge()
+			}
+			list, listErr := h.Addresses.List(t.Context(), h.recordHere("foo").Subnet)
+			if listErr != nil {
+				t.Fatal(listErr)
+			}
+			_, held := h.holds.find("foo", netip.MustParseAddr("10.6.0.9"))
+			if held != (err == nil) {
+				t.Errorf("call %d failed, applied %t: %v, and it is held: %t", n, applied, err, held)
+			}
+			for _, al := range list {
+				_, known := h.holds.byOwner[al.Owner]
+				_, here := h.table.get(strings.TrimPrefix(al.Owner, h.id+"/"))
+				if !known && !here {
+					t.Errorf("call %d failed, applied %t: %v, and %s is of %s, whom nobody knows", n, applied, err, al.Addr, al.Owner)
+				}
+			}
+		}
+		if !failed && n > 20 {
+			return
+		}
+	}
 }

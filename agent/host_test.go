@@ -34,7 +34,7 @@ const (
 // when the watches see something and when to converge.
 type testHost struct {
 	*Agent
-	t        *testing.T
+	t        testing.TB
 	calls    *agenttest.Calls
 	store    *agenttest.Store
 	sw       *agenttest.Switch
@@ -50,13 +50,19 @@ type testHost struct {
 
 // newTestHost makes a host that has converged, in a cluster with one peer and
 // the networks foo (10.6.0.0/16) and bar (10.7.0.0/29).
-func newTestHost(t *testing.T) *testHost {
+func newTestHost(t testing.TB) *testHost {
 	t.Helper()
 	real, err := state.OpenEmbedded(filepath.Join(storeDir(t), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = real.Close() })
+	return newTestHostOn(t, real)
+}
+
+// newTestHostOn is newTestHost with another store.
+func newTestHostOn(t testing.TB, real state.Store) *testHost {
+	t.Helper()
 	h := &testHost{t: t, calls: &agenttest.Calls{}, mtu: 1500}
 	h.store = agenttest.NewStore(h.calls, real)
 	h.sw, h.links, h.nat = agenttest.NewSwitch(h.calls), agenttest.NewLinks(h.calls), agenttest.NewNAT(h.calls)
@@ -78,7 +84,7 @@ func newTestHost(t *testing.T) *testHost {
 // storeDir is a directory in memory where that can be had: the store waits for the
 // disk with each change, and a hundred calls at once wait for each other, as long as
 // a call may last and longer.
-func storeDir(t *testing.T) string {
+func storeDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "socketplane-test")
 	if err != nil {

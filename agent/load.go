@@ -113,6 +113,7 @@ func (a *Agent) load(ctx context.Context, ports []ovs.Port) error {
 	a.mu.Lock()
 	a.loaded = true
 	a.mu.Unlock()
+	a.claimed = nil
 	close(a.known)
 	return nil
 }
@@ -185,14 +186,20 @@ func (a *Agent) adoptNetworks(ctx context.Context, ports []ovs.Port) error {
 			gateways[p.IDs[idNetwork]] = p
 		}
 	}
+	missing := map[string]error{} // networks that the store has not: each is asked for once
 	for _, l := range a.table.all() {
 		if !l.Attached {
 			continue
 		}
-		stored, err := a.recordOf(ctx, l.Network)
+		var stored network.Record
+		err := missing[l.Network]
+		if err == nil {
+			stored, err = a.recordOf(ctx, l.Network)
+		}
 		if away(err) {
 			return err
 		}
+		missing[l.Network] = err
 		r, ok := recordOfGateway(gateways[l.Network])
 		if ok = ok && r.Subnet.Contains(l.IP); ok && err == nil {
 			r.AllowMetadata, r.ByDocker, r.Deleting, r.Version = stored.AllowMetadata, stored.ByDocker, stored.Deleting, stored.Version

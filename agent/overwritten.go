@@ -35,7 +35,7 @@ func (a *Agent) lookAtOwn(part string, snap state.Snapshot) {
 		a.lookForStrays(values)
 		for id, p := range a.ownLists() {
 			if !p.own.Is(values[network.EndpointsKey(id, a.id)]) {
-				p.recheck.Store(true)
+				a.distrust(id, p)
 				a.errands.run(applyTimeout, func(ctx context.Context) {
 					if err := a.publish(ctx, id); err != nil {
 						signal(a.kick)
@@ -61,21 +61,12 @@ func (a *Agent) lookForStrays(values map[string][]byte) {
 		}
 		id, _, _ := strings.Cut(strings.TrimPrefix(key, network.EndpointsPrefix), "/")
 		if known[id] == nil && !a.isBlocked(id) && len(a.table.on(id)) == 0 && api.CheckNetworkName(id) == nil {
-			a.publisher(id).own.Wrote(nil)
+			p, done := a.publisher(id)
+			p.own.Wrote(nil)
+			done()
 			strays++
 		}
 	}
-}
-
-// ownLists gives the writers of this host's lists, by network.
-func (a *Agent) ownLists() map[string]*publisher {
-	a.pubMu.Lock()
-	defer a.pubMu.Unlock()
-	all := make(map[string]*publisher, len(a.publishers))
-	for id, p := range a.publishers {
-		all[id] = p
-	}
-	return all
 }
 
 // maxOverwritten bounds how many keys are named one by one. Anybody can write lists of
@@ -95,9 +86,8 @@ func (a *Agent) overwritten() []api.Overwritten {
 		count, last := a.Membership.Overwritten()
 		add(cluster.HostsPrefix+a.id, count, last)
 	}
-	for id, p := range a.ownLists() {
-		count, last := p.own.Overwritten()
-		add(network.EndpointsKey(id, a.id), count, last)
+	for id, f := range a.foreignLists() {
+		add(network.EndpointsKey(id, a.id), f.count, f.last)
 	}
 	record := cluster.HostsPrefix + a.id
 	slices.SortFunc(list, func(x, y api.Overwritten) int {

@@ -231,7 +231,8 @@ func (a *Agent) Publish(ctx context.Context, id string, ports []api.PortMapping)
 	return a.shown(l, a.recordHere(l.Network)), nil
 }
 
-// republish gives an endpoint other ports. The caller holds the lock on it.
+// republish gives an endpoint other ports, or, when it fails, leaves it those that it
+// has. The caller holds the lock on it.
 func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping) (local, error) {
 	if slices.Equal(l.Ports, ports) {
 		return l, nil
@@ -250,14 +251,43 @@ func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping)
 	l.Served = l.Served || len(before.Ports) > 0
 	a.table.put(l)
 	signal(a.kick) // the store hears of it
+	if err := a.lead(ctx, before, l); err != nil {
+		var undo undoStack
+		undo.push(func(ctx context.Context) error { return a.unpublishPorts(ctx, l, before) })
+		return before, a.takeBack(ctx, undo, err)
+	}
+	return l, nil
+}
+
+// lead has what was sent to an endpoint's ports of before go by those of now.
+func (a *Agent) lead(ctx context.Context, before, now local) error {
 	// The port on the bridge is what the next life of this agent knows them by, and
 	// that may begin at once.
-	if err := errors.Join(a.mendPort(ctx, l.ID), a.nat.Do(ctx)); err != nil {
-		return l, err
+	if err := errors.Join(a.mendPort(ctx, now.ID), a.nat.Do(ctx)); err != nil {
+		return err
 	}
 	// Over TCP what has begun goes on; over UDP there is no such thing.
-	gone := slices.DeleteFunc(slices.Clone(before.published()), func(p api.PortMapping) bool { return slices.Contains(l.published(), p) })
-	return l, errors.Join(a.forget(ctx, link.Stale{UDP: overUDP(gone)}), a.openPorts(ctx, l))
+	gone := slices.DeleteFunc(slices.Clone(before.published()), func(p api.PortMapping) bool { return slices.Contains(now.published(), p) })
+	return errors.Join(a.forget(ctx, link.Stale{UDP: overUDP(gone)}), a.openPorts(ctx, now))
+}
+
+// unpublishPorts takes back what republish did, half or all of it, unless the endpoint
+// has gone meanwhile.
+func (a *Agent) unpublishPorts(ctx context.Context, tried, before local) error {
+	l, ok := a.table.get(before.ID)
+	if !ok || l.Releasing {
+		return nil
+	}
+	l.Ports, l.HostPorts = before.Ports, nil
+	if !l.Attached {
+		a.table.put(l)
+		return nil
+	}
+	l.HostPorts = before.HostPorts
+	l.Served = l.Served || len(tried.Ports) > 0
+	_, err := a.claimPorts(l) // should another have got one meanwhile, Status tells
+	a.table.put(l)
+	return errors.Join(err, a.lead(ctx, tried, l))
 }
 
 // overUDP are those of the ports that are for UDP, as the host has them.

@@ -24,6 +24,7 @@ type publisher struct {
 	value   []byte
 	own     cluster.Own
 	there   bool // the list was in the store, and we have not taken it out
+	users   int  // who publishes by it just now; guarded by Agent.pubMu
 }
 
 // publishTries bounds how often a publish begins anew after the key, or the
@@ -32,20 +33,9 @@ const publishTries = 4
 
 // publish makes this host's list on a network in the store what the table says.
 func (a *Agent) publish(ctx context.Context, networkID string) error {
-	return late(fmt.Sprintf("publish the endpoints on network %q", networkID), a.publisher(networkID).runs.Do(ctx))
-}
-
-// publisher gives the writer of our list on a network.
-func (a *Agent) publisher(networkID string) *publisher {
-	a.pubMu.Lock()
-	defer a.pubMu.Unlock()
-	p := a.publishers[networkID]
-	if p == nil {
-		p = &publisher{}
-		p.runs = newCoalescer(a.errands, applyTimeout, func(ctx context.Context) error { return a.write(ctx, networkID, p) })
-		a.publishers[networkID] = p
-	}
-	return p
+	p, done := a.publisher(networkID)
+	defer done()
+	return late(fmt.Sprintf("publish the endpoints on network %q", networkID), p.runs.Do(ctx))
 }
 
 // write tries until nobody was in between. Whatever fails makes the next try

@@ -49,13 +49,15 @@ func (a *Agent) retakeAll(ctx context.Context) error {
 	for _, p := range a.ownLists() {
 		p.own.Reset() // it may have been taken out as a dead host's
 	}
-	onNetwork := map[string][]local{}
-	for _, l := range a.table.all() {
-		onNetwork[l.Network] = append(onNetwork[l.Network], l)
+	onNetwork := byNetwork(a.table.all())
+	list, err := a.lister(ctx, len(onNetwork))
+	if err != nil {
+		a.reclaim.Store(true)
+		return err
 	}
 	var errs []error
 	for id, locals := range onNetwork {
-		if err := a.retakeOn(ctx, id, locals); err != nil {
+		if err := a.retakeOn(ctx, id, locals, list); err != nil {
 			a.reclaim.Store(true)
 			errs = append(errs, fmt.Errorf("addresses of network %q: %w", id, err))
 		}
@@ -68,7 +70,23 @@ func (a *Agent) retakeAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (a *Agent) retakeOn(ctx context.Context, networkID string, locals []local) error {
+// fewNetworks is up to how many networks are read one by one: all the addresses of a
+// large cluster are more than those of a few networks.
+const fewNetworks = 16
+
+// lister gives what lists the addresses of some networks of this host.
+func (a *Agent) lister(ctx context.Context, networks int) (func(netip.Prefix) ([]ipam.Allocation, error), error) {
+	if networks <= fewNetworks {
+		return func(subnet netip.Prefix) ([]ipam.Allocation, error) { return a.Addresses.List(ctx, subnet) }, nil
+	}
+	all, err := a.Addresses.ListAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return all.Of, nil
+}
+
+func (a *Agent) retakeOn(ctx context.Context, networkID string, locals []local, list func(netip.Prefix) ([]ipam.Allocation, error)) error {
 	r, err := a.recordOf(ctx, networkID)
 	if errors.Is(err, network.ErrNotFound) {
 		return nil // convergeGateways reports it
@@ -76,12 +94,12 @@ func (a *Agent) retakeOn(ctx context.Context, networkID string, locals []local) 
 	if err != nil {
 		return err
 	}
-	list, err := a.Addresses.List(ctx, r.Subnet)
+	allocations, err := list(r.Subnet)
 	if err != nil && !errors.Is(err, ipam.ErrBadBlock) { // the others' addresses come with it
 		return err
 	}
 	owners := map[netip.Addr]string{}
-	for _, al := range list {
+	for _, al := range allocations {
 		owners[al.Addr] = al.Owner
 	}
 	for _, l := range locals {

@@ -26,7 +26,8 @@ type view struct {
 	now  func() time.Time
 
 	mu        sync.Mutex
-	hosts     []cluster.Host
+	hosts     []cluster.Host       // changed by putHosts only
+	known     hostIndex            // of hosts
 	vanished  map[string]time.Time // peers in hosts without a record, since when
 	gone      map[string]bool      // hosts that are dead, see cluster.Detector
 	networks  map[string]network.Record
@@ -70,7 +71,9 @@ func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, news 
 	var errs []error
 	switch part {
 	case partHosts:
-		v.hosts, errs = v.decodeHosts(snap.Entries)
+		var hosts []cluster.Host
+		hosts, errs = v.decodeHosts(snap.Entries)
+		v.putHosts(hosts)
 	case partNetworks:
 		gone, errs = v.setNetworks(snap)
 	case partEndpoints:

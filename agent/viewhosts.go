@@ -69,14 +69,17 @@ func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 func (v *view) expire() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.hosts = slices.DeleteFunc(slices.Clone(v.hosts), func(h cluster.Host) bool {
+	if len(v.vanished) == 0 {
+		return
+	}
+	v.putHosts(slices.DeleteFunc(slices.Clone(v.hosts), func(h cluster.Host) bool {
 		since, ok := v.vanished[h.ID]
 		if !ok || v.now().Sub(since) < v.grace(h.ID) {
 			return false
 		}
 		delete(v.vanished, h.ID)
 		return true
-	})
+	}))
 }
 
 // grace is how long a peer without a record is kept. The caller holds v.mu.
@@ -120,13 +123,6 @@ func (v *view) setGone(gone map[string]time.Time) (died, back []cluster.Host) {
 	return died, back
 }
 
-// alive says whether a host holds its record.
-func (v *view) alive(id string) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return slices.ContainsFunc(v.hosts, func(h cluster.Host) bool { return h.ID == id && h.Alive })
-}
-
 // isGone says whether a peer is dead.
 func (v *view) isGone(id string) bool {
 	v.mu.Lock()
@@ -148,32 +144,6 @@ func (v *view) peers() []cluster.Host {
 // reachable lists the peers that are not gone.
 func (v *view) reachable() []cluster.Host {
 	return slices.DeleteFunc(v.peers(), func(h cluster.Host) bool { return v.isGone(h.ID) })
-}
-
-// hostName gives a host's name for people; its id where no record tells.
-func (v *view) hostName(id string) string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, h := range v.hosts {
-		if h.ID == id {
-			return h.Name
-		}
-	}
-	return id
-}
-
-// namesake says whether a host other than the one with this id has a name.
-func (v *view) namesake(id, name string) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return slices.ContainsFunc(v.hosts, func(h cluster.Host) bool { return h.ID != id && h.Name == name })
-}
-
-// mtu is the largest IP packet that passes inside a network between any two hosts.
-func (v *view) mtu(self cluster.Host) int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return verdict.MTU(self, v.hosts)
 }
 
 // stored is all of the view that has to be judged.

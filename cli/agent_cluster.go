@@ -18,7 +18,7 @@ func newKeeper(s Settings, id string, links *link.Links, logger *slog.Logger) (*
 	return cluster.NewKeeper(cluster.KeeperConfig{
 		Dir: s.Host.StateDir, HostID: id, HostName: s.Host.Name, Configured: s.Consul.Address != "",
 		Iface: s.Cluster.Iface, Ports: cluster.DefaultPorts(), SessionTTL: s.Cluster.SessionTTL.Duration, Logger: logger,
-		TokenFile: s.Cluster.TokenFile, TokenFileMust: s.Cluster.TokenFile != "" && s.Cluster.TokenFile != DefaultTokenFile, InsecureAutojoin: s.Cluster.InsecureAutojoin,
+		TokenFile: s.Cluster.TokenFile, TokenFileMust: s.tokenFileMust, InsecureAutojoin: s.Cluster.InsecureAutojoin,
 		Underlay: func(iface string) (cluster.Underlay, error) {
 			u, err := links.Underlay(iface)
 			return cluster.Underlay{Iface: u.Interface, Addr: u.Addr}, err

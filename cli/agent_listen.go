@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/socketplane/socketplane/agent/unixsocket"
 )
 
 // socketGroup is the group whose members may speak to the agent.
@@ -96,48 +98,22 @@ func lockFile(path string) (unlock func(), f *os.File, err error) {
 
 // listen opens the agent's socket: mode 0660, group socketplane where there is one.
 func listen(path string) (net.Listener, error) {
-	l, err := openSocket(path)
-	if err != nil {
-		return nil, err
-	}
+	group := unixsocket.KeepGroup
 	if g, err := user.LookupGroup(socketGroup); err == nil {
-		gid, err := strconv.Atoi(g.Gid)
-		if err == nil {
-			err = os.Chown(path, 0, gid)
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("give %s to group %s: %w", path, socketGroup, err), l.Close())
+		if group, err = strconv.Atoi(g.Gid); err != nil {
+			return nil, fmt.Errorf("group %s: %w", socketGroup, err)
 		}
 	}
-	return l, nil
+	return openSocket(path, group)
 }
 
-// openSocket listens on a unix socket, mode 0660. One that nobody answers on is
-// left over and is replaced.
-func openSocket(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("directory of the socket: %w", err)
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
+// openSocket listens on a unix socket, mode 0660, for root and a group.
+func openSocket(path string, group int) (net.Listener, error) {
+	l, err := unixsocket.Listen(path, group)
+	if errors.Is(err, unixsocket.ErrAnswers) {
 		return nil, fmt.Errorf("another process answers on %s; stop it first (the agent with: socketplane agent stop)", path)
 	}
-	if fi, err := os.Lstat(path); err == nil {
-		if fi.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s is in the way: it is no socket", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove a socket left over: %w", err)
-		}
-	}
-	// The mode must be right from the first moment.
-	old := syscall.Umask(0o117)
-	l, err := net.Listen("unix", path)
-	syscall.Umask(old)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	return l, nil
+	return l, err
 }
 
 // lockState takes the state directory for this process.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/powerstrip"
+	"github.com/socketplane/socketplane/agent/unixsocket"
 )
 
 // proxyAddress is where the proxy listens: a path, or an address and port.
@@ -103,18 +104,12 @@ func listenProxy(s Settings) (net.Listener, proxyAddress, error) {
 // listenBesideDocker opens a unix socket for those who may use dockerd's: to be
 // in the agent's group is less than to be root, and this is not.
 func listenBesideDocker(path, socket string) (net.Listener, error) {
-	l, err := openSocket(path)
-	if err != nil {
-		return nil, err
-	}
+	group := unixsocket.KeepGroup // without a dockerd: for root alone
 	var theirs syscall.Stat_t
-	if syscall.Stat(socket, &theirs) != nil {
-		return l, nil // without a dockerd: for root alone
+	if syscall.Stat(socket, &theirs) == nil {
+		group = int(theirs.Gid)
 	}
-	if err := os.Chown(path, -1, int(theirs.Gid)); err != nil {
-		return nil, errors.Join(fmt.Errorf("give %s the group of %s: %w", path, socket, err), l.Close())
-	}
-	return l, nil
+	return openSocket(path, group)
 }
 
 // proxyTLS asks every client for a certificate, as dockerd's --tlsverify does.

@@ -80,6 +80,8 @@ type Settings struct {
 		Level string `toml:"level"` // debug, info, warn or error
 		File  string `toml:"file"`  // where a background agent writes; under systemd it is the journal
 	} `toml:"log"`
+
+	tokenFileMust bool // cluster.token_file was named: that the file is missing is a problem
 }
 
 // Duration is a time.Duration that is written as text, such as "10s".

@@ -28,6 +28,9 @@ type sources struct {
 // origins tells for every key which source won, for people.
 type origins map[string]string
 
+// builtIn is the origin of what nobody said.
+const builtIn = "built in"
+
 func envName(key string) string {
 	return "SOCKETPLANE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
@@ -39,7 +42,7 @@ func loadSettings(src sources) (Settings, origins, error) {
 	from := origins{}
 	table := settingTable()
 	for _, e := range table {
-		from[e.key] = "built in"
+		from[e.key] = builtIn
 	}
 	inFile, err := readSettingsFile(src, &s)
 	if err != nil {
@@ -73,6 +76,7 @@ func loadSettings(src sources) (Settings, origins, error) {
 	if err := checkTogether(&s); err != nil {
 		return Settings{}, nil, usageError{err}
 	}
+	s.tokenFileMust = s.Cluster.TokenFile != "" && from["cluster.token_file"] != builtIn
 	return s, from, nil
 }
 

@@ -2,7 +2,6 @@ package ipam
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -172,39 +171,6 @@ func (a *Allocator) Release(ctx context.Context, pool Pool, owner string) error 
 		o.more = slices.ContainsFunc(held, func(addr netip.Addr) bool { return v.indexOf(addr) != index })
 		return v.blocks[index].without(owner), nil
 	})
-}
-
-// List reads every allocation of a subnet, sorted by address. Blocks that cannot
-// be decoded make an error that joins a BadBlockError for each; the allocations
-// of the others come with it.
-func (a *Allocator) List(ctx context.Context, subnet netip.Prefix) ([]Allocation, error) {
-	if err := checkSubnet(subnet); err != nil {
-		return nil, err
-	}
-	entries, err := a.store.List(ctx, Prefix(subnet))
-	if err != nil {
-		return nil, fmt.Errorf("list addresses of %s: %w", subnet, err)
-	}
-	var (
-		all []Allocation
-		bad []error
-	)
-	for _, e := range entries {
-		index, err := blockIndex(subnet, e.Key)
-		if err != nil {
-			bad = append(bad, &BadBlockError{Key: e.Key, Cause: err})
-			continue
-		}
-		b := decodeBlock(subnet, index, e.Value, e.Version)
-		if b.err != nil {
-			bad = append(bad, b.err)
-		}
-		for addr, owner := range b.owners {
-			all = append(all, Allocation{Addr: addr, Owner: owner})
-		}
-	}
-	slices.SortFunc(all, func(x, y Allocation) int { return x.Addr.Compare(y.Addr) })
-	return all, errors.Join(bad...)
 }
 
 // Forget drops what is remembered of a subnet whose network is gone. It changes

@@ -26,10 +26,10 @@ const (
 
 // balance takes the turn that is this host's, if any.
 func (k *Keeper) balance(ctx context.Context) {
-	if !k.turns.TryLock() {
+	if !k.turns.tryEnter() {
 		return // this host is leaving
 	}
-	defer k.turns.Unlock()
+	defer k.turns.leave()
 	place, _, store, _ := k.current()
 	if store == nil || !place.Settled {
 		return
@@ -121,8 +121,10 @@ func (k *Keeper) take(ctx context.Context, t turn) error {
 // setServer makes this host's Consul a server or a client and waits until the
 // others count it so.
 func (k *Keeper) setServer(ctx context.Context, server bool) error {
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.changes.enter(ctx); err != nil {
+		return err
+	}
+	defer k.changes.leave()
 	place, _, _, _ := k.current()
 	k.mu.Lock()
 	process := k.process

@@ -14,8 +14,10 @@ func (k *Keeper) Bind(ctx context.Context, req api.BindRequest) (api.Place, erro
 			return api.Place{}, err
 		}
 	}
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.changes.enter(ctx); err != nil {
+		return api.Place{}, inLine(err)
+	}
+	defer k.changes.leave()
 	place, at, _, _ := k.current()
 	next := place
 	next.Iface = req.Iface

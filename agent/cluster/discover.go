@@ -211,8 +211,10 @@ func (k *Keeper) ask(ctx context.Context, s *search) {
 	if len(due) == 0 {
 		return
 	}
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.changes.enter(ctx); err != nil {
+		return
+	}
+	defer k.changes.leave()
 	place, _, _, _ := k.current()
 	had, err := LoadToken(k.Dir)
 	if place.InCluster() || place.Left {

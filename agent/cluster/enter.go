@@ -18,8 +18,10 @@ import (
 // Bootstrap implements api.ClusterService. On a host where a cluster began it
 // changes nothing.
 func (k *Keeper) Bootstrap(ctx context.Context, req api.BootstrapRequest) (api.Place, error) {
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.changes.enter(ctx); err != nil {
+		return api.Place{}, inLine(err)
+	}
+	defer k.changes.leave()
 	token, had, err := k.tokenFor(req.Token)
 	if err != nil {
 		return api.Place{}, err
@@ -59,8 +61,10 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 		}
 		probe = k.probeThese(found)
 	}
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.changes.enter(ctx); err != nil {
+		return api.Place{}, inLine(err)
+	}
+	defer k.changes.leave()
 	token, had, err := k.tokenFor(req.Token)
 	if err != nil {
 		return api.Place{}, err

@@ -68,8 +68,8 @@ type Keeper struct {
 	public     bool    // this host's cluster is of the public token
 	sought     string  // how the search for the cluster goes; empty: nothing to tell
 	soughtKind string
-	changes    sync.Mutex // one change of the place at a time
-	turns      sync.Mutex // held while the servers are changed; taken before changes
+	changes    gate // one change of the place at a time
+	turns      gate // held while the servers are changed; entered before changes
 
 	consul consulClient
 }
@@ -95,7 +95,7 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	if cfg.Configured && place.InCluster() {
 		return nil, fmt.Errorf("consul.address is set, and this host is in cluster %s, whose Consul the agent runs; remove the setting, leave with: socketplane cluster leave, then set it", place.Cluster)
 	}
-	k := &Keeper{KeeperConfig: cfg, place: place}
+	k := &Keeper{KeeperConfig: cfg, place: place, changes: newGate(), turns: newGate()}
 	k.consul = newConsulClient(filepath.Join(k.consulDir(), socketName))
 	if why := k.Insecure(); why != "" {
 		k.Logger.Warn(why)

@@ -23,10 +23,14 @@ const (
 // Leave implements api.ClusterService.
 func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, err error) {
 	// First this: a turn that is under way ends with a change of the place.
-	k.turns.Lock()
-	defer k.turns.Unlock()
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.turns.enter(ctx); err != nil {
+		return api.Place{}, inLine(err)
+	}
+	defer k.turns.leave()
+	if err := k.changes.enter(ctx); err != nil {
+		return api.Place{}, inLine(err)
+	}
+	defer k.changes.leave()
 	place, _, store, agent := k.current()
 	switch {
 	case k.Configured:

@@ -36,7 +36,7 @@ func (k *Keeper) CheckIdentity(ctx context.Context) error {
 		return err
 	}
 	if before.NodeID != "" && before.NodeID != k.HostID {
-		return k.becomeNew(before)
+		return k.becomeNew(ctx, before)
 	}
 	place, at, _, _ := k.current()
 	token, err := LoadToken(k.Dir)
@@ -154,9 +154,11 @@ func (f Found) at(addr netip.Addr) (id string) {
 // becomeNew makes a host of a cluster that has a new identity a new host of that
 // cluster: what its Consul knew is another's. That may be the only copy, so what
 // a server knew is put aside.
-func (k *Keeper) becomeNew(before consulConfig) error {
-	k.changes.Lock()
-	defer k.changes.Unlock()
+func (k *Keeper) becomeNew(ctx context.Context, before consulConfig) error {
+	if err := k.changes.enter(ctx); err != nil {
+		return context.Cause(ctx)
+	}
+	defer k.changes.leave()
 	place, at, _, _ := k.current()
 	data, aside := filepath.Join(k.consulDir(), "data"), filepath.Join(k.Dir, dataBefore)
 	if _, err := os.Stat(data); err == nil && place.Server {

@@ -115,7 +115,7 @@ func (k *Keeper) Settle(ctx context.Context, store state.Store) error {
 		}
 		if _, final := errors.AsType[*api.Error](err); final {
 			k.Logger.Error("this host stays alone", "err", err)
-			return errors.Join(k.giveUp(place), context.Cause(ctx))
+			return errors.Join(k.giveUp(ctx, place), context.Cause(ctx))
 		}
 		k.wait(err.Error())
 		if text := err.Error(); text != said && !errors.Is(err, errNoLeader) && !errors.Is(err, errNotYet) {
@@ -148,8 +148,10 @@ func (k *Keeper) settle(ctx context.Context, store state.Store) error {
 			return err
 		}
 	}
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.changes.enter(ctx); err != nil {
+		return err
+	}
+	defer k.changes.leave()
 	now, _, _, _ := k.current()
 	if now.Cluster != place.Cluster {
 		return nil // left meanwhile: the life ends
@@ -204,8 +206,10 @@ func (k *Keeper) dropState(ctx context.Context) error {
 }
 
 // giveUp makes the host alone again.
-func (k *Keeper) giveUp(place Place) error {
-	k.changes.Lock()
-	defer k.changes.Unlock()
+func (k *Keeper) giveUp(ctx context.Context, place Place) error {
+	if err := k.changes.enter(ctx); err != nil {
+		return err
+	}
+	defer k.changes.leave()
 	return k.change(Place{Is: api.PlaceAlone, Iface: place.Iface}, ending{leave: true}, true)
 }

@@ -26,7 +26,7 @@ func (k *Keeper) Watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		k.followAddress()
+		k.followAddress(ctx)
 		if k.Managed() {
 			k.rememberPeers(ctx)
 			k.balance(ctx)
@@ -36,9 +36,11 @@ func (k *Keeper) Watch(ctx context.Context) error {
 
 // followAddress begins anew when the interface has another address. An
 // interface that has none just now may get it back.
-func (k *Keeper) followAddress() {
-	k.changes.Lock()
-	defer k.changes.Unlock()
+func (k *Keeper) followAddress(ctx context.Context) {
+	if err := k.changes.enter(ctx); err != nil {
+		return
+	}
+	defer k.changes.leave()
 	place, at, _, _ := k.current()
 	if !place.InCluster() {
 		return // the tunnels follow by themselves
@@ -54,8 +56,10 @@ func (k *Keeper) followAddress() {
 }
 
 func (k *Keeper) rememberPeers(ctx context.Context) {
-	k.changes.Lock()
-	defer k.changes.Unlock()
+	if err := k.changes.enter(ctx); err != nil {
+		return
+	}
+	defer k.changes.leave()
 	place, _, _, _ := k.current()
 	peers := k.peersNow(ctx, place)
 	if !place.InCluster() || slices.Equal(peers, place.Peers) {

@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/docker"
+	"github.com/socketplane/socketplane/agent/unixsocket"
 )
 
 // Retire removes Docker's networks of our driver from the dockerd at host and gives
@@ -67,21 +64,12 @@ func Retire(ctx context.Context, host, socket string) (removed []string, err err
 
 // standIn answers every call of dockerd with success until stop is called.
 func standIn(socket string) (stop func(), err error) {
-	if conn, err := net.Dial("unix", socket); err == nil {
-		_ = conn.Close()
+	l, err := unixsocket.Listen(socket, unixsocket.KeepGroup)
+	if errors.Is(err, unixsocket.ErrAnswers) {
 		return nil, fmt.Errorf("an agent answers on %s; stop it first: socketplane agent stop", socket)
 	}
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		return nil, fmt.Errorf("directory of the plugin's socket: %w", err)
-	}
-	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove a socket left over: %w", err)
-	}
-	old := syscall.Umask(0o117)
-	l, err := net.Listen("unix", socket)
-	syscall.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", socket, err)
+		return nil, err
 	}
 	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(standInAnswer)}
 	go server.Serve(l) //nolint:errcheck // ends with stop
