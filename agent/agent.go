@@ -172,7 +172,8 @@ type Agent struct {
 	compare    atomic.Bool           // the next run reads the switch's flows too
 	nat        *coalescer            // applies the packet filter's rules
 	reclaim    atomic.Bool           // the next pass looks whether our addresses are still ours
-	busy       atomic.Bool           // a pass of converge left out who was being changed
+	skipped    atomic.Uint64         // how often somebody was left out who was being changed
+	planes     keyLocks              // one at a time brings the data plane to what it should be
 	publishers map[string]*publisher // network -> writer of our list
 	pubMu      sync.Mutex
 
@@ -186,6 +187,7 @@ type Agent struct {
 	problems []string          // what the last pass of converge could not do
 	notes    map[string]string // what is wrong and left alone, by what it is about
 	blocked  map[string]bool   // networks whose list of ours in the store cannot be read
+	planeAt  time.Time         // when the data plane was last compared as a whole
 	ready    bool
 	loaded   bool // the endpoints of an earlier life are known, and their networks
 }

@@ -99,6 +99,7 @@ func TestLostInterface(t *testing.T) {
 				h.start()
 			}
 			h.converge()
+			h.settle() // the network of a container of Docker's lingers
 			if e, err := h.Endpoint(t.Context(), "c1"); err != nil || e.Attached || e.IP.String() != "10.6.0.2" {
 				t.Errorf("a Docker container that stopped: %+v, %v", e, err)
 			}

@@ -86,11 +86,14 @@ func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
 	return a.leave(ctx, networkID, id)
 }
 
-// mendGateway makes a network's gateway what it should be, or takes it away.
+// mendGateway makes a network's gateway what it should be, or takes it away. One that
+// is being changed just now is left to whoever does it, who may wait for the store,
+// and looked at again soon.
 func (a *Agent) mendGateway(ctx context.Context, networkID string) error {
-	unlock, err := a.segments.locks.Lock(ctx, networkID)
-	if err != nil {
-		return err
+	unlock, ok := a.segments.locks.TryLock(networkID)
+	if !ok {
+		a.skipped.Add(1)
+		return nil
 	}
 	defer unlock()
 	r, ok := a.segments.record(networkID)

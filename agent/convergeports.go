@@ -26,8 +26,9 @@ func (a *Agent) lockedID(ctx context.Context, id string, f func(context.Context,
 	return a.locked(ctx, link.HostName(id), func(ctx context.Context) error { return f(ctx, id) })
 }
 
-// convergePorts compares the endpoints' ports on the bridge with the table.
-func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) error {
+// convergePorts compares the endpoints' ports on the bridge with the table. lost are
+// those whose interface is gone.
+func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) (lost []string, err error) {
 	var errs []error
 	var noted []string
 	there, owners := map[string]ovs.Port{}, a.byPort()
@@ -52,27 +53,33 @@ func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) error {
 	}
 	a.clearNotes(notePort, noted...)
 	for name, l := range owners {
-		if l.Attached {
-			errs = append(errs, a.convergePort(ctx, name, l, there))
+		if !l.Attached {
+			continue
+		}
+		s, err := a.Links.Inspect(name)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case !s.Exists:
+			lost = append(lost, l.ID)
+		default:
+			errs = append(errs, a.convergePort(ctx, name, l, s, there))
 		}
 	}
-	return errors.Join(errs...)
+	return lost, errors.Join(errs...)
 }
 
-// convergePort mends what is not as it should be of one attached endpoint.
-func (a *Agent) convergePort(ctx context.Context, name string, l local, there map[string]ovs.Port) error {
-	s, err := a.Links.Inspect(name)
-	if err != nil {
-		return err
-	}
+// convergePort mends what is not as it should be of one attached endpoint, whose
+// interface is there.
+func (a *Agent) convergePort(ctx context.Context, name string, l local, s link.State, there map[string]ovs.Port) error {
 	p, ok := there[name]
 	r, known := a.segments.record(l.Network)
-	if !s.Exists || !ok || p.OFPort != l.OFPort || !maps.Equal(p.IDs, port(l, r, 0).IDs) || known && p.VLAN != r.VLAN {
-		if err := a.lockedID(ctx, l.ID, a.mendPort); err != nil {
+	if !ok || p.OFPort != l.OFPort || !maps.Equal(p.IDs, port(l, r, 0).IDs) || known && p.VLAN != r.VLAN {
+		if err := a.lockedID(ctx, l.ID, a.plugAgain); err != nil {
 			return err
 		}
 	}
-	if mtu := a.view.mtu(a.host()); s.Exists && s.MTU != mtu {
+	if mtu := a.view.mtu(a.host()); s.MTU != mtu {
 		return a.lockedID(ctx, l.ID, a.mendMTU)
 	}
 	a.clearNotes(noteMTU + l.ID)
@@ -101,10 +108,16 @@ func (a *Agent) mendPort(ctx context.Context, id string) error {
 	if !s.Exists {
 		return a.lost(ctx, l)
 	}
-	r, err := a.recordOf(ctx, l.Network)
-	if err != nil {
-		return err
+	return a.plugAgain(ctx, id)
+}
+
+// plugAgain makes an attached endpoint's port on the bridge what it should be.
+func (a *Agent) plugAgain(ctx context.Context, id string) error {
+	l, ok := a.table.get(id)
+	if !ok || !l.Attached {
+		return nil
 	}
+	r := a.recordHere(l.Network)
 	ofport, err := a.Switch.AddPort(ctx, port(l, r, a.view.mtu(a.host())))
 	if err != nil {
 		return err

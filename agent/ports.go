@@ -174,7 +174,7 @@ func (a *Agent) convergeClaims() {
 		}
 		unlock, ok := a.names.TryLock(link.HostName(l.ID))
 		if !ok {
-			a.busy.Store(true) // whoever changes it sees to its ports
+			a.skipped.Add(1) // whoever changes it sees to its ports
 			noted = append(noted, notePorts+l.ID)
 			continue
 		}

@@ -158,6 +158,13 @@ func (s *Switch) Change(name string, f func(*ovs.Port) bool) {
 	}
 }
 
+// Drop removes a port and tells nobody.
+func (s *Switch) Drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ports, name)
+}
+
 // State describes ports and flows, a line each, for comparison.
 func (s *Switch) State() []string {
 	var lines []string
