@@ -148,8 +148,8 @@ const publishersAtOnce = 8
 // convergeLists publishes this host's endpoints where the store has other ones.
 func (a *Agent) convergeLists(ctx context.Context, compare bool) error {
 	networks := map[string]bool{}
-	for _, l := range a.table.all() {
-		networks[l.Network] = true
+	for _, id := range a.table.networks() {
+		networks[id] = true
 	}
 	a.pubMu.Lock()
 	for id, p := range a.publishers {

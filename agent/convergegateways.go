@@ -31,13 +31,13 @@ func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 func (a *Agent) convergeUsers(ctx context.Context) []error {
 	var errs []error
 	var noted []string
-	attached := map[string]int{}
+	attached := map[string][]string{}
 	for _, l := range a.table.all() {
 		if l.Attached {
-			attached[l.Network]++
+			attached[l.Network] = append(attached[l.Network], l.ID)
 		}
 	}
-	for networkID, n := range attached {
+	for networkID, ids := range attached {
 		r, ok := a.view.record(networkID)
 		if !ok { // the watch shows all there are
 			noted = append(noted, noteNetwork+networkID)
@@ -45,7 +45,7 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 			if r, ok = a.segments.record(networkID); ok {
 				remedy = fmt.Sprintf("make it again with: socketplane network create %s %s", networkID, r.Subnet)
 			}
-			a.note(noteNetwork+networkID, fmt.Sprintf("network %q is not in the store, and %d endpoints of this host are on it; %s", networkID, n, remedy))
+			a.note(noteNetwork+networkID, fmt.Sprintf("network %q is not in the store, and %d endpoints of this host are on it; %s", networkID, len(ids), remedy))
 		}
 		if !ok {
 			continue
@@ -53,9 +53,9 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 		if _, err := a.inForce(r); err != nil {
 			continue // it is not made here; the judgement is noted
 		}
-		for _, l := range a.table.on(networkID) {
-			if l.Attached {
-				a.segments.enter(r, l.ID)
+		for _, id := range ids {
+			if l, ok := a.table.get(id); ok && l.Attached && l.Network == networkID {
+				a.segments.enter(r, id)
 			}
 		}
 	}

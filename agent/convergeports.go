@@ -11,16 +11,6 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// byPort gives the endpoints of this host by the name that their port has when
-// they are attached.
-func (a *Agent) byPort() map[string]local {
-	owners := map[string]local{}
-	for _, l := range a.table.all() {
-		owners[link.HostName(l.ID)] = l
-	}
-	return owners
-}
-
 // lockedID is locked for an endpoint of the table.
 func (a *Agent) lockedID(ctx context.Context, id string, f func(context.Context, string) error) error {
 	return a.locked(ctx, link.HostName(id), func(ctx context.Context) error { return f(ctx, id) })
@@ -31,13 +21,13 @@ func (a *Agent) lockedID(ctx context.Context, id string, f func(context.Context,
 func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) (lost []string, err error) {
 	var errs []error
 	var noted []string
-	there, owners := map[string]ovs.Port{}, a.byPort()
+	there := map[string]ovs.Port{}
 	for _, p := range ports {
 		if p.Kind != ovs.KindEndpoint {
 			continue
 		}
 		there[p.Name] = p
-		if l, ok := owners[p.Name]; ok {
+		if l, ok := a.table.atPort(p.Name); ok {
 			if !l.Attached {
 				errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
 			}
@@ -52,10 +42,11 @@ func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) (lost []str
 		errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
 	}
 	a.clearNotes(notePort, noted...)
-	for name, l := range owners {
+	for _, l := range a.table.all() {
 		if !l.Attached {
 			continue
 		}
+		name := link.HostName(l.ID)
 		s, err := a.Links.Inspect(name)
 		switch {
 		case err != nil:
@@ -188,10 +179,9 @@ func (a *Agent) convergeVeths(ctx context.Context, ports []ovs.Port) error {
 			left[p.Name] = true
 		}
 	}
-	owners := a.byPort()
 	var errs []error
 	for _, name := range names {
-		if l, ok := owners[name]; ok {
+		if l, ok := a.table.atPort(name); ok {
 			if !l.Attached {
 				errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
 			}
@@ -204,7 +194,7 @@ func (a *Agent) convergeVeths(ctx context.Context, ports []ovs.Port) error {
 
 // dropVeth deletes a veth pair, unless an endpoint has come that has it.
 func (a *Agent) dropVeth(ctx context.Context, name string) error {
-	if _, ok := a.byPort()[name]; ok {
+	if _, ok := a.table.atPort(name); ok {
 		return nil
 	}
 	return a.Links.DeleteVeth(ctx, name)

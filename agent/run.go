@@ -79,7 +79,7 @@ func (a *Agent) gone(port string) {
 }
 
 func (a *Agent) attachedBy(port string) bool {
-	l, ok := a.byPort()[port]
+	l, ok := a.table.atPort(port)
 	return ok && l.Attached
 }
 
