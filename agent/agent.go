@@ -95,7 +95,7 @@ type Links interface {
 	PeerIn(host, nsPath string) (bool, error)
 	Inhabited(host string) (bool, error)
 	WatchGone(ctx context.Context, gone func(host string)) error
-	WatchHost(ctx context.Context, changed func()) error
+	WatchHost(ctx context.Context, own func(port uint32) bool, changed func()) error
 	PrepareHost(userspace bool) error
 	Uplinks(ctx context.Context, vtep netip.Addr) (link.Uplinks, error)
 	EnsureHostEnds(ctx context.Context, ends []link.HostEnd) error
@@ -110,6 +110,8 @@ type Links interface {
 // NAT is the host's packet filter.
 type NAT interface {
 	Set(ctx context.Context, r nat.Rules) error
+	Compare(ctx context.Context, r nat.Rules) error
+	Wrote(port uint32) bool
 }
 
 // Firewall says who may speak to the ports that carry the cluster.
@@ -171,6 +173,7 @@ type Agent struct {
 	forwarding *coalescer            // applies flows; many attaches share one run
 	compare    atomic.Bool           // the next run reads the switch's flows too
 	nat        *coalescer            // applies the packet filter's rules
+	compareNAT atomic.Bool           // the next run looks at the rules that are there
 	reclaim    atomic.Bool           // the next pass looks whether our addresses are still ours
 	skipped    atomic.Uint64         // how often somebody was left out who was being changed
 	planes     keyLocks              // one at a time brings the data plane to what it should be

@@ -18,7 +18,7 @@ const convergeTimeout = 30 * time.Second
 // converge brings what is there to what should be, once. It may be called at
 // any time and deletes only what is ours and what it can judge: nothing before
 // the store has told what should be. compare says whether to read the switch's
-// flows and our own keys too, rather than trust what they were told. What fails
+// flows, the packet filter and our own keys too, rather than trust what they were told. What fails
 // is joined and does not stop the rest.
 func (a *Agent) converge(ctx context.Context, compare bool) error {
 	ctx, cancel := context.WithTimeout(ctx, convergeTimeout)
@@ -44,6 +44,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	a.convergeClaims()
 	if compare {
 		a.compare.Store(true)
+		a.compareNAT.Store(true)
 	}
 	lost, told, err := a.convergePlane(ctx)
 	errs = append(errs, err)

@@ -299,7 +299,7 @@ func TestFlowsBeforeTheFirstPass(t *testing.T) {
 	if err := h.forwarding.Do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, call := range []string{"Switch.SetTunnels", "Switch.Ports", "Store.List", "Switch.AddPort", "NAT.Set"} {
+	for _, call := range []string{"Switch.SetTunnels", "Switch.Ports", "Store.List", "Switch.AddPort", "NAT.Compare"} {
 		h.calls.Fail(call, agenttest.ErrFailed)
 		if err := h.Agent.converge(t.Context(), true); err == nil {
 			t.Errorf("%s failed, and no error", call)
