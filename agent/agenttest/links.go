@@ -29,6 +29,7 @@ type Links struct {
 	changed  chan struct{}   // see WatchHost
 
 	forgotten []link.Stale
+	neighbors map[netip.Addr]link.Neighbor
 }
 
 type veth struct {
@@ -207,9 +208,28 @@ func (l *Links) EnsureGateway(ctx context.Context, g link.Gateway) error {
 	})
 }
 
-// Neighbor finds nobody.
-func (l *Links) Neighbor(context.Context, netip.Addr) (link.Neighbor, error) {
-	return link.Neighbor{}, link.ErrNotFound
+// Neighbor finds who was set.
+func (l *Links) Neighbor(ctx context.Context, addr netip.Addr) (n link.Neighbor, err error) {
+	err = l.calls.do(ctx, "Links.Neighbor", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		var ok bool
+		if n, ok = l.neighbors[addr]; !ok {
+			return link.ErrNotFound
+		}
+		return nil
+	})
+	return n, err
+}
+
+// SetNeighbor makes n the next hop to addr.
+func (l *Links) SetNeighbor(addr netip.Addr, n link.Neighbor) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.neighbors == nil {
+		l.neighbors = map[netip.Addr]link.Neighbor{}
+	}
+	l.neighbors[addr] = n
 }
 
 // ForgetConnections has none to forget.
