@@ -96,7 +96,7 @@ type Links interface {
 	PeerIn(host, nsPath string) (bool, error)
 	Inhabited(host string) (bool, error)
 	WatchGone(ctx context.Context, gone func(host string)) error
-	WatchHost(ctx context.Context, changed func()) error
+	WatchHost(ctx context.Context, own func(port uint32) bool, changed func()) error
 	OwnedBy(path string, uid uint32) (held string, release func(), err error)
 	PrepareHost(userspace bool) error
 	Uplinks(ctx context.Context, vtep netip.Addr) (link.Uplinks, error)
@@ -112,6 +112,8 @@ type Links interface {
 // NAT is the host's packet filter.
 type NAT interface {
 	Set(ctx context.Context, r nat.Rules) error
+	Compare(ctx context.Context, r nat.Rules) error
+	Wrote(port uint32) bool
 }
 
 // Firewall says who may speak to the ports that carry the cluster.
@@ -174,9 +176,11 @@ type Agent struct {
 	missing    atomic.Bool              // vanished endpoints are being followed, see followMissed
 	compare    atomic.Bool              // the next run reads the switch's flows too
 	nat        *coalescer               // applies the packet filter's rules
+	compareNAT atomic.Bool              // the next run looks at the rules that are there
 	claimed    map[string]uint64        // while loading: networks whose addresses are looked at, with the record's version
 	reclaim    atomic.Bool              // the next pass looks whether our addresses are still ours
-	busy       atomic.Bool              // a pass of converge left out who was being changed
+	skipped    atomic.Uint64            // how often somebody was left out who was being changed
+	planes     keyLocks                 // one at a time brings the data plane to what it should be
 	publishers map[string]*publisher    // network -> writer of our list
 	foreign    map[string]foreignWrites // network -> of lists that have no writer any more
 	pubMu      sync.Mutex
@@ -191,6 +195,7 @@ type Agent struct {
 	problems []string          // what the last pass of converge could not do
 	notes    map[string]string // what is wrong and left alone, by what it is about
 	blocked  map[string]bool   // networks whose list of ours in the store cannot be read
+	planeAt  time.Time         // when the data plane was last compared as a whole
 	ready    bool
 	loaded   bool // the endpoints of an earlier life are known, and their networks
 }

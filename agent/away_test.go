@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -118,35 +119,39 @@ func TestStoreAwayAtStart(t *testing.T) {
 // TestEndWaitsForDetach: what a caller has left to the agent is done before
 // the agent's end.
 func TestEndWaitsForDetach(t *testing.T) {
-	h := newTestHost(t)
-	h.mustAttach("c1", "foo", "/ns/1")
-	h.start()
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- h.Run(ctx) }()
-	<-h.known
-	release := h.calls.Block("Links.DeleteVeth")
-	if err := h.Detach(t.Context(), "c1"); err != nil {
-		t.Fatal(err)
-	}
-	stop()
-	select {
-	case <-ended:
-		t.Error("it ended before the detach")
-	case <-time.After(20 * time.Millisecond):
-	}
-	release()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
-	if len(h.links.State()) != 0 {
-		t.Errorf("left: %q", h.links.State())
-	}
-	// And what is asked of it after that is done at once.
-	h.mustAttach("c1", "", "/ns/2")
-	if err := h.Detach(t.Context(), "c1"); err != nil || len(h.links.State()) != 0 {
-		t.Errorf("%v, left: %q", err, h.links.State())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHost(t)
+		h.mustAttach("c1", "foo", "/ns/1")
+		h.start()
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- h.Run(ctx) }()
+		<-h.known
+		release := h.calls.Block("Links.DeleteVeth")
+		if err := h.Detach(t.Context(), "c1"); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		time.Sleep(errandGrace - time.Millisecond)
+		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("it ended before the detach")
+		default:
+		}
+		release()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if len(h.links.State()) != 0 {
+			t.Errorf("left: %q", h.links.State())
+		}
+		// And what is asked of it after that is done at once.
+		h.mustAttach("c1", "", "/ns/2")
+		if err := h.Detach(t.Context(), "c1"); err != nil || len(h.links.State()) != 0 {
+			t.Errorf("%v, left: %q", err, h.links.State())
+		}
+	})
 }
 
 // TestGatewayLingers: behind the last container the gateway stays a little,

@@ -19,7 +19,7 @@ const convergeTimeout = 30 * time.Second
 // converge brings what is there to what should be, once. It may be called at
 // any time and deletes only what is ours and what it can judge: nothing before
 // the store has told what should be. compare says whether to read the switch's
-// flows and our own keys too, rather than trust what they were told. What fails
+// flows, the packet filter and our own keys too, rather than trust what they were told. What fails
 // is joined and does not stop the rest.
 func (a *Agent) converge(ctx context.Context, compare bool) error {
 	ctx, cancel := context.WithTimeout(ctx, convergeTimeout)
@@ -31,18 +31,9 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	a.view.expire()
 	a.judge()
 	errs = append(errs, a.convergeHost(ctx))
-	told, err := a.convergeTunnels(ctx)
-	errs = append(errs, err)
 	a.convergeWays(ctx)
-	ports, err := a.Switch.Ports(ctx)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
 	if !a.isLoaded() {
-		if !told { // flows without the tunnels would cut the other hosts off
-			return errors.Join(errs...)
-		}
-		if err := a.load(ctx, ports); err != nil {
+		if err := a.loadOver(ctx); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 	} else if compare && a.anyBlocked() {
@@ -52,18 +43,32 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 		errs = append(errs, a.retakeAll(ctx))
 	}
 	a.convergeClaims()
-	errs = append(errs,
-		a.convergePorts(ctx, ports),
-		a.convergeVeths(ctx, ports),
-		a.convergeGateways(ctx, ports),
-		a.convergeEnds(ctx),
-		a.convergeHolds(ctx),
-	)
 	if compare {
 		a.compare.Store(true)
+		a.compareNAT.Store(true)
 	}
-	errs = append(errs, a.forwarding.Do(ctx), a.convergeLists(ctx, compare))
+	lost, told, err := a.convergePlane(ctx)
+	errs = append(errs, err)
+	if !told { // nothing can be taken off a switch that is away
+		return errors.Join(errs...)
+	}
+	for _, id := range lost {
+		errs = append(errs, a.lockedID(ctx, id, a.mendPort))
+	}
+	errs = append(errs, a.convergeEnds(ctx), a.convergeHolds(ctx), a.convergeLists(ctx, compare))
 	return errors.Join(errs...)
+}
+
+// loadOver loads what the store knows, over the ports and tunnels that are there.
+func (a *Agent) loadOver(ctx context.Context) error {
+	if told, err := a.convergeTunnels(ctx); !told { // flows without the tunnels would cut the other hosts off
+		return err
+	}
+	ports, err := a.Switch.Ports(ctx)
+	if err != nil {
+		return err
+	}
+	return a.load(ctx, ports)
 }
 
 // refreshSelf looks again at this host's own address and MTU. When it cannot,
@@ -110,7 +115,7 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 func (a *Agent) locked(ctx context.Context, port string, f func(context.Context) error) error {
 	unlock, ok := a.names.TryLock(port)
 	if !ok {
-		a.busy.Store(true)
+		a.skipped.Add(1)
 		return nil
 	}
 	defer unlock()
@@ -146,8 +151,8 @@ const publishersAtOnce = 8
 // convergeLists publishes this host's endpoints where the store has other ones.
 func (a *Agent) convergeLists(ctx context.Context, compare bool) error {
 	networks := map[string]bool{}
-	for _, l := range a.table.all() {
-		networks[l.Network] = true
+	for _, id := range a.table.networks() {
+		networks[id] = true
 	}
 	a.pubMu.Lock()
 	for id, p := range a.publishers {

@@ -31,13 +31,13 @@ func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 func (a *Agent) convergeUsers(ctx context.Context) []error {
 	var errs []error
 	var noted []string
-	attached := map[string]int{}
+	attached := map[string][]string{}
 	for _, l := range a.table.all() {
 		if l.Attached {
-			attached[l.Network]++
+			attached[l.Network] = append(attached[l.Network], l.ID)
 		}
 	}
-	for networkID, n := range attached {
+	for networkID, ids := range attached {
 		r, ok := a.view.record(networkID)
 		if !ok { // the watch shows all there are
 			noted = append(noted, noteNetwork+networkID)
@@ -45,7 +45,7 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 			if r, ok = a.segments.record(networkID); ok {
 				remedy = fmt.Sprintf("make it again with: socketplane network create %s %s", networkID, r.Subnet)
 			}
-			a.note(noteNetwork+networkID, fmt.Sprintf("network %q is not in the store, and %d endpoints of this host are on it; %s", networkID, n, remedy))
+			a.note(noteNetwork+networkID, fmt.Sprintf("network %q is not in the store, and %d endpoints of this host are on it; %s", networkID, len(ids), remedy))
 		}
 		if !ok {
 			continue
@@ -53,9 +53,9 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 		if _, err := a.inForce(r); err != nil {
 			continue // it is not made here; the judgement is noted
 		}
-		for _, l := range a.table.on(networkID) {
-			if l.Attached {
-				a.segments.enter(r, l.ID)
+		for _, id := range ids {
+			if l, ok := a.table.get(id); ok && l.Attached && l.Network == networkID {
+				a.segments.enter(r, id)
 			}
 		}
 	}
@@ -86,11 +86,14 @@ func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
 	return a.leave(ctx, networkID, id)
 }
 
-// mendGateway makes a network's gateway what it should be, or takes it away.
+// mendGateway makes a network's gateway what it should be, or takes it away. One that
+// is being changed just now is left to whoever does it, who may wait for the store,
+// and looked at again soon.
 func (a *Agent) mendGateway(ctx context.Context, networkID string) error {
-	unlock, err := a.segments.locks.Lock(ctx, networkID)
-	if err != nil {
-		return err
+	unlock, ok := a.segments.locks.TryLock(networkID)
+	if !ok {
+		a.skipped.Add(1)
+		return nil
 	}
 	defer unlock()
 	r, ok := a.segments.record(networkID)

@@ -11,32 +11,23 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// byPort gives the endpoints of this host by the name that their port has when
-// they are attached.
-func (a *Agent) byPort() map[string]local {
-	owners := map[string]local{}
-	for _, l := range a.table.all() {
-		owners[link.HostName(l.ID)] = l
-	}
-	return owners
-}
-
 // lockedID is locked for an endpoint of the table.
 func (a *Agent) lockedID(ctx context.Context, id string, f func(context.Context, string) error) error {
 	return a.locked(ctx, link.HostName(id), func(ctx context.Context) error { return f(ctx, id) })
 }
 
-// convergePorts compares the endpoints' ports on the bridge with the table.
-func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) error {
+// convergePorts compares the endpoints' ports on the bridge with the table. lost are
+// those whose interface is gone.
+func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) (lost []string, err error) {
 	var errs []error
 	var noted []string
-	there, owners := map[string]ovs.Port{}, a.byPort()
+	there := map[string]ovs.Port{}
 	for _, p := range ports {
 		if p.Kind != ovs.KindEndpoint {
 			continue
 		}
 		there[p.Name] = p
-		if l, ok := owners[p.Name]; ok {
+		if l, ok := a.table.atPort(p.Name); ok {
 			if !l.Attached {
 				errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
 			}
@@ -51,28 +42,35 @@ func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) error {
 		errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
 	}
 	a.clearNotes(notePort, noted...)
-	for name, l := range owners {
-		if l.Attached {
-			errs = append(errs, a.convergePort(ctx, name, l, there))
+	for _, l := range a.table.all() {
+		if !l.Attached {
+			continue
+		}
+		name := link.HostName(l.ID)
+		s, err := a.Links.Inspect(name)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case !s.Exists:
+			lost = append(lost, l.ID)
+		default:
+			errs = append(errs, a.convergePort(ctx, name, l, s, there))
 		}
 	}
-	return errors.Join(errs...)
+	return lost, errors.Join(errs...)
 }
 
-// convergePort mends what is not as it should be of one attached endpoint.
-func (a *Agent) convergePort(ctx context.Context, name string, l local, there map[string]ovs.Port) error {
-	s, err := a.Links.Inspect(name)
-	if err != nil {
-		return err
-	}
+// convergePort mends what is not as it should be of one attached endpoint, whose
+// interface is there.
+func (a *Agent) convergePort(ctx context.Context, name string, l local, s link.State, there map[string]ovs.Port) error {
 	p, ok := there[name]
 	r, known := a.segments.record(l.Network)
-	if !s.Exists || !ok || p.OFPort != l.OFPort || !maps.Equal(p.IDs, port(l, r, 0).IDs) || known && p.VLAN != r.VLAN {
-		if err := a.lockedID(ctx, l.ID, a.mendPort); err != nil {
+	if !ok || p.OFPort != l.OFPort || !maps.Equal(p.IDs, port(l, r, 0).IDs) || known && p.VLAN != r.VLAN {
+		if err := a.lockedID(ctx, l.ID, a.plugAgain); err != nil {
 			return err
 		}
 	}
-	if mtu := a.view.mtu(a.host()); s.Exists && s.MTU != mtu {
+	if mtu := a.view.mtu(a.host()); s.MTU != mtu {
 		return a.lockedID(ctx, l.ID, a.mendMTU)
 	}
 	a.clearNotes(noteMTU + l.ID)
@@ -101,10 +99,16 @@ func (a *Agent) mendPort(ctx context.Context, id string) error {
 	if !s.Exists {
 		return a.lost(ctx, l)
 	}
-	r, err := a.recordOf(ctx, l.Network)
-	if err != nil {
-		return err
+	return a.plugAgain(ctx, id)
+}
+
+// plugAgain makes an attached endpoint's port on the bridge what it should be.
+func (a *Agent) plugAgain(ctx context.Context, id string) error {
+	l, ok := a.table.get(id)
+	if !ok || !l.Attached {
+		return nil
 	}
+	r := a.recordHere(l.Network)
 	ofport, err := a.Switch.AddPort(ctx, port(l, r, a.view.mtu(a.host())))
 	if err != nil {
 		return err
@@ -175,10 +179,9 @@ func (a *Agent) convergeVeths(ctx context.Context, ports []ovs.Port) error {
 			left[p.Name] = true
 		}
 	}
-	owners := a.byPort()
 	var errs []error
 	for _, name := range names {
-		if l, ok := owners[name]; ok {
+		if l, ok := a.table.atPort(name); ok {
 			if !l.Attached {
 				errs = append(errs, a.lockedID(ctx, l.ID, a.dropStray))
 			}
@@ -191,7 +194,7 @@ func (a *Agent) convergeVeths(ctx context.Context, ports []ovs.Port) error {
 
 // dropVeth deletes a veth pair, unless an endpoint has come that has it.
 func (a *Agent) dropVeth(ctx context.Context, name string) error {
-	if _, ok := a.byPort()[name]; ok {
+	if _, ok := a.table.atPort(name); ok {
 		return nil
 	}
 	return a.Links.DeleteVeth(ctx, name)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -305,26 +306,30 @@ func TestMACs(t *testing.T) {
 // address and its endpoint lets Docker wait until it knows its host, and the
 // endpoint has the address.
 func TestHoldAcrossRestart(t *testing.T) {
-	h := newTestHost(t)
-	held := h.mustHold("")
-	h.start()
-	type answer struct {
-		e   api.Endpoint
-		err error
-	}
-	got := make(chan answer, 1)
-	go func() {
-		e, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "e1", Network: "foo", IP: held.IP.String(), Source: api.SourceDriver})
-		got <- answer{e, err}
-	}()
-	select {
-	case a := <-got:
-		t.Fatalf("answered before the store has: %v", a.err)
-	case <-time.After(50 * time.Millisecond):
-	}
-	h.watch()
-	h.converge()
-	if a := <-got; a.err != nil || a.e.IP != held.IP {
-		t.Errorf("%v, %v, want %s", a.e.IP, a.err, held.IP)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHost(t)
+		held := h.mustHold("")
+		h.start()
+		type answer struct {
+			e   api.Endpoint
+			err error
+		}
+		got := make(chan answer, 1)
+		go func() {
+			e, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "e1", Network: "foo", IP: held.IP.String(), Source: api.SourceDriver})
+			got <- answer{e, err}
+		}()
+		time.Sleep(loadTimeout - time.Millisecond)
+		synctest.Wait()
+		select {
+		case a := <-got:
+			t.Fatalf("answered before the store has: %v", a.err)
+		default:
+		}
+		h.watch()
+		h.converge()
+		if a := <-got; a.err != nil || a.e.IP != held.IP {
+			t.Errorf("%v, %v, want %s", a.e.IP, a.err, held.IP)
+		}
+	})
 }

@@ -30,7 +30,7 @@ const (
 func (a *Agent) watchHost(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	done := make(chan error, 1)
-	go func() { done <- a.Links.WatchHost(ctx, func() { signal(changed) }) }()
+	go func() { done <- a.Links.WatchHost(ctx, a.NAT.Wrote, func() { signal(changed) }) }()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -64,6 +64,7 @@ func (a *Agent) restoreHost(ctx context.Context) error {
 			errs = append(errs, a.restoreGateway(ctx, seg.record.ID))
 		}
 	}
+	a.compareNAT.Store(true)
 	return errors.Join(append(errs, a.nat.Do(ctx))...)
 }
 

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/socketplane/socketplane/agent/agenttest"
 	"github.com/socketplane/socketplane/agent/firewall"
 	"github.com/socketplane/socketplane/agent/link"
 )
@@ -133,4 +135,46 @@ func TestRestoreWithoutStore(t *testing.T) {
 		h.links.LoseGateways()
 		eventually(t, "the gateway is back", func() bool { return h.links.Gateways() == before })
 	}
+}
+
+// TestPacketFilterIsCompared: a change of an endpoint goes by what was set; what
+// others took from the packet filter comes back when the kernel tells, and with the
+// slow timer.
+func TestPacketFilterIsCompared(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.converge()
+	want := h.nat.State()
+	if len(want) == 0 {
+		t.Fatal("no rule to lose")
+	}
+	there := func(what string) {
+		t.Helper()
+		if diff := cmp.Diff(want, h.nat.State()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	h.nat.Lose()
+	h.calls.Reset()
+	if err := h.Agent.converge(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(h.calls.Names(), "NAT.Compare") {
+		t.Error("a pass that need not compare compares")
+	}
+	h.calls.Fail("NAT.Compare", agenttest.ErrFailed)
+	if err := h.Agent.converge(t.Context(), true); err == nil {
+		t.Error("a comparison that fails is not told")
+	}
+	h.calls.Fail("NAT.Compare", nil)
+	if err := h.Agent.converge(t.Context(), false); err != nil { // what failed is made up
+		t.Fatal(err)
+	}
+	there("after the slow timer")
+
+	h.nat.Lose()
+	if err := h.restoreHost(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	there("after the kernel told")
 }

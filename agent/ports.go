@@ -51,11 +51,12 @@ func (a *Agent) claimPorts(l local) (local, error) {
 // would go to the endpoint. Often no socket has them. The userspace datapath has none,
 // and Consul has that of a server only once this host is one.
 func (a *Agent) checkClusterPorts(ports []nat.Port) error {
+	carry, vtep := append([]firewall.Port{firewall.VXLAN}, a.ConsulPorts...), a.host().VTEP
 	for _, p := range ports {
-		if ip := anyAddress(p.HostIP); !ip.IsUnspecified() && ip != a.host().VTEP {
+		if ip := anyAddress(p.HostIP); !ip.IsUnspecified() && ip != vtep {
 			continue
 		}
-		for _, c := range append([]firewall.Port{firewall.VXLAN}, a.ConsulPorts...) {
+		for _, c := range carry {
 			if p.HostPort == c.Number && (p.Proto == "udp") == (c.Proto == unix.IPPROTO_UDP) {
 				return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf(
 					"port %s of this host is one of those that carry the cluster; choose another", p)}
@@ -146,10 +147,12 @@ func anyAddress(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// publishedHere lists what is published on this host: of what is attached only.
+// publishedHere lists what is published on this host, in no order: of what is
+// attached only.
 func (a *Agent) publishedHere() []nat.Published {
-	var all []nat.Published
-	for _, l := range a.table.all() {
+	publishing := a.table.published()
+	all := make([]nat.Published, 0, len(publishing))
+	for _, l := range publishing {
 		if !l.Attached {
 			continue
 		}
@@ -168,13 +171,13 @@ func (a *Agent) publishedHere() []nat.Published {
 // stay, and lead to the endpoint.
 func (a *Agent) convergeClaims() {
 	var noted []string
-	for _, l := range a.table.all() {
-		if !l.Attached || len(l.Ports) == 0 {
+	for _, l := range a.table.published() {
+		if !l.Attached {
 			continue
 		}
 		unlock, ok := a.names.TryLock(link.HostName(l.ID))
 		if !ok {
-			a.busy.Store(true) // whoever changes it sees to its ports
+			a.skipped.Add(1) // whoever changes it sees to its ports
 			noted = append(noted, notePorts+l.ID)
 			continue
 		}

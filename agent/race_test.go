@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/ovs"
@@ -56,14 +58,17 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	eventually(t, "what the calls left behind is done", func() bool {
+		return !slices.ContainsFunc(h.table.all(), func(l local) bool { return l.Dirty || l.Releasing })
+	})
 	stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 	before := h.whole()
 	h.converge()
-	if after := h.whole(); !slices.Equal(before, after) {
-		t.Logf("the pass had something to do: %d lines, then %d", len(before), len(after))
+	if diff := cmp.Diff(before, h.whole()); diff != "" {
+		t.Errorf("the calls, and what they left behind, had left something to a pass (-before +after):\n%s", diff)
 	}
 	h.wantAgreement()
 	for i := range 100 {

@@ -46,6 +46,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.ensureDefault(ctx) })
 	g.Go(func() error { return a.convergeLoop(ctx) })
+	g.Go(func() error { return a.watchPlane(ctx) })
 	g.Go(func() error { return a.Links.WatchGone(ctx, a.gone) })
 	g.Go(func() error { return a.watchHost(ctx) })
 	if a.Detector != nil {
@@ -78,7 +79,7 @@ func (a *Agent) gone(port string) {
 }
 
 func (a *Agent) attachedBy(port string) bool {
-	l, ok := a.byPort()[port]
+	l, ok := a.table.atPort(port)
 	return ok && l.Attached
 }
 
@@ -170,13 +171,14 @@ func (a *Agent) convergeLoop(ctx context.Context) error {
 		if compare {
 			compared = time.Now()
 		}
+		skipped := a.skipped.Load()
 		err := a.converge(ctx, compare)
 		if ctx.Err() != nil {
 			break
 		}
 		a.report(err, &last)
 		wait, kick := slowTimer, a.kick
-		if a.busy.Swap(false) {
+		if a.skipped.Load() != skipped {
 			wait = retryConverge
 		}
 		if err != nil {
@@ -187,8 +189,7 @@ func (a *Agent) convergeLoop(ctx context.Context) error {
 	return nil
 }
 
-// await waits for a reason to converge and says whether the flows themselves
-// must be compared: after the switch lost its state, and once it is due.
+// await waits for a reason to converge and says whether a whole comparison is due.
 func (a *Agent) await(ctx context.Context, d time.Duration, kick <-chan struct{}, due time.Time) (compare bool) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -196,9 +197,6 @@ func (a *Agent) await(ctx context.Context, d time.Duration, kick <-chan struct{}
 	case <-ctx.Done():
 		return false
 	case <-kick:
-	case <-a.Switch.Changed():
-		a.forgetful.Store(true)
-		return true
 	case <-t.C:
 	}
 	return !time.Now().Before(due)

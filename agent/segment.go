@@ -343,7 +343,9 @@ func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
 }
 
 // applyNAT lets the networks that are used here out to the world, keeps them
-// apart, and leads published ports to their endpoints. It runs inside a.nat: who computed an older list never comes last.
+// apart, and leads published ports to their endpoints. It runs inside a.nat: who
+// computed an older list never comes last. It goes by what was set before, or after a
+// call for a comparison by what is there.
 func (a *Agent) applyNAT(ctx context.Context) error {
 	rules := nat.Rules{Uplinks: a.uplinksNow().Names, DenyForward: a.DenyForward}
 	for _, seg := range a.segments.list() {
@@ -352,5 +354,12 @@ func (a *Agent) applyNAT(ctx context.Context) error {
 		})
 	}
 	rules.Published = a.publishedHere()
-	return a.NAT.Set(ctx, rules)
+	if !a.compareNAT.Swap(false) {
+		return a.NAT.Set(ctx, rules)
+	}
+	err := a.NAT.Compare(ctx, rules)
+	if err != nil {
+		a.compareNAT.Store(true)
+	}
+	return err
 }

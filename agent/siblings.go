@@ -21,8 +21,8 @@ func (t *table) siblings(l local) []local {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var list []local
-	for id, s := range t.byID {
-		if id != l.ID && s.container() == l.container() && !s.Releasing {
+	for id := range t.byContainer[l.container()] {
+		if s := t.byID[id]; id != l.ID && !s.Releasing {
 			list = append(list, s)
 		}
 	}

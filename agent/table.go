@@ -2,12 +2,14 @@ package agent
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/ipam"
 )
 
@@ -33,13 +35,39 @@ type local struct {
 }
 
 // table is what this host has, by endpoint id. The lock on an endpoint (see
-// Agent.names) says who may change it; the mutex here only keeps the map whole.
+// Agent.names) says who may change it; the mutex here only keeps the map whole, and
+// the indexes with it. Who asks for one endpoint, or for those of one network or
+// container, pays for no others.
 type table struct {
-	mu   sync.Mutex
-	byID map[string]local
+	mu          sync.Mutex
+	byID        map[string]local
+	byPort      map[string]string // the name that the port has when it is attached, to the id
+	byNetwork   index
+	byContainer index
+	publishing  map[string]bool // ids of those that publish ports, attached or not
 }
 
-func newTable() *table { return &table{byID: map[string]local{}} }
+// index holds sets of endpoint ids by a key.
+type index map[string]map[string]bool
+
+func (x index) add(key, id string) {
+	if x[key] == nil {
+		x[key] = map[string]bool{}
+	}
+	x[key][id] = true
+}
+
+func (x index) remove(key, id string) {
+	if delete(x[key], id); len(x[key]) == 0 {
+		delete(x, key)
+	}
+}
+
+func newTable() *table {
+	return &table{
+		byID: map[string]local{}, byPort: map[string]string{}, byNetwork: index{}, byContainer: index{}, publishing: map[string]bool{},
+	}
+}
 
 func (t *table) get(id string) (local, bool) {
 	t.mu.Lock()
@@ -48,16 +76,49 @@ func (t *table) get(id string) (local, bool) {
 	return l, ok
 }
 
+// atPort gives the endpoint whose port has a name when it is attached.
+func (t *table) atPort(name string) (local, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l, ok := t.byID[t.byPort[name]]
+	return l, ok
+}
+
 func (t *table) put(l local) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	old, ok := t.byID[l.ID]
 	t.byID[l.ID] = l
+	if !ok {
+		t.byPort[link.HostName(l.ID)] = l.ID
+	}
+	if !ok || old.Network != l.Network {
+		t.byNetwork.remove(old.Network, l.ID)
+		t.byNetwork.add(l.Network, l.ID)
+	}
+	if !ok || old.container() != l.container() {
+		t.byContainer.remove(old.container(), l.ID)
+		t.byContainer.add(l.container(), l.ID)
+	}
+	if len(l.Ports) != 0 {
+		t.publishing[l.ID] = true
+	} else {
+		delete(t.publishing, l.ID)
+	}
 }
 
 func (t *table) remove(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	l, ok := t.byID[id]
+	if !ok {
+		return
+	}
 	delete(t.byID, id)
+	delete(t.byPort, link.HostName(id))
+	t.byNetwork.remove(l.Network, id)
+	t.byContainer.remove(l.container(), id)
+	delete(t.publishing, id)
 }
 
 // all lists the endpoints, sorted by container, then by id.
@@ -68,15 +129,48 @@ func (t *table) all() []local {
 	for _, l := range t.byID {
 		list = append(list, l)
 	}
-	slices.SortFunc(list, func(a, b local) int {
-		return cmp.Or(strings.Compare(a.container(), b.container()), strings.Compare(a.ID, b.ID))
-	})
+	sortLocals(list)
 	return list
 }
 
 // on lists the endpoints on a network, in the order of all.
 func (t *table) on(network string) []local {
-	return slices.DeleteFunc(t.all(), func(l local) bool { return l.Network != network })
+	list := t.of(func() map[string]bool { return t.byNetwork[network] })
+	sortLocals(list)
+	return list
+}
+
+// published lists the endpoints that publish ports, in no order.
+func (t *table) published() []local {
+	return t.of(func() map[string]bool { return t.publishing })
+}
+
+// of lists the endpoints of an index's set, in no order.
+func (t *table) of(set func() map[string]bool) []local {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := set()
+	if len(ids) == 0 {
+		return nil
+	}
+	list := make([]local, 0, len(ids))
+	for id := range ids {
+		list = append(list, t.byID[id])
+	}
+	return list
+}
+
+// networks lists the networks that endpoints are on.
+func (t *table) networks() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.byNetwork))
+}
+
+func sortLocals(list []local) {
+	slices.SortFunc(list, func(a, b local) int {
+		return cmp.Or(strings.Compare(a.container(), b.container()), strings.Compare(a.ID, b.ID))
+	})
 }
 
 // find looks an endpoint up by its id or its container's, by container name, or

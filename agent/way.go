@@ -14,8 +14,8 @@ import (
 // well within the 15 minutes that it remembers a MAC address.
 const pinEvery = 5 * time.Minute
 
-// ways remembers which way the switch was told to each tunnel address. Only
-// converge, one pass at a time, uses it.
+// ways remembers which way the switch was told to each tunnel address. Who holds
+// waysLock uses it.
 type ways map[netip.Addr]pinnedWay
 
 type pinnedWay struct {
@@ -30,6 +30,11 @@ func (a *Agent) convergeWays(ctx context.Context) {
 	if !a.userspace() {
 		return
 	}
+	unlock, err := a.planes.Lock(ctx, waysLock)
+	if err != nil {
+		return
+	}
+	defer unlock()
 	if a.forgetful.Swap(false) {
 		a.ways = nil
 	}

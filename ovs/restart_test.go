@@ -20,6 +20,13 @@ func small(local, tunnel int) Forwarding {
 	}
 }
 
+// backWithin is how long after a switch answers again it may be without its flows. It
+// is looked for every 50 ms, and told by ovs-ofctl, which runs twice.
+const backWithin = time.Second
+
+// TestSwitchRestart: a switch that was killed and started has its flows again as soon
+// as it answers. The best of some rounds counts, less what this process stood still
+// for: a busy machine is not what is tested.
 func TestSwitchRestart(t *testing.T) {
 	s, i := open(t)
 	f := small(1, 2)
@@ -27,20 +34,52 @@ func TestSwitchRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := dump(t, i)
-	i.KillSwitch(t)
-	eventually(t, "what was set is forgotten", func() bool { return !s.flows.census().known })
-	select {
-	case <-s.Changed(): // from before the kill
-	default:
+	best := time.Hour
+	for range 3 {
+		i.KillSwitch(t)
+		eventually(t, "what was set is forgotten", func() bool { return !s.flows.census().known })
+		select {
+		case <-s.Changed(): // from before the kill
+		default:
+		}
+		i.StartSwitch(t)
+		start, stood := time.Now(), standstill()
+		awaitChanged(t, s)
+		if err := s.SetForwarding(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		took, stall := time.Since(start), stood()
+		t.Logf("flows were back %s after ovs-vswitchd; this process stood still for %s of that", took, stall)
+		best = min(best, took-stall)
+		equalFlows(t, want, dump(t, i))
 	}
-	i.StartSwitch(t)
-	start := time.Now()
-	awaitChanged(t, s)
-	if err := s.SetForwarding(t.Context(), f); err != nil {
-		t.Fatal(err)
+	if best > backWithin {
+		t.Errorf("flows were back %s after ovs-vswitchd at best, later than %s", best, backWithin)
 	}
-	t.Logf("flows were back %s after ovs-vswitchd", time.Since(start))
-	equalFlows(t, want, dump(t, i))
+}
+
+// standstill measures for how long this process does not run, until it is asked.
+func standstill() (stood func() time.Duration) {
+	const pace = 5 * time.Millisecond
+	end, sum := make(chan struct{}), make(chan time.Duration, 1)
+	go func() {
+		tick := time.NewTicker(pace)
+		defer tick.Stop()
+		var all time.Duration
+		last := time.Now()
+		for {
+			select {
+			case <-tick.C:
+				now := time.Now()
+				all += max(now.Sub(last)-2*pace, 0)
+				last = now
+			case <-end:
+				sum <- all + max(time.Since(last)-2*pace, 0)
+				return
+			}
+		}
+	}()
+	return func() time.Duration { close(end); return <-sum }
 }
 
 func TestDatabaseRestart(t *testing.T) {

@@ -110,10 +110,14 @@ func (s *Switch) connected(ctx context.Context) (*session, error) {
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w at %s: %w", ErrUnavailable, s.cfg.Socket, ctx.Err())
+			return nil, fmt.Errorf("%w at %s: %w", errNoSession, s.cfg.Socket, ctx.Err())
 		}
 	}
 }
+
+// errNoSession is ErrUnavailable where it is OVSDB that cannot be asked. A switch
+// that does not open a port is ErrUnavailable too.
+var errNoSession = fmt.Errorf("%w", ErrUnavailable)
 
 // errUncertain is a transaction that was sent and whose answer did not come.
 var errUncertain = errors.New("it is not known whether the change was made")

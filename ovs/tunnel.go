@@ -67,7 +67,8 @@ func (t Tunnel) spec() portSpec {
 // SetTunnels makes the bridge's tunnels those given and no others, in one
 // transaction, and returns the OpenFlow port of each peer that the switch has
 // opened. A tunnel that fails does not keep the others from being made; the
-// error joins all failures.
+// error joins all failures. When the database goes away, or ctx ends, before it
+// has told of every tunnel, the map is nil: what was known before is no worse.
 func (s *Switch) SetTunnels(ctx context.Context, tunnels []Tunnel) (map[string]int, error) {
 	unlock, err := s.lockName(ctx, "/tunnels") // no interface can have that name
 	if err != nil {
@@ -85,7 +86,7 @@ func (s *Switch) SetTunnels(ctx context.Context, tunnels []Tunnel) (map[string]i
 	}
 	errs = append(errs, refused...)
 	ofports, failed := s.awaitTunnels(ctx, want)
-	if len(failed) > 0 && ctx.Err() == nil {
+	if len(failed) > 0 && ofports != nil {
 		// The switch refuses a tunnel to an address that another tunnel has,
 		// also one that went in the same transaction, and tries again only
 		// when it is configured again.
@@ -176,7 +177,8 @@ func (s *Switch) writeTunnels(ctx context.Context, want map[string]Tunnel, have 
 }
 
 // awaitTunnels waits for all at once, so that one that the switch never opens
-// costs its deadline once.
+// costs its deadline once. It gives no map where it is not known of each tunnel
+// whether the switch has opened it.
 func (s *Switch) awaitTunnels(ctx context.Context, want map[string]Tunnel) (map[string]int, []error) {
 	var (
 		mu      sync.Mutex
@@ -197,5 +199,8 @@ func (s *Switch) awaitTunnels(ctx context.Context, want map[string]Tunnel) (map[
 		})
 	}
 	wg.Wait()
+	if len(errs) > 0 && ctx.Err() != nil || errors.Is(errors.Join(errs...), errNoSession) {
+		return nil, errs
+	}
 	return ofports, errs
 }

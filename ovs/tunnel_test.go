@@ -1,12 +1,17 @@
 package ovs
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/socketplane/socketplane/ovs/ovstest"
 )
 
 func TestTunnelName(t *testing.T) {
@@ -110,5 +115,49 @@ func TestTunnelThatTheSwitchRefuses(t *testing.T) {
 		if err != nil || len(got) != 2 {
 			t.Errorf("got %v, %v", got, err)
 		}
+	}
+}
+
+// TestTunnelsWithoutDatabase: a database that goes away after the tunnels were
+// written and before it has told their numbers has told nothing. A map without them
+// would say that the switch has none, and their peers' flows would go.
+func TestTunnelsWithoutDatabase(t *testing.T) {
+	i := ovstest.Start(t)
+	s := openOn(t, i, func(s *Switch) { s.sessionTimeout = 10 * time.Millisecond })
+	tunnels := []Tunnel{{Peer: "a", Remote: addr("198.18.0.2")}, {Peer: "b", Remote: addr("198.18.0.3")}}
+	before, err := s.SetTunnels(t.Context(), tunnels)
+	if err != nil || len(before) != 2 {
+		t.Fatalf("got %v, %v", before, err)
+	}
+	want, _ := acceptable(tunnels)
+	i.KillDB(t)
+	eventually(t, "the loss is noticed", func() bool { return !s.Connected() })
+	if got, errs := s.awaitTunnels(t.Context(), want); got != nil || len(errs) != 2 || !errors.Is(errs[0], ErrUnavailable) {
+		t.Errorf("without a database: %v, %v", got, errs)
+	}
+	if got, err := s.SetTunnels(t.Context(), tunnels); got != nil || !errors.Is(err, ErrUnavailable) {
+		t.Errorf("without a database: %v, %v", got, err)
+	}
+	i.StartDB(t)
+	awaitChanged(t, s)
+	if got, err := s.SetTunnels(t.Context(), tunnels); err != nil || !maps.Equal(got, before) {
+		t.Errorf("afterwards: %v, %v; had %v", got, err, before)
+	}
+	// Nor does a call that was given up tell of a tunnel that is not open yet.
+	i.KillSwitch(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	type result struct {
+		ports map[string]int
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		got, err := s.SetTunnels(ctx, append(tunnels, Tunnel{Peer: "c", Remote: addr("198.18.0.4")}))
+		done <- result{got, err}
+	}()
+	eventually(t, "the tunnel is written", func() bool { port, _ := cachedPort(current(s), TunnelName("c")); return port != nil })
+	cancel()
+	if r := <-done; r.ports != nil || !errors.Is(r.err, context.Canceled) {
+		t.Errorf("given up: %v, %v", r.ports, r.err)
 	}
 }

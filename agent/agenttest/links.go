@@ -30,6 +30,7 @@ type Links struct {
 
 	forgotten []link.Stale
 	uplinks   link.Uplinks
+	neighbors map[netip.Addr]link.Neighbor
 }
 
 type veth struct {
@@ -208,9 +209,28 @@ func (l *Links) EnsureGateway(ctx context.Context, g link.Gateway) error {
 	})
 }
 
-// Neighbor finds nobody.
-func (l *Links) Neighbor(context.Context, netip.Addr) (link.Neighbor, error) {
-	return link.Neighbor{}, link.ErrNotFound
+// Neighbor finds who was set.
+func (l *Links) Neighbor(ctx context.Context, addr netip.Addr) (n link.Neighbor, err error) {
+	err = l.calls.do(ctx, "Links.Neighbor", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		var ok bool
+		if n, ok = l.neighbors[addr]; !ok {
+			return link.ErrNotFound
+		}
+		return nil
+	})
+	return n, err
+}
+
+// SetNeighbor makes n the next hop to addr.
+func (l *Links) SetNeighbor(addr netip.Addr, n link.Neighbor) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.neighbors == nil {
+		l.neighbors = map[netip.Addr]link.Neighbor{}
+	}
+	l.neighbors[addr] = n
 }
 
 // ForgetConnections has none to forget.
@@ -284,7 +304,7 @@ func (l *Links) State() []string {
 }
 
 // WatchHost tells of what LoseGateways takes away.
-func (l *Links) WatchHost(ctx context.Context, changed func()) error {
+func (l *Links) WatchHost(ctx context.Context, _ func(port uint32) bool, changed func()) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -388,19 +408,42 @@ type NAT struct {
 
 	mu    sync.Mutex
 	rules nat.Rules
+	lost  bool // what was set last is not there, and nobody has looked
 }
 
 // NewNAT makes a filter without rules.
 func NewNAT(c *Calls) *NAT { return &NAT{calls: c} }
 
-// Set remembers r.
+// Set remembers r. What Lose took away it does not find.
 func (n *NAT) Set(ctx context.Context, r nat.Rules) error {
 	return n.calls.do(ctx, "NAT.Set", func() error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.rules = r
+		if !n.lost {
+			n.rules = r
+		}
 		return nil
 	})
+}
+
+// Compare remembers r.
+func (n *NAT) Compare(ctx context.Context, r nat.Rules) error {
+	return n.calls.do(ctx, "NAT.Compare", func() error {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.rules, n.lost = r, false
+		return nil
+	})
+}
+
+// Wrote says that all was written by others.
+func (n *NAT) Wrote(uint32) bool { return false }
+
+// Lose takes all rules away behind the agent's back.
+func (n *NAT) Lose() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.rules, n.lost = nat.Rules{}, true
 }
 
 // Networks lists the networks that are let out, and whether to the metadata too.

@@ -21,6 +21,9 @@ type Switch struct {
 	ports   map[string]ovs.Port
 	flows   ovs.Forwarding
 	resyncs int
+	ways    []ovs.Way
+
+	datapath string
 }
 
 // NewSwitch makes a bridge without ports.
@@ -31,8 +34,12 @@ func NewSwitch(c *Calls) *Switch {
 // Bridge is the bridge's name.
 func (s *Switch) Bridge() string { return "docker0-ovs" }
 
-// Datapath is netdev.
-func (s *Switch) Datapath() string { return ovs.DatapathNetdev }
+// Datapath is netdev, unless it was set.
+func (s *Switch) Datapath() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.datapath, ovs.DatapathNetdev)
+}
 
 // Changed receives after Lose.
 func (s *Switch) Changed() <-chan struct{} { return s.changed }
@@ -158,6 +165,13 @@ func (s *Switch) Change(name string, f func(*ovs.Port) bool) {
 	}
 }
 
+// Drop removes a port and tells nobody.
+func (s *Switch) Drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ports, name)
+}
+
 // State describes ports and flows, a line each, for comparison.
 func (s *Switch) State() []string {
 	var lines []string
@@ -178,5 +192,28 @@ func (s *Switch) State() []string {
 	return lines
 }
 
-// PinWay does nothing.
-func (s *Switch) PinWay(context.Context, ovs.Way) error { return nil }
+// PinWay remembers w.
+func (s *Switch) PinWay(ctx context.Context, w ovs.Way) error {
+	return s.calls.do(ctx, "Switch.PinWay", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ways = append(s.ways, w)
+		return nil
+	})
+}
+
+// Ways are those that were pinned since this was last asked, in order.
+func (s *Switch) Ways() []ovs.Way {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ways := s.ways
+	s.ways = nil
+	return ways
+}
+
+// SetDatapath makes the datapath another one than netdev.
+func (s *Switch) SetDatapath(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.datapath = name
+}

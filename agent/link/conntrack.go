@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -32,9 +31,6 @@ func (l *Links) ForgetConnections(ctx context.Context, s Stale) error {
 	if !s.Addr.IsValid() && len(s.UDP) == 0 {
 		return nil
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	f := &staleFilter{Stale: s}
 	if len(s.UDP) > 0 {
 		c, err := l.acquire()
@@ -47,20 +43,11 @@ func (l *Links) ForgetConnections(ctx context.Context, s Stale) error {
 			return fmt.Errorf("forget connections: list addresses: %w", err)
 		}
 		for _, a := range addrs {
-			f.host = append(f.host, unmapped(a.IP))
+			ip, _ := netip.AddrFromSlice(a.IP)
+			f.host = append(f.host, ip.Unmap())
 		}
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
-	if err != nil {
-		return fmt.Errorf("forget connections: open netlink: %w", err)
-	}
-	defer h.Close()
-	// An interrupted dump has deleted what it showed: again for the rest.
-	for range dumpTries {
-		if _, err = h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	err := l.forgetting.do(ctx, f)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) { // nfnetlink knows no such subsystem
 		err = fmt.Errorf("%w: the kernel lacks nf_conntrack_netlink (%w)", errors.ErrUnsupported, err)
 	}
@@ -76,21 +63,35 @@ type staleFilter struct {
 	host []netip.Addr // this host's addresses
 }
 
-// MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (f *staleFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	to, from := unmapped(flow.Forward.DstIP), unmapped(flow.Reverse.SrcIP) // from: who answers
-	if f.Addr.IsValid() && slices.Contains([]netip.Addr{to, from, unmapped(flow.Forward.SrcIP), unmapped(flow.Reverse.DstIP)}, f.Addr) {
+// queries together show every connection that can match. One that is led to Addr is
+// answered by it, as one to it is.
+func (f *staleFilter) queries() []tupleQuery {
+	var all []tupleQuery
+	if f.Addr.IsValid() {
+		for _, reply := range []bool{false, true} {
+			all = append(all, tupleQuery{reply: reply, flags: filterSource, tuple: tuple{src: f.Addr}})
+		}
+	}
+	for _, p := range f.UDP {
+		q := tupleQuery{flags: filterProto | filterDestPort, tuple: tuple{proto: unix.IPPROTO_UDP, dport: p.Port()}}
+		if !p.Addr().IsUnspecified() {
+			q.flags |= filterDestination
+			q.tuple.dst = p.Addr()
+		}
+		all = append(all, q)
+	}
+	return all
+}
+
+func (f *staleFilter) matches(orig, reply tuple) bool {
+	to, from := orig.dst, reply.src // from: who answers
+	if f.Addr.IsValid() && slices.Contains([]netip.Addr{to, from, orig.src, reply.dst}, f.Addr) {
 		return true
 	}
-	if flow.Forward.Protocol != unix.IPPROTO_UDP || from == f.Keep || !to.IsLoopback() && !slices.Contains(f.host, to) {
+	if orig.proto != unix.IPPROTO_UDP || from == f.Keep || !to.IsLoopback() && !slices.Contains(f.host, to) {
 		return false
 	}
 	return slices.ContainsFunc(f.UDP, func(p netip.AddrPort) bool {
-		return p.Port() == flow.Forward.DstPort && (p.Addr().IsUnspecified() || p.Addr() == to)
+		return p.Port() == orig.dport && (p.Addr().IsUnspecified() || p.Addr() == to)
 	})
-}
-
-func unmapped(ip net.IP) netip.Addr {
-	a, _ := netip.AddrFromSlice(ip)
-	return a.Unmap()
 }

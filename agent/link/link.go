@@ -40,6 +40,8 @@ type Links struct {
 	log     *slog.Logger
 	idle    chan *conn
 	ingress ingress
+
+	forgetting forgetting
 }
 
 // New makes a Links. Close gives back the sockets it holds.

@@ -17,14 +17,17 @@ import (
 // WatchHost calls changed when the kernel says that something may have gone which
 // is set on the host for our networks: an address, a route or the state of a
 // gateway port, a default route, forwarding, an nftables table, chain or rule of
-// ours. It is a hint, and often of our own doing; whoever is called compares. What
-// the kernel says nothing of (sysctls of one interface, legacy iptables) is found by
-// comparing now and then. It ends with ctx, with nil.
-func (l *Links) WatchHost(ctx context.Context, changed func()) error {
+// ours. It is a hint, and may be of our own doing; whoever is called compares. own
+// says of a netlink port whether who has it writes iptables rules for us: that is no
+// news. What the kernel says nothing of (sysctls of one interface, legacy iptables)
+// is found by comparing now and then. It ends with ctx, with nil.
+func (l *Links) WatchHost(ctx context.Context, own func(port uint32) bool, changed func()) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.subscribe(ctx, "nftables", unix.NETLINK_NETFILTER, []uint{unix.NFNLGRP_NFTABLES}, isOurRule, changed)
+		l.subscribe(ctx, "nftables", unix.NETLINK_NETFILTER, []uint{unix.NFNLGRP_NFTABLES}, func(m syscall.NetlinkMessage) bool {
+			return isOurRule(m) && !own(m.Header.Pid)
+		}, changed)
 	}()
 	l.subscribe(ctx, "addresses and routes", unix.NETLINK_ROUTE, []uint{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF,
@@ -94,17 +97,23 @@ var nftGone = map[uint16]bool{
 
 // ourNames are what our tables and chains are called: this package's and package
 // firewall's, and the chains of package nat, which jumps name as well.
-var ourNames = [][]byte{[]byte("socketplane\x00"), []byte("SOCKETPLANE-")}
+var ourNames = [][]byte{[]byte("socketplane\x00"), []byte(ourChains)}
+
+// ourChains begins the names of package nat's chains.
+const ourChains = "SOCKETPLANE-"
 
 // isOurRule says whether a message of nftables tells of the end of something of
-// ours, or of a rule that somebody put into the table of package firewall.
+// ours, or of a rule that somebody put into a table or chain of ours, or where our
+// jump has to come first.
 func isOurRule(m syscall.NetlinkMessage) bool {
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nl.SizeofNfgenmsg {
 		return false
 	}
-	added := m.Header.Type&0xff == unix.NFT_MSG_NEWRULE && m.Data[0] == unix.NFPROTO_IPV4
-	if added {
-		return bytes.Contains(m.Data, ourNames[0])
+	switch ipv4 := m.Data[0] == unix.NFPROTO_IPV4; {
+	case m.Header.Type&0xff == unix.NFT_MSG_NEWRULE:
+		return ipv4 && (bytes.Contains(m.Data, ourNames[0]) || comesBefore(nameOf(m, unix.NFTA_RULE_CHAIN)))
+	case m.Header.Type&0xff == unix.NFT_MSG_NEWCHAIN:
+		return ipv4 && nameOf(m, unix.NFTA_CHAIN_NAME) == dockerUserChain
 	}
 	if !nftGone[m.Header.Type&0xff] {
 		return false
@@ -118,14 +127,31 @@ func isOurRule(m syscall.NetlinkMessage) bool {
 	}
 	if m.Data[0] == unix.NFPROTO_NETDEV && m.Header.Type&0xff == unix.NFT_MSG_DELCHAIN {
 		// The chain of an endpoint goes after its interface, by our own hand.
-		attrs, err := nl.ParseRouteAttr(m.Data[nl.SizeofNfgenmsg:])
-		for _, a := range attrs {
-			if err == nil && a.Attr.Type == unix.NFTA_CHAIN_NAME {
-				return linkExists(string(bytes.TrimRight(a.Value, "\x00")))
-			}
+		if name := nameOf(m, unix.NFTA_CHAIN_NAME); name != "" {
+			return linkExists(name)
 		}
 	}
 	return true
+}
+
+// dockerUserChain is made by Docker when it starts, with a jump to it at the top of
+// FORWARD, and is jumped from by package nat.
+const dockerUserChain = "DOCKER-USER"
+
+// comesBefore says whether a new rule in a chain may be in the way of ours.
+func comesBefore(chain string) bool {
+	return chain == "FORWARD" || strings.HasPrefix(chain, ourChains)
+}
+
+// nameOf gives a string of a message of nftables, empty where it has none.
+func nameOf(m syscall.NetlinkMessage, kind uint16) string {
+	attrs, err := nl.ParseRouteAttr(m.Data[nl.SizeofNfgenmsg:])
+	for _, a := range attrs {
+		if err == nil && a.Attr.Type == kind {
+			return string(bytes.TrimRight(a.Value, "\x00"))
+		}
+	}
+	return ""
 }
 
 // isOurNetwork says whether a message of rtnetlink tells of a change that may

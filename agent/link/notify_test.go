@@ -2,11 +2,14 @@ package link
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,10 +49,13 @@ func TestWatchHost(t *testing.T) {
 		}
 	})
 
+	// What a process writes that works for us is no news.
+	var ourWriter atomic.Uint32
+	ours := func(port uint32) bool { return port != 0 && port == ourWriter.Load() }
 	news := make(chan struct{}, 64)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- l.WatchHost(ctx, func() { news <- struct{}{} }) }()
+	go func() { done <- l.WatchHost(ctx, ours, func() { news <- struct{}{} }) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -85,10 +91,42 @@ func TestWatchHost(t *testing.T) {
 			break
 		}
 	}
+	for _, mine := range []bool{true, false} {
+		drain()
+		cmd := exec.CommandContext(t.Context(), "iptables-nft-restore", "--noflush", "--wait")
+		in, err := cmd.StdinPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ourWriter.Store(0); mine {
+			ourWriter.Store(uint32(cmd.Process.Pid))
+		}
+		_, err = io.WriteString(in, "*filter\n:SOCKETPLANE-TEST - [0:0]\n-A SOCKETPLANE-TEST -j RETURN\nCOMMIT\n")
+		if err := errors.Join(err, in.Close(), cmd.Wait()); err != nil {
+			t.Fatal(err)
+		}
+		within := 5 * time.Second
+		if mine {
+			within = 500 * time.Millisecond
+		}
+		if got := heard(within); got == mine {
+			t.Errorf("our own rewrite %v: heard %v", mine, got)
+		}
+	}
 	for _, change := range []struct {
 		args []string
 		ours bool
 	}{
+		{[]string{"iptables-nft", "-w", "-A", "SOCKETPLANE-TEST", "-j", "ACCEPT"}, true},
+		{[]string{"iptables-nft", "-w", "-F", "SOCKETPLANE-TEST"}, true},
+		{[]string{"iptables-nft", "-w", "-I", "FORWARD", "-j", "ACCEPT"}, true}, // before our jump
+		{[]string{"iptables-nft", "-w", "-D", "FORWARD", "-j", "ACCEPT"}, false},
+		{[]string{"iptables-nft", "-w", "-N", "DOCKER-USER"}, true}, // our jump is missing in it
+		{[]string{"iptables-nft", "-w", "-A", "OTHER", "-j", "ACCEPT"}, false},
+		{[]string{"iptables-nft", "-w", "-F", "OTHER"}, false},
 		{[]string{"iptables-nft", "-w", "-D", "FORWARD", "-j", "SOCKETPLANE-TEST"}, true},
 		{[]string{"iptables-nft", "-w", "-X", "SOCKETPLANE-TEST"}, true},
 		{[]string{"iptables-nft", "-w", "-X", "OTHER"}, false},

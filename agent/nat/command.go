@@ -42,7 +42,7 @@ func findIn(dirs ...string) (commands, error) {
 
 // save reads the present rules of all tables.
 func (c commands) save(ctx context.Context) (ruleset, error) {
-	out, err := run(exec.CommandContext(ctx, c.savePath))
+	out, err := run(exec.CommandContext(ctx, c.savePath), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -51,18 +51,24 @@ func (c commands) save(ctx context.Context) (ruleset, error) {
 
 // restore changes what input says and leaves the rest. --wait has it queue for
 // the xtables lock that others, such as dockerd, may hold; ctx bounds that.
-func (c commands) restore(ctx context.Context, input string) error {
+func (c commands) restore(ctx context.Context, input string, own *writers) error {
 	cmd := exec.CommandContext(ctx, c.restorePath, "--noflush", "--wait")
 	cmd.Stdin = strings.NewReader(input)
-	_, err := run(cmd)
+	_, err := run(cmd, own)
 	return err
 }
 
-func run(cmd *exec.Cmd) ([]byte, error) {
+// run runs a program, and counts it among own unless that is nil.
+func run(cmd *exec.Cmd, own *writers) ([]byte, error) {
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	cmd.WaitDelay = stopDelay
-	if err := cmd.Run(); err != nil {
+	err := cmd.Start()
+	if err == nil {
+		defer own.add(cmd.Process.Pid)()
+		err = cmd.Wait()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %s", cmd.Path, err, firstLines(complaint.String()))
 	}
 	return out.Bytes(), nil

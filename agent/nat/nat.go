@@ -27,7 +27,9 @@ type NAT struct {
 	log *slog.Logger
 	cmd commands
 
-	mu sync.Mutex // one look-and-change at a time
+	mu    sync.Mutex // one look-and-change at a time
+	known []chain    // what the kernel has as far as is known; nil: look
+	own   writers
 }
 
 // New finds the iptables programs; without them the error is ErrNoIptables.
@@ -39,22 +41,64 @@ func New(logger *slog.Logger) (*NAT, error) {
 	return &NAT{log: logger, cmd: cmd}, nil
 }
 
-// Set makes the rules what r says. It compares with what the kernel has: when
-// nothing differs it changes nothing and costs one iptables-save. A table is
-// changed in one step: no packet sees half of it.
+// Set makes the rules what r says. It goes by what was set last: it writes those of
+// our chains that differ, and runs no program when none does. What others took away
+// meanwhile Compare finds. A table is changed in one step: no packet sees half of it.
 func (n *NAT) Set(ctx context.Context, r Rules) error {
+	return n.set(ctx, r, false)
+}
+
+// Compare is Set that looks at what the kernel has, our chains and the jumps to them.
+// When nothing differs it changes nothing and costs one iptables-save.
+func (n *NAT) Compare(ctx context.Context, r Rules) error {
+	return n.set(ctx, r, true)
+}
+
+func (n *NAT) set(ctx context.Context, r Rules, look bool) error {
 	want, err := r.chains()
 	if err != nil {
 		return fmt.Errorf("set iptables rules: %w", err)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !look && n.rewrite(ctx, want) {
+		return nil
+	}
+	n.known = nil
 	if err := n.apply(ctx, func(have ruleset) string { return difference(have, want) }); err != nil {
 		return fmt.Errorf("set iptables rules: %w", err)
 	}
+	n.known = want
 	return nil
+}
+
+// rewrite writes the chains that differ from what is known, and says whether that
+// was all there is to do.
+func (n *NAT) rewrite(ctx context.Context, want []chain) bool {
+	if n.known == nil {
+		return false
+	}
+	input, ok := changes(n.known, want)
+	if !ok {
+		return false
+	}
+	if input == "" {
+		return true
+	}
+	n.log.Debug("changing iptables rules", "input", input)
+	if err := n.restore(ctx, input); err != nil {
+		n.log.Debug("iptables rules are not as they were left; looking", "err", err)
+		return false
+	}
+	n.known = want
+	return true
 }
 
 // Clear takes our chains and the jumps to them away. None there is success.
 func (n *NAT) Clear(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.known = nil
 	if err := n.apply(ctx, removal); err != nil {
 		return fmt.Errorf("clear iptables rules: %w", err)
 	}
@@ -78,6 +122,9 @@ func (n *NAT) ForwardPolicy(ctx context.Context) (string, error) {
 // AllowForward makes ACCEPT the policy of FORWARD, as it is on a host that forwards
 // nothing: what Rules.DenyForward changed.
 func (n *NAT) AllowForward(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.known = nil
 	err := n.apply(ctx, func(have ruleset) string {
 		if !slices.Equal(have["filter"][policyOf("FORWARD")], []string{"DROP"}) {
 			return ""
@@ -90,10 +137,17 @@ func (n *NAT) AllowForward(ctx context.Context) error {
 	return nil
 }
 
-// apply feeds what script says of the present rules to iptables-restore.
+// Wrote says whether a change of nftables that the kernel tells of was made here: port
+// is the netlink port of who made it, which is the process id of iptables-restore.
+func (n *NAT) Wrote(port uint32) bool { return n.own.has(port) }
+
+func (n *NAT) restore(ctx context.Context, input string) error {
+	return n.cmd.restore(ctx, input, &n.own)
+}
+
+// apply feeds what script says of the present rules to iptables-restore. The caller
+// holds n.mu.
 func (n *NAT) apply(ctx context.Context, script func(have ruleset) string) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	var failed error
 	for range restoreTries {
 		have, err := n.cmd.save(ctx)
@@ -105,7 +159,7 @@ func (n *NAT) apply(ctx context.Context, script func(have ruleset) string) error
 			return nil
 		}
 		n.log.Debug("changing iptables rules", "input", input)
-		if failed = n.cmd.restore(ctx, input); failed == nil {
+		if failed = n.restore(ctx, input); failed == nil {
 			return nil
 		}
 		if ctx.Err() != nil {

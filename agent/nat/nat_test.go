@@ -1,16 +1,22 @@
 package nat
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 func rules() Rules {
@@ -114,29 +120,75 @@ func TestSet(t *testing.T) {
 			n := newNAT(t, backend)
 			ipt := func(args ...string) { t.Helper(); do(t, append([]string{"iptables-" + backend, "-w"}, args...)...) }
 			// All tables exist from here on, so that before and after compare.
-			ipt("-t", "nat", "-L", "-n")
-			ipt("-t", "raw", "-L", "-n")
+			for _, in := range [][2]string{{"nat", "POSTROUTING"}, {"raw", "PREROUTING"}} {
+				ipt("-t", in[0], "-A", in[1], "-j", "RETURN")
+				ipt("-t", in[0], "-D", in[1], "-j", "RETURN")
+			}
 			ipt("-N", "DOCKER-USER")
 			ipt("-A", "DOCKER-USER", "-j", "RETURN")
 			ipt("-I", "FORWARD", "-j", "DOCKER-USER")
 			before := saved(t, n)
-			check := func(r Rules, want string) {
+			shows := func(want string) {
 				t.Helper()
-				if err := n.Set(t.Context(), r); err != nil {
-					t.Fatal(err)
-				}
 				if diff := cmp.Diff(tables(want), tables(saved(t, n))); diff != "" {
 					t.Error(diff)
 				}
 			}
+			check := func(r Rules, want string) {
+				t.Helper()
+				if err := n.Compare(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+				shows(want)
+			}
 			check(rules(), want)
 			check(rules(), want)
 
-			// Nothing differs: nothing is written.
-			working := n.cmd.restorePath
+			// Nothing differs: nothing is written, and Set runs nothing at all.
+			working := n.cmd
 			n.cmd.restorePath = "/nonexistent"
-			check(rules(), want)
-			n.cmd.restorePath = working
+			if err := n.Compare(t.Context(), rules()); err != nil {
+				t.Error(err)
+			}
+			n.cmd.savePath = "/nonexistent"
+			if err := n.Set(t.Context(), rules()); err != nil {
+				t.Error(err)
+			}
+			// What differs is written without a look.
+			n.cmd.restorePath = working.restorePath
+			less := rules()
+			less.Published = less.Published[:2]
+			without127 := strings.Replace(want, "-A SOCKETPLANE-PORTS -d 127.0.0.1/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.6.0.3:81\n", "", 1)
+			if err := n.Set(t.Context(), less); err != nil {
+				t.Fatal(err)
+			}
+			n.cmd = working
+			shows(without127)
+			// Where that fails it looks, and writes what is missing.
+			n.cmd.restorePath = failOnce(t, working.restorePath)
+			if err := n.Set(t.Context(), rules()); err != nil {
+				t.Error(err)
+			}
+			n.cmd = working
+			shows(want)
+			// What cannot be written is not taken for written.
+			n.cmd.restorePath = "/nonexistent"
+			if err := n.Set(t.Context(), less); err == nil {
+				t.Error("it was written by a program that is not there")
+			}
+			n.cmd = working
+			if err := n.Set(t.Context(), less); err != nil {
+				t.Error(err)
+			}
+			shows(without127)
+			// Nor is what was cleared taken for there.
+			if err := n.Clear(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Set(t.Context(), rules()); err != nil {
+				t.Error(err)
+			}
+			shows(want)
 
 			// Docker starts and comes first; a rule is lost; a jump is doubled.
 			ipt("-D", "FORWARD", "-j", "DOCKER-USER")
@@ -149,13 +201,13 @@ func TestSet(t *testing.T) {
 
 			one := rules()
 			one.Networks = one.Networks[1:]
-			var less []string
+			var fewer []string
 			for line := range strings.Lines(want) {
 				if !strings.Contains(line, "10.7.0.0") && !strings.Contains(line, "-i spgtest1 ") {
-					less = append(less, line)
+					fewer = append(fewer, line)
 				}
 			}
-			check(one, strings.Join(less, ""))
+			check(one, strings.Join(fewer, ""))
 
 			for range 2 {
 				if err := n.Clear(t.Context()); err != nil {
@@ -166,6 +218,71 @@ func TestSet(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// failOnce makes a program that fails the first time and is the given one from then on.
+func failOnce(t *testing.T, program string) string {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "program")
+	script := fmt.Sprintf("#!/bin/sh\nmkdir %s/failed 2>/dev/null && exit 1\nexec %s \"$@\"\n", dir, program)
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestWrote: the kernel names our own program where it tells of what it wrote, and
+// nobody else's.
+func TestWrote(t *testing.T) {
+	n := newNAT(t, "nft")
+	group, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer group.Close()
+	timeout := unix.NsecToTimeval(int64(20 * time.Second))
+	if err := group.SetReceiveTimeout(&timeout); err != nil {
+		t.Fatal(err)
+	}
+	// writers gives who wrote what comes until a rule with this text has come.
+	writers := func(until string) map[bool]int {
+		t.Helper()
+		counts := map[bool]int{}
+		for {
+			messages, _, err := group.Receive()
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := false
+			for _, m := range messages {
+				counts[n.Wrote(m.Header.Pid)]++
+				last = last || bytes.Contains(m.Data, []byte(until))
+			}
+			if last {
+				return counts
+			}
+		}
+	}
+	if err := n.Set(t.Context(), rules()); err != nil {
+		t.Fatal(err)
+	}
+	if got := writers(inputChain); got[true] == 0 || got[false] != 0 {
+		t.Errorf("of our own first write: %v", got)
+	}
+	less := rules()
+	less.Networks = less.Networks[1:]
+	if err := n.Set(t.Context(), less); err != nil {
+		t.Fatal(err)
+	}
+	do(t, "iptables-nft", "-w", "-N", "FOREIGN")
+	if got := writers("FOREIGN"); got[true] == 0 || got[false] == 0 {
+		t.Errorf("of our own write and a foreign one: %v", got)
+	}
+	do(t, "iptables-nft", "-w", "-X", "FOREIGN")
+	if got := writers("FOREIGN"); got[true] != 0 {
+		t.Errorf("of a foreign write: %v", got)
 	}
 }
 
@@ -180,7 +297,7 @@ func TestPolicy(t *testing.T) {
 				t.Helper()
 				r := rules()
 				r.DenyForward = deny
-				if err := n.Set(t.Context(), r); err != nil {
+				if err := n.Compare(t.Context(), r); err != nil {
 					t.Fatal(err)
 				}
 				got := saved(t, n)
@@ -201,6 +318,13 @@ func TestPolicy(t *testing.T) {
 			do(t, "iptables-"+backend, "-w", "-P", "FORWARD", "ACCEPT") // a firewall is reloaded
 			check(true, "DROP")
 			check(false, "DROP")
+			do(t, "iptables-"+backend, "-w", "-P", "FORWARD", "ACCEPT")
+			denied := rules() // a policy that is wanted from now on is set without a call for a comparison
+			denied.DenyForward = true
+			if err := n.Set(t.Context(), denied); err != nil {
+				t.Fatal(err)
+			}
+			policy("DROP")
 			if err := n.Clear(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -235,7 +359,7 @@ func TestSetParallel(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if err := last.Set(t.Context(), rules()); err != nil {
+			if err := last.Compare(t.Context(), rules()); err != nil {
 				t.Fatal(err)
 			}
 			if got := strings.Count(saved(t, last), "-A FORWARD -j "+forwardChain+"\n"); got != 1 {
@@ -297,16 +421,43 @@ func TestMissingPrograms(t *testing.T) {
 	}
 }
 
-// BenchmarkSet measures a Set that finds nothing to change.
+// BenchmarkSet measures calls with many published ports: one that finds nothing to
+// change, one that changes a port, and a comparison that finds nothing.
 func BenchmarkSet(b *testing.B) {
-	n, err := New(slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = n.Clear(context.Background()) })
-	for b.Loop() {
-		if err := n.Set(b.Context(), rules()); err != nil {
-			b.Fatal(err)
+	for _, ports := range []int{500, 5000} {
+		var all [2]Rules // the second has another last port
+		for i := range all {
+			all[i] = rules()
+			for p := range ports {
+				to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 6, byte(p >> 8), byte(p)}), 80)
+				all[i].Published = append(all[i].Published, Published{Port: Port{Proto: "tcp", HostPort: uint16(10000 + p)}, To: to})
+			}
+			all[i].Published[ports-1].HostPort += uint16(10000 * i)
+		}
+		for _, kind := range []struct {
+			name string
+			call func(n *NAT, i int) error
+		}{
+			{"nothing", func(n *NAT, _ int) error { return n.Set(b.Context(), all[0]) }},
+			{"port", func(n *NAT, i int) error { return n.Set(b.Context(), all[i%2]) }},
+			{"compare", func(n *NAT, _ int) error { return n.Compare(b.Context(), all[0]) }},
+		} {
+			b.Run(fmt.Sprintf("ports=%d/%s", ports, kind.name), func(b *testing.B) {
+				n, err := New(slog.New(slog.DiscardHandler))
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.Cleanup(func() { _ = n.Clear(context.Background()) })
+				if err := n.Set(b.Context(), all[0]); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					if err := kind.call(n, i); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
 		}
 	}
 }

@@ -49,11 +49,7 @@ func difference(have ruleset, want []chain) string {
 		table := have[c.table]
 		rules, exists := table[c.name]
 		if !exists || !slices.Equal(rules, c.rules) {
-			// Naming a chain of our own makes it, or empties it.
-			lines = append(lines, fmt.Sprintf(":%s - [0:0]", c.name))
-			for _, rule := range c.rules {
-				lines = append(lines, fmt.Sprintf("-A %s %s", c.name, rule))
-			}
+			lines = append(lines, c.lines()...)
 		}
 		if parent := c.parents[0].name; c.policy != "" && !slices.Equal(table[policyOf(parent)], []string{c.policy}) {
 			// Naming a built-in chain sets its policy and, with --noflush, keeps its rules.
@@ -69,6 +65,31 @@ func difference(have ruleset, want []chain) string {
 		}
 		return lines
 	})
+}
+
+// lines make the chain, or make it anew. Naming a chain of our own empties it.
+func (c chain) lines() []string {
+	lines := make([]string, 0, len(c.rules)+1)
+	lines = append(lines, fmt.Sprintf(":%s - [0:0]", c.name))
+	for _, rule := range c.rules {
+		lines = append(lines, fmt.Sprintf("-A %s %s", c.name, rule))
+	}
+	return lines
+}
+
+// changes is the input that makes the rules of one list of our chains into those of
+// another. It says no where more than rules differ.
+func changes(known, want []chain) (input string, ok bool) {
+	if !slices.EqualFunc(known, want, func(k, w chain) bool { return k.table == w.table && k.name == w.name && k.policy == w.policy }) {
+		return "", false
+	}
+	i := -1
+	return script(want, func(c chain) []string {
+		if i++; slices.Equal(known[i].rules, c.rules) {
+			return nil
+		}
+		return c.lines()
+	}), true
 }
 
 // removal is the input that takes everything of ours out of have.
