@@ -58,6 +58,9 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 		d.doubted = nil
 		return nil
 	}
+	// Between the agent's list and Docker's: an endpoint that is in the first one and not
+	// in the making any more has joined by now, and Docker lists it before that.
+	making := d.known.allInTheMaking()
 	known, containers, err := d.dockersEndpoints(ctx, engine)
 	if err != nil {
 		return err
@@ -76,13 +79,15 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			if e.ContainerID == e.ID && containers[e.ID] != "" {
 				d.joined.add(containers[e.ID])
 			}
-		case !d.known.inTheMaking(e.ID) && named.has(e):
+		case !d.doubted[e.ID] && named.on(e):
+			doubted[e.ID] = true // its container says that it has the endpoint
+		case !making[e.ID] && named.has(e):
 			if err := d.Service.Detach(ctx, e.ID); err != nil {
 				return fmt.Errorf("detach what Docker does not know: %w", err)
 			}
 			d.kept.name(e.ID)
 			d.kept.end(e.ID)
-		case e.Attached || d.doubted[e.ID] || !d.known.inTheMaking(e.ID):
+		case e.Attached || d.doubted[e.ID] || !making[e.ID]:
 			if err := d.Service.Release(ctx, e.ID); err != nil {
 				return fmt.Errorf("release what Docker does not know: %w", err)
 			}

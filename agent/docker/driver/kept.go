@@ -138,6 +138,13 @@ func (n namedAddresses) has(e api.Endpoint) bool {
 	return ok && (c.Endpoint == "" || c.Endpoint == e.ID)
 }
 
+// on says whether a container that asks for the address of an endpoint by name is on
+// that endpoint.
+func (n namedAddresses) on(e api.Endpoint) bool {
+	c, ok := n.find(e)
+	return ok && c.Endpoint == e.ID
+}
+
 func (d *Driver) namedAddresses(ctx context.Context, engine *docker.Engine) (namedAddresses, error) {
 	list, err := engine.NamedAddresses(ctx)
 	if err != nil || len(list) == 0 {

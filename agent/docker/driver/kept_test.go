@@ -123,8 +123,12 @@ func TestKeptAcrossRestarts(t *testing.T) {
 			d := newTestDriver(a)
 			there := aKeptDockerd()
 			there.endpoints["n1"], there.list = tt.docker, tt.list
-			if err := d.Sweep(t.Context(), there.engine(t)); err != nil {
-				t.Fatal(err)
+			engine := there.engine(t)
+			for range 2 { // what a container says of itself may be ahead of Docker's networks
+				if err := d.Sweep(t.Context(), engine); err != nil {
+					t.Fatal(err)
+				}
+				a.asked = slices.Compact(a.asked)
 			}
 			if got := fmt.Sprint(a.asked); tt.asked == "" && len(a.asked) > 0 || tt.asked != "" && got != "["+tt.asked+"]" {
 				t.Errorf("asked %s, want %q", got, tt.asked)

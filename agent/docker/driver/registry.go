@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -155,6 +156,13 @@ func (r *registry) inTheMaking(endpoint string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.unjoined[endpoint]
+}
+
+// allInTheMaking lists the endpoints that Docker makes just now.
+func (r *registry) allInTheMaking() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.unjoined)
 }
 
 // has says whether Docker here has the network of a subnet.

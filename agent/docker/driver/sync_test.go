@@ -83,15 +83,20 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// engine serves until the test ends.
 func (d *dockerd) engine(t *testing.T) *docker.Engine {
+	t.Helper()
+	return serveDocker(t, d)
+}
+
+// serveDocker has Docker's API answered until the test ends.
+func serveDocker(t *testing.T, answers http.Handler) *docker.Engine {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "docker.sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: d}
+	server := &http.Server{Handler: answers}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close() })
 	engine, err := docker.Dial("unix://" + socket)
