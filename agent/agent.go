@@ -56,6 +56,7 @@ type Networks interface {
 	Get(ctx context.Context, name string) (network.Record, error)
 	Delete(ctx context.Context, name string) error
 	DeleteDockers(ctx context.Context, name string, subnet netip.Prefix) error
+	UsedElsewhere(ctx context.Context, name string) error
 	Reserve(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error)
 	Keep(ctx context.Context, subnets []netip.Prefix) error
 	DockerSpec(ctx context.Context, name string, subnet netip.Prefix) (api.DockerSpec, error)

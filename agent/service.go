@@ -139,6 +139,11 @@ func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 	return a.deleteNetwork(id, func() error { return a.Catalog.DeleteDockers(ctx, id, subnet) })
 }
 
+// UsedElsewhere says, with an error, which other hosts have endpoints on a network.
+func (a *Agent) UsedElsewhere(ctx context.Context, id string) error {
+	return a.inUseByName(a.Catalog.UsedElsewhere(ctx, id))
+}
+
 // ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a network
 // that Docker is making.
 func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
@@ -164,17 +169,8 @@ func (a *Agent) deleteNetwork(id string, remove func() error) error {
 	if err := api.CheckNetworkRef(id); err != nil {
 		return err
 	}
-	err := remove()
-	if use, ok := errors.AsType[*network.InUseError](err); ok {
-		named := *use
-		named.Hosts = nil
-		for _, host := range use.Hosts {
-			named.Hosts = append(named.Hosts, a.hostName(host))
-		}
-		return translate(&named)
-	}
-	if err != nil {
-		return translate(err)
+	if err := remove(); err != nil {
+		return a.inUseByName(err)
 	}
 	if r, ok := a.view.dropNetwork(id); ok {
 		a.Addresses.Forget(r.Subnet)
@@ -183,6 +179,19 @@ func (a *Agent) deleteNetwork(id string, remove func() error) error {
 	signal(a.networks)
 	a.Logger.Info("network deleted", "network", id)
 	return nil
+}
+
+// inUseByName translates an error of the catalog. It names the hosts that use a network.
+func (a *Agent) inUseByName(err error) error {
+	if use, ok := errors.AsType[*network.InUseError](err); ok {
+		named := *use
+		named.Hosts = nil
+		for _, host := range use.Hosts {
+			named.Hosts = append(named.Hosts, a.hostName(host))
+		}
+		return translate(&named)
+	}
+	return translate(err)
 }
 
 // Endpoints implements api.Service.

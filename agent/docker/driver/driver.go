@@ -24,6 +24,8 @@ type Service interface {
 	// DeleteDockersNetwork deletes a network that was made through Docker, with
 	// this subnet; another of the name stays, with an error.
 	DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error
+	// UsedElsewhere fails while other hosts have endpoints on a network.
+	UsedElsewhere(ctx context.Context, id string) error
 	// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a
 	// network that Docker is making, against every host of the cluster.
 	ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error)

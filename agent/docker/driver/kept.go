@@ -260,8 +260,9 @@ func (d *Driver) keptAs(ctx context.Context, network, address string) string {
 }
 
 // releaseKept gives back what is kept on a network that a user removes: Docker
-// removes a network although stopped containers name it. A network that was not made
-// through Docker stays, and so does what is kept there.
+// removes a network although stopped containers name it. A network that stays keeps
+// what is kept there: one that was not made through Docker, and one that anything else
+// is on, here or on another host.
 func (d *Driver) releaseKept(ctx context.Context, s segment) error {
 	n, err := d.Service.Network(ctx, s.network)
 	if err != nil || !n.ByDocker || n.Subnet != s.subnet {
@@ -271,14 +272,27 @@ func (d *Driver) releaseKept(ctx context.Context, s segment) error {
 	if err != nil {
 		return err
 	}
+	var kept []string
 	for _, e := range endpoints {
-		if e.Network != s.network || e.Attached || !d.kept.ended(e.ID) {
-			continue
+		switch {
+		case e.Network != s.network:
+		case e.Attached || !d.kept.ended(e.ID):
+			return nil // as above
+		default:
+			kept = append(kept, e.ID)
 		}
-		if err := d.Service.Release(ctx, e.ID); err != nil {
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	if err := d.Service.UsedElsewhere(ctx, s.network); err != nil {
+		return err
+	}
+	for _, id := range kept {
+		if err := d.Service.Release(ctx, id); err != nil {
 			return err
 		}
-		d.kept.forget(e.ID)
+		d.kept.forget(id)
 	}
 	return nil
 }

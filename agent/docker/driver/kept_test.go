@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -148,7 +149,7 @@ func TestKeptAcrossRestarts(t *testing.T) {
 func TestKeptNetworkRemoved(t *testing.T) {
 	web := aNetwork("web", "10.6.0.0/24")
 	web.ByDocker = true
-	a := &agent{networks: []api.Network{web}, endpoints: []api.Endpoint{driven("e", "10.6.0.9", false), driven("f", "10.6.0.8", false)}}
+	a := &agent{networks: []api.Network{web}, endpoints: []api.Endpoint{driven("e", "10.6.0.9", false), onNetwork("shop", driven("f", "10.6.0.9", false))}}
 	d := newTestDriver(a)
 	d.known.bind("n1", "web", web.Subnet)
 	d.kept.name("e")
@@ -176,5 +177,45 @@ func TestKeptNetworkRemoved(t *testing.T) {
 	d.kept.end("e")
 	if status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`); status == 200 || len(a.asked) > 0 {
 		t.Errorf("%d %v, asked %q", status, answer, a.asked)
+	}
+}
+
+// TestKeptNetworkStays: a network that another host uses is not deleted, and what
+// stopped containers keep there is still kept.
+func TestKeptNetworkStays(t *testing.T) {
+	web := aNetwork("web", "10.6.0.0/24")
+	web.ByDocker = true
+	a := &agent{networks: []api.Network{web}, endpoints: []api.Endpoint{driven("e", "10.6.0.9", false)}, elsewhere: true}
+	d := newTestDriver(a)
+	d.known.bind("n1", "web", web.Subnet)
+	d.kept.name("e")
+	d.kept.end("e")
+	status, answer := call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	if said, _ := answer["Err"].(string); status == 200 || !strings.Contains(said, "in use") || len(a.asked) > 0 {
+		t.Errorf("%d %v, asked %q", status, answer, a.asked)
+	}
+	if !d.kept.ended("e") {
+		t.Error("the endpoint is not kept any more")
+	}
+}
+
+func onNetwork(network string, e api.Endpoint) api.Endpoint {
+	e.Network = network
+	return e
+}
+
+// TestKeptBesideOthers: a network that something else on this host is on stays, with
+// what is kept there.
+func TestKeptBesideOthers(t *testing.T) {
+	web := aNetwork("web", "10.6.0.0/24")
+	web.ByDocker = true
+	a := &agent{networks: []api.Network{web}, endpoints: []api.Endpoint{driven("e", "10.6.0.9", false), driven("f", "10.6.0.8", true)}}
+	d := newTestDriver(a)
+	d.known.bind("n1", "web", web.Subnet)
+	d.kept.name("e")
+	d.kept.end("e")
+	call(t, d.Handler(), "NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	if slices.Contains(a.asked, "release e") {
+		t.Errorf("asked %q", a.asked)
 	}
 }

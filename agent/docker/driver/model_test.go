@@ -95,6 +95,8 @@ func (c *modelCluster) DockerSpec(context.Context, string, netip.Prefix) (api.Do
 
 func (c *modelCluster) KeepSubnets(context.Context, []netip.Prefix) error { return nil }
 
+func (c *modelCluster) UsedElsewhere(context.Context, string) error { return nil }
+
 func (c *modelCluster) Endpoints(context.Context) ([]api.Endpoint, error) { return nil, nil }
 
 func (c *modelCluster) DeleteDockersNetwork(_ context.Context, id string, subnet netip.Prefix) error {
