@@ -100,7 +100,9 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		case err != nil && e.Key == Key(name):
 			return Record{}, false, err
 		case err != nil:
-			m.log.Warn("network record is left alone", "network", strings.TrimPrefix(e.Key, NetworksPrefix), "err", err)
+			if m.left.news(e.Key, e.Version) {
+				m.log.Warn("network record is left alone", "network", strings.TrimPrefix(e.Key, NetworksPrefix), "err", err)
+			}
 			if p, ok := salvage(e.Value); ok {
 				taken = append(taken, occupied{prefix: p, network: strings.TrimPrefix(e.Key, NetworksPrefix)})
 			}

@@ -48,7 +48,9 @@ func (m *Manager) DockerSpec(ctx context.Context, name string, subnet netip.Pref
 		err = spec.Check()
 	}
 	if err != nil {
-		m.log.Warn("options and labels of a Docker network are left alone", "network", name, "err", &BadRecordError{Key: e.Key, Cause: err})
+		if m.left.news(e.Key, e.Version) {
+			m.log.Warn("options and labels of a Docker network are left alone", "network", name, "err", &BadRecordError{Key: e.Key, Cause: err})
+		}
 		return api.DockerSpec{}, nil
 	}
 	if v.Subnet != subnet {

@@ -1,8 +1,8 @@
 // Package network owns the networks of the cluster: their records, their
 // subnets, VLANs and VNIs in the store. It creates, finds and deletes them such
 // that two hosts never disagree and no network goes while an endpoint is on it.
-// It never touches a switch, an interface or an address, and keeps nothing in
-// memory between calls.
+// It never touches a switch or an interface. In memory it keeps only which bad values
+// it has logged.
 package network
 
 import (

@@ -34,6 +34,12 @@ func (d *Driver) Run(ctx context.Context) error {
 		return err
 	}
 	defer engine.Close() //nolint:errcheck // the program ends
+	d.follow(ctx, engine)
+	return nil
+}
+
+// follow is Run with a dockerd.
+func (d *Driver) follow(ctx context.Context, engine *docker.Engine) {
 	var beside sync.WaitGroup
 	beside.Go(func() { d.describe(ctx, engine) })
 	beside.Go(func() { d.payOwed(ctx) })
@@ -53,7 +59,6 @@ func (d *Driver) Run(ctx context.Context) error {
 		}
 		d.await(ctx, wait)
 	}
-	return nil
 }
 
 // await waits for a reason to compare.
@@ -72,9 +77,10 @@ func (d *Driver) await(ctx context.Context, wait time.Duration) {
 func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
+	errs := []error{d.keepReserved(ctx)} // first: Docker may not answer
 	there, err := engine.Networks(ctx)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	// Should Docker have two of one network, a user's stays, and the older one.
 	slices.SortFunc(there, func(a, b docker.Network) int {
@@ -90,7 +96,7 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	// cluster by the time it is in Docker's list, or it still waits for its name.
 	networks, err := d.Service.Networks(ctx)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	bySubnet := map[netip.Prefix]api.Network{}
 	pools := map[netip.Prefix]string{}
@@ -103,7 +109,6 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		ids[dn.ID] = true
 	}
 	d.known.listed(ids)
-	errs := []error{d.keepReserved(ctx)}
 	present := map[string]bool{}
 	names := map[string]string{} // of Docker's networks -> driver
 	for _, dn := range there {
