@@ -59,7 +59,11 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 	case ours != "":
 		return empty{}, d.adopt(ctx, req.NetworkID, ours, w)
 	case name == "":
-		return empty{}, d.known.await(req.NetworkID, w)
+		if err := d.known.await(req.NetworkID, w); err != nil {
+			return empty{}, err
+		}
+		time.AfterFunc(syncRetry, d.lookForNames)
+		return empty{}, nil
 	}
 	w.given.Options = map[string]string{}
 	for k, v := range generic {
@@ -220,6 +224,14 @@ func (d *Driver) deleteLate(s segment) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	return d.deleteFromCluster(ctx, s)
+}
+
+// lookForNames has the networks compared while one waits for its name: Docker's event,
+// which tells it sooner, may be held up.
+func (d *Driver) lookForNames() {
+	if d.known.waiting() {
+		d.soon()
+	}
 }
 
 // soon has the networks compared.

@@ -81,7 +81,7 @@ func (d *Driver) keepReserved(ctx context.Context) error {
 	r.mu.Lock()
 	now := time.Now()
 	for subnet, until := range r.until {
-		if now.After(until) {
+		if now.After(until) && !d.known.anyAwaited(subnet) {
 			delete(r.until, subnet)
 			r.changed = true
 		}

@@ -21,8 +21,8 @@ const (
 	syncRetry = time.Second
 	// syncTimeout bounds one comparison; making a network calls us back.
 	syncTimeout = 30 * time.Second
-	// youth is how long a Docker network of a user's may wait to enter the
-	// cluster: the agent may have died between Docker's call and its event.
+	// youth is how long before the driver's life a Docker network of a user's may have
+	// been made that has yet to enter the cluster, see young.
 	youth = 30 * time.Second
 )
 
@@ -57,6 +57,9 @@ func (d *Driver) follow(ctx context.Context, engine *docker.Engine) {
 			d.Logger.Info("docker's networks are as they should be")
 			said = ""
 		}
+		if d.known.waiting() { // Docker's list tells its name as well as the event
+			wait = syncRetry
+		}
 		d.await(ctx, wait)
 	}
 }
@@ -78,10 +81,16 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	errs := []error{d.keepReserved(ctx)} // first: Docker may not answer
+	asked := time.Now()
 	there, err := engine.Networks(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	ids := map[string]bool{}
+	for _, dn := range there {
+		ids[dn.ID] = true
+	}
+	d.known.listed(ids, asked)
 	// Should Docker have two of one network, a user's stays, and the older one.
 	slices.SortFunc(there, func(a, b docker.Network) int {
 		if a.ByAgent() != b.ByAgent() { // a user goes by the id of his own
@@ -104,11 +113,6 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		bySubnet[n.Subnet], pools[n.Subnet] = n, n.ID
 	}
 	d.known.setPools(pools)
-	ids := map[string]bool{}
-	for _, dn := range there {
-		ids[dn.ID] = true
-	}
-	d.known.listed(ids)
 	present := map[string]bool{}
 	names := map[string]string{} // of Docker's networks -> driver
 	for _, dn := range there {
@@ -211,7 +215,7 @@ func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, e
 func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.Network) error {
 	w, awaited := d.known.awaited(dn.ID)
 	_, bound := d.known.network(dn.ID) // it was in the cluster, and is not any more
-	if !awaited && !bound && !dn.ByAgent() && dn.Options[docker.OptionNetwork] == "" && time.Since(dn.Created) < youth {
+	if !awaited && !bound && !dn.ByAgent() && dn.Options[docker.OptionNetwork] == "" && d.known.young(dn.Created) {
 		w, awaited = wish{subnet: dn.Subnet, gateway: dn.Gateway}, true
 	}
 	if awaited {
