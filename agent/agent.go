@@ -247,7 +247,15 @@ func (a *Agent) lockID(ctx context.Context, id string) (unlock func(), err error
 // userspace says whether packets pass the switch's userspace datapath.
 func (a *Agent) userspace() bool { return a.Switch.Datapath() == "netdev" }
 
-func pool(r network.Record) ipam.Pool { return ipam.Pool{Subnet: r.Subnet, Gateway: r.Gateway} }
+// pool is where the addresses of a network come from. A network that is used here with
+// another subnet than its record says has no use for the record's range.
+func pool(r network.Record) ipam.Pool {
+	p := ipam.Pool{Subnet: r.Subnet, Gateway: r.Gateway}
+	if r.Dynamic.IsValid() && r.Subnet.Contains(r.Dynamic.Addr()) && r.Dynamic.Bits() >= r.Subnet.Bits() {
+		p.Range = r.Dynamic
+	}
+	return p
+}
 
 func signal(ch chan struct{}) {
 	select {
