@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,6 +32,14 @@ type Spec struct {
 	ByDocker      bool            // see Record; an existing network stays what it is
 	Docker        *api.DockerSpec // with what Docker's user made it; nil: with nothing
 	DryRun        bool            // only say what would be made; the record has no VLAN then
+}
+
+// aux are the addresses that Docker's user keeps from the network's endpoints.
+func (s Spec) aux() map[string]netip.Addr {
+	if s.Docker == nil {
+		return nil
+	}
+	return s.Docker.Aux
 }
 
 func (s Spec) check() error {
@@ -126,7 +135,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		case rec.ID == name && spec.AllowMetadata && !rec.AllowMetadata:
 			return Record{}, false, refuse(ErrExists, "network %q exists and keeps its containers from the cloud's metadata; choose another name, or leave allow-metadata out to use it as it is", name)
 		case rec.ID == name:
-			return rec, false, nil
+			return rec, false, m.sameAux(ctx, rec, spec.aux())
 		default:
 			taken = append(taken, occupied{prefix: rec.Subnet, network: rec.ID})
 			vlans[rec.VLAN] = true
@@ -143,6 +152,10 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 	if !rec.Gateway.IsValid() {
 		rec.Gateway = subnet.Addr().Next()
 	}
+	kept, err := m.keepAux(ctx, rec, spec.aux())
+	if err != nil {
+		return Record{}, false, err
+	}
 	if spec.DryRun {
 		return rec, false, nil
 	}
@@ -155,7 +168,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 	if err != nil {
 		return Record{}, false, err
 	}
-	if err := m.put(ctx, rec, append(append(gone, bump), dockers...)); err != nil {
+	if err := m.put(ctx, rec, slices.Concat(gone, []state.Op{bump}, dockers, kept)); err != nil {
 		return Record{}, false, err
 	}
 	stored, err := m.Get(ctx, name) // for its version

@@ -26,6 +26,7 @@ type agent struct {
 	busy      map[uint16]bool // host ports that are taken
 	block     bool            // never answer
 	stall     time.Duration   // how long a call takes, whatever its context says
+	taken     string          // an address that cannot be held
 	elsewhere bool            // other hosts have endpoints on every network
 
 	mu       sync.Mutex // of what calls change
@@ -142,6 +143,9 @@ func (a *agent) Hold(_ context.Context, req api.HoldRequest) (api.Hold, error) {
 	}
 	if req.Network != "foo" && req.Network != "web" {
 		return api.Hold{}, api.Errorf(api.CodeNotFound, "no network %q", req.Network)
+	}
+	if req.IP != "" && req.IP == a.taken {
+		return api.Hold{}, api.Errorf(api.CodeConflict, "address %s is taken", req.IP)
 	}
 	ip := "10.6.0.2"
 	if req.IP != "" {

@@ -43,7 +43,7 @@ func (c choosing) Networks(ctx context.Context) ([]api.Network, error) {
 }
 
 func (c choosing) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest) (api.Network, error) {
-	spec := network.Spec{Name: req.ID, ByDocker: req.ByDocker, DryRun: req.DryRun}
+	spec := network.Spec{Name: req.ID, ByDocker: req.ByDocker, DryRun: req.DryRun, Docker: req.Docker}
 	if req.Subnet != "" {
 		spec.Subnet = netip.MustParsePrefix(req.Subnet)
 	}

@@ -205,6 +205,7 @@ func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, e
 			spec.Options[docker.OptionNetwork] = n.ID
 		}
 		maps.Copy(spec.Labels, given.Labels)
+		spec.Aux = given.Aux
 	}
 	spec.Labels[docker.LabelAgent] = "true"
 	return spec, nil
@@ -247,7 +248,7 @@ func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Ne
 // known. One that cannot be is taken out of Docker again.
 func (d *Driver) named(ctx context.Context, engine *docker.Engine, dn docker.Network, w wish) error {
 	id, network := dn.ID, docker.ClusterName(dn.Name)
-	w.given = api.DockerSpec{Options: dn.Options, Labels: dn.Labels}
+	w.given = api.DockerSpec{Options: dn.Options, Labels: dn.Labels, Aux: dn.Aux}
 	entered, ok, err := d.known.enters(ctx, id)
 	if err != nil || !ok {
 		return err

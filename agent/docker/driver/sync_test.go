@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -74,9 +75,18 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.asked = append(d.asked, "remove "+strings.TrimPrefix(path, "networks/"))
 		w.WriteHeader(http.StatusNoContent)
 	case r.Method == http.MethodPost && path == "networks/create":
-		var req struct{ Name string }
+		var req struct {
+			Name string
+			IPAM struct {
+				Config []struct{ AuxiliaryAddresses map[string]string }
+			}
+		}
 		_ = json.NewDecoder(r.Body).Decode(&req)
-		d.asked = append(d.asked, "make "+req.Name)
+		asked := "make " + req.Name
+		if len(req.IPAM.Config) > 0 && len(req.IPAM.Config[0].AuxiliaryAddresses) > 0 {
+			asked += fmt.Sprint(" ", req.IPAM.Config[0].AuxiliaryAddresses)
+		}
+		d.asked = append(d.asked, asked)
 		_, _ = w.Write([]byte(`{"Id":"new"}`))
 	default:
 		http.NotFound(w, r)
