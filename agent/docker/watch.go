@@ -43,6 +43,7 @@ type EventKind string
 
 // The kinds.
 const (
+	ContainerMade    EventKind = "container made"
 	ContainerRemoved EventKind = "container removed"
 	ContainerRenamed EventKind = "container renamed"
 	NetworkMade      EventKind = "network made"
@@ -168,6 +169,8 @@ func (w *Watcher) sweep(ctx context.Context, engine *Engine) error {
 func (w *Watcher) tell(ctx context.Context, engine *Engine, m events.Message) error {
 	e := Event{ID: m.Actor.ID}
 	switch {
+	case m.Type == events.ContainerEventType && m.Action == events.ActionCreate:
+		e.Kind = ContainerMade
 	case m.Type == events.ContainerEventType && m.Action == events.ActionDestroy:
 		e.Kind = ContainerRemoved
 	case m.Type == events.ContainerEventType && m.Action == events.ActionRename:

@@ -30,6 +30,8 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 		if _, ours := d.known.network(e.ID); ours {
 			d.joined.add(e.Container)
 		}
+	case docker.ContainerMade:
+		d.kept.created(e.ID)
 	case docker.ContainerRenamed:
 		d.joined.add(e.ID)
 		d.kept.look() // a stopped container has joined nothing
@@ -56,6 +58,11 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	}
 	if len(mine) == 0 {
 		d.doubted = nil
+		named, err := d.namedAddresses(ctx, engine)
+		if err != nil {
+			return err
+		}
+		d.keepNamed(ctx, named)
 		return nil
 	}
 	// Between the agent's list and Docker's: an endpoint that is in the first one and not
@@ -81,6 +88,7 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			}
 		case !d.doubted[e.ID] && named.on(e):
 			doubted[e.ID] = true // its container says that it has the endpoint
+		case !e.Attached && d.kept.ended(e.ID) && named.has(e):
 		case !making[e.ID] && named.has(e):
 			if err := d.Service.Detach(ctx, e.ID); err != nil {
 				return fmt.Errorf("detach what Docker does not know: %w", err)
@@ -100,6 +108,7 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 		}
 	}
 	d.doubted = doubted
+	d.keepNamed(ctx, named)
 	return nil
 }
 

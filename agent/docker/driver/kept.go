@@ -25,10 +25,16 @@ type kept struct {
 	asks  map[netip.Prefix]bool // addresses, with the subnet's length, that no endpoint has come for yet
 	named map[string]bool       // endpoints; true: Docker has given the address back
 	wake  chan struct{}
+	made  map[string]bool                // containers that Docker has just made
+	begin chan struct{}                  // receives when made grows
+	busy  map[netip.Prefix]chan struct{} // addresses that somebody asks the agent for; closed when that ends
 }
 
 func newKept() *kept {
-	return &kept{asks: map[netip.Prefix]bool{}, named: map[string]bool{}, wake: make(chan struct{}, 1)}
+	return &kept{
+		asks: map[netip.Prefix]bool{}, named: map[string]bool{}, wake: make(chan struct{}, 1),
+		made: map[string]bool{}, begin: make(chan struct{}, 1), busy: map[netip.Prefix]chan struct{}{},
+	}
 }
 
 // asked says that Docker was given an address that it asked for by name.
@@ -122,11 +128,17 @@ func (k *kept) forget(endpoint string) {
 	delete(k.named, endpoint)
 }
 
+// namedAddress is an address that a container asks for by name.
+type namedAddress struct {
+	docker.NamedAddress
+	cluster segment // its network
+}
+
 // namedAddresses are the addresses that Docker's containers ask for by name, by
 // network of the cluster and address, with the endpoint that has it now, if any.
-type namedAddresses map[string]docker.NamedAddress
+type namedAddresses map[string]namedAddress
 
-func (n namedAddresses) find(e api.Endpoint) (docker.NamedAddress, bool) {
+func (n namedAddresses) find(e api.Endpoint) (namedAddress, bool) {
 	c, ok := n[e.Network+"/"+e.IP.String()]
 	return c, ok
 }
@@ -147,31 +159,40 @@ func (n namedAddresses) on(e api.Endpoint) bool {
 
 func (d *Driver) namedAddresses(ctx context.Context, engine *docker.Engine) (namedAddresses, error) {
 	list, err := engine.NamedAddresses(ctx)
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	return byNetwork(ctx, engine, list)
+}
+
+// byNetwork tells on which networks of the cluster addresses are.
+func byNetwork(ctx context.Context, engine *docker.Engine, list []docker.NamedAddress) (namedAddresses, error) {
+	if len(list) == 0 {
+		return nil, nil
 	}
 	networks, err := engine.Networks(ctx)
 	if err != nil {
 		return nil, err
 	}
-	clusters := map[string]string{} // Docker's id or name of a network -> network of the cluster
+	clusters := map[string]segment{} // Docker's id or name of a network -> network of the cluster
 	for _, n := range networks {
 		if n.Driver == docker.DriverName {
-			clusters[n.ID], clusters[n.Name] = n.StandsFor(), n.StandsFor()
+			s := segment{n.StandsFor(), n.Subnet}
+			clusters[n.ID], clusters[n.Name] = s, s
 		}
 	}
 	named := namedAddresses{}
 	for _, c := range list {
-		network, ok := clusters[c.Network]
+		s, ok := clusters[c.Network]
 		if !ok {
-			network, ok = clusters[c.NetworkID]
+			s, ok = clusters[c.NetworkID]
 		}
 		if !ok {
 			continue
 		}
-		key := network + "/" + c.IP.String()
+		key := s.network + "/" + c.IP.String()
 		if old, twice := named[key]; !twice || old.Endpoint == "" { // of two that want it, the one that runs has it
-			named[key] = c
+			named[key] = namedAddress{c, s}
 		}
 	}
 	return named, nil

@@ -115,7 +115,7 @@ func TestKeptAcrossRestarts(t *testing.T) {
 		"died with dockerd":     {driven("e", "10.6.0.9", true), nil, []map[string]any{asks("c", "fixed", "web", "10.6.0.9", "e")}, "detach e", true, true},
 		"runs":                  {driven("e", "10.6.0.9", true), map[string]string{"e": "c"}, []map[string]any{asks("c", "fixed", "web", "10.6.0.9", "e")}, "", false, true},
 		"runs, dynamic":         {driven("e", "10.6.0.9", true), map[string]string{"e": "c"}, nil, "", false, false},
-		"removed":               {driven("e", "10.6.0.9", false), nil, []map[string]any{asks("c", "fixed", "web", "10.6.0.8", "")}, "release e", false, false},
+		"removed":               {driven("e", "10.6.0.9", false), nil, []map[string]any{asks("c", "fixed", "web", "10.6.0.8", "f")}, "release e", false, false},
 		"runs on another one":   {driven("e", "10.6.0.9", false), nil, []map[string]any{asks("c", "fixed", "web", "10.6.0.9", "f")}, "release e", false, false},
 		"of an unknown network": {driven("e", "10.6.0.9", false), nil, []map[string]any{{"Id": "c"}}, "release e", false, false},
 	} {

@@ -141,6 +141,13 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		}
 		return answerAddress(ip, subnet), nil
 	}
+	if ip.IsValid() {
+		unlock, err := d.kept.lock(ctx, netip.PrefixFrom(ip, subnet.Bits()))
+		if err != nil {
+			return addressAnswer{}, err
+		}
+		defer unlock()
+	}
 	var held api.Hold
 	err = d.onNetwork(ctx, subnet, func(network string) (err error) {
 		ask := api.HoldRequest{Network: network, IP: req.Address, From: d.keptAs(ctx, network, req.Address)}

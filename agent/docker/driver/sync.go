@@ -44,6 +44,7 @@ func (d *Driver) follow(ctx context.Context, engine *docker.Engine) {
 	beside.Go(func() { d.describe(ctx, engine) })
 	beside.Go(func() { d.payOwed(ctx) })
 	beside.Go(func() { d.keep(ctx, engine) })
+	beside.Go(func() { d.keepCreated(ctx, engine) })
 	defer beside.Wait()
 	var said string
 	for ctx.Err() == nil {

@@ -66,7 +66,17 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		whole["Containers"] = list
 		_ = json.NewEncoder(w).Encode(whole)
 	case r.Method == http.MethodGet && path == "containers/json":
-		_ = json.NewEncoder(w).Encode(append([]map[string]any{}, d.list...))
+		var filters struct{ ID, Status map[string]bool }
+		_ = json.Unmarshal([]byte(r.URL.Query().Get("filters")), &filters)
+		list := []map[string]any{}
+		for _, c := range d.list {
+			id, _ := c["Id"].(string)
+			state, _ := c["State"].(string)
+			if (len(filters.ID) == 0 || filters.ID[id]) && (len(filters.Status) == 0 || filters.Status[state]) {
+				list = append(list, c)
+			}
+		}
+		_ = json.NewEncoder(w).Encode(list)
 	case r.Method == http.MethodGet && strings.HasPrefix(path, "containers/"):
 		id := strings.TrimSuffix(strings.TrimPrefix(path, "containers/"), "/json")
 		networks := map[string]any{"web": map[string]string{"EndpointID": d.containers[id]}}
