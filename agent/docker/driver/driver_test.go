@@ -34,11 +34,17 @@ func TestCalls(t *testing.T) {
 		asked        []string // of the agent
 	}{
 		{"Plugin.Activate", ``, `"Implements":["NetworkDriver","IpamDriver"]`, false, nil},
-		{"NetworkDriver.GetCapabilities", `{}`, `"ConnectivityScope":"global","Scope":"local"`, false, nil},
+		{"NetworkDriver.GetCapabilities", `{}`, `"ConnectivityScope":"global","GwAllocChecker":true,"Scope":"local"`, false, nil},
 		{"IpamDriver.GetDefaultAddressSpaces", ``, `"LocalDefaultAddressSpace":"socketplane"`, false, nil},
 		{"IpamDriver.GetCapabilities", ``, `"RequiresRequestReplay":false`, false, nil},
 		{"NetworkDriver.EndpointOperInfo", `{"NetworkID":"n","EndpointID":"e"}`, `"Value":{}`, false, nil},
 		{"NetworkDriver.Leave", `{"NetworkID":"n","EndpointID":"e"}`, `{}`, false, nil},
+		{"NetworkDriver.Leave", `{"NetworkID":"n","EndpointID":"lives"}`, `{}`, false, nil},
+		{"NetworkDriver.Leave", `{"NetworkID":"n","EndpointID":"published"}`, `{}`, false, []string{"publish published []"}},
+		{"NetworkDriver.DeleteEndpoint", `{"NetworkID":"n","EndpointID":"published"}`, `{}`, false, []string{"publish published []", "detach published"}},
+		{"NetworkDriver.GwAllocCheck", `{"Options":{}}`, `"SkipIPv4":false,"SkipIPv6":true`, false, nil},
+		{"NetworkDriver.GwAllocCheck", `{"Options":{"com.docker.network.internal":true}}`, `--internal`, true, nil},
+		{"NetworkDriver.GetCapabilities", `{}`, `"GwAllocChecker":true`, false, nil},
 		{"NetworkDriver.DiscoverNew", `{"DiscoveryType":1,"DiscoveryData":{"Address":"x"}}`, `{}`, false, nil},
 
 		{"IpamDriver.RequestPool", `{"Pool":""}`, `"Pool":"10.9.0.0/24","PoolID":"10.9.0.0/24"`, false, []string{"reserve any"}},
@@ -130,6 +136,8 @@ func TestCalls(t *testing.T) {
 				{ID: "gone", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.7"), PrefixLen: 24},
 				{ID: "making", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.5"), PrefixLen: 24},
 				{ID: "lives", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.8"), PrefixLen: 24, Attached: true},
+				{ID: "published", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.11"), PrefixLen: 24, Attached: true,
+					Ports: []api.PortMapping{{HostPort: 80, ContainerPort: 80, Proto: api.ProtoTCP}}},
 				{ID: "other", Source: api.SourceDocker, Network: "foo", IP: netip.MustParseAddr("10.6.0.66"), PrefixLen: 24},
 			},
 			busy: map[uint16]bool{8000: true, 8001: true},

@@ -121,17 +121,16 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 }
 
 func readWish(req networkRequest) (wish, error) {
+	if err := checkKind(req.Options); err != nil {
+		return wish{}, err
+	}
 	switch {
-	case string(req.Options[optionIPv4]) == "false":
-		return wish{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv4=false")
 	case len(req.IPv6Data) > 0:
 		return wish{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv6 and IPv6 subnets")
 	case len(req.IPv4Data) != 1:
 		return wish{}, api.Errorf(api.CodeInvalid, "a network has one subnet, not %d", len(req.IPv4Data))
 	case req.IPv4Data[0].AddressSpace != addressSpace:
 		return wish{}, api.Errorf(api.CodeInvalid, "Docker's own addresses are each host's and would be given twice; add --ipam-driver %s", docker.DriverName)
-	case string(req.Options[optionInternal]) == "true":
-		return wish{}, api.Errorf(api.CodeInvalid, "--internal cannot be used: every network reaches the outside; leave it out")
 	}
 	subnet, err := api.ParseSubnet(req.IPv4Data[0].Pool)
 	if err != nil {
@@ -178,6 +177,28 @@ func checkAux(addr netip.Addr, subnet netip.Prefix) error {
 		return api.Errorf(api.CodeInvalid, "--aux-address %s is not in %s", addr, subnet)
 	case addr == subnet.Addr() || !subnet.Contains(addr.Next()):
 		return api.Errorf(api.CodeInvalid, "--aux-address %s is the network or broadcast address of %s; leave it out", addr, subnet)
+	}
+	return nil
+}
+
+type gatewayQuestion struct{ Options map[string]json.RawMessage }
+
+// gatewaySkips says for which family Docker need not choose a gateway.
+type gatewaySkips struct{ SkipIPv4, SkipIPv6 bool }
+
+// gatewayCheck: every network has a gateway, and that is IPv4. A network that could have
+// none is refused before Docker asks for a subnet.
+func gatewayCheck(_ context.Context, req gatewayQuestion) (gatewaySkips, error) {
+	return gatewaySkips{SkipIPv6: true}, checkKind(req.Options)
+}
+
+// checkKind refuses what no network can be.
+func checkKind(options map[string]json.RawMessage) error {
+	switch {
+	case string(options[optionIPv4]) == "false":
+		return api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv4=false")
+	case string(options[optionInternal]) == "true":
+		return api.Errorf(api.CodeInvalid, "--internal cannot be used: every network reaches the outside; leave it out")
 	}
 	return nil
 }
