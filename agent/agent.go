@@ -99,6 +99,7 @@ type Links interface {
 	WatchHost(ctx context.Context, changed func()) error
 	PrepareHost(userspace bool) error
 	Uplinks(ctx context.Context, vtep netip.Addr) (link.Uplinks, error)
+	DockersBridges(ctx context.Context) ([]string, error)
 	EnsureHostEnds(ctx context.Context, ends []link.HostEnd) error
 	SetMTU(ctx context.Context, name string, mtu int) error
 	SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error
@@ -184,6 +185,7 @@ type Agent struct {
 	self     cluster.Host  // as last looked at
 	tunnels  map[string]int
 	uplinks  link.Uplinks      // as last looked at
+	bridges  []string          // Docker's whose packet filter is in nftables, as last looked at; only with DenyForward
 	problems []string          // what the last pass of converge could not do
 	notes    map[string]string // what is wrong and left alone, by what it is about
 	blocked  map[string]bool   // networks whose list of ours in the store cannot be read

@@ -127,6 +127,13 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var bridges []string
+	if a.DenyForward {
+		if bridges, err = a.Links.DockersBridges(ctx); err != nil {
+			return err
+		}
+		bridges = slices.DeleteFunc(bridges, func(name string) bool { return !nat.IsUplinkName(name) })
+	}
 	for _, name := range a.Uplinks {
 		if !slices.Contains(up.Names, name) {
 			up.Names = append(up.Names, name)
@@ -135,7 +142,7 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	up.Names = slices.DeleteFunc(up.Names, func(name string) bool { return !nat.IsUplinkName(name) })
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.uplinks = up
+	a.uplinks, a.bridges = up, bridges
 	return nil
 }
 
@@ -143,6 +150,12 @@ func (a *Agent) uplinksNow() link.Uplinks {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.uplinks // replaced whole, never changed
+}
+
+func (a *Agent) bridgesNow() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.bridges // replaced whole, never changed
 }
 
 // firewallRules say who may speak to the ports that carry the cluster.

@@ -345,7 +345,7 @@ func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
 // applyNAT lets the networks that are used here out to the world, keeps them
 // apart, and leads published ports to their endpoints. It runs inside a.nat: who computed an older list never comes last.
 func (a *Agent) applyNAT(ctx context.Context) error {
-	rules := nat.Rules{Uplinks: a.uplinksNow().Names, DenyForward: a.DenyForward}
+	rules := nat.Rules{Uplinks: a.uplinksNow().Names, DenyForward: a.DenyForward, Bridges: a.bridgesNow()}
 	for _, seg := range a.segments.list() {
 		rules.Networks = append(rules.Networks, nat.Network{
 			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID), Metadata: a.metadata(seg.record),

@@ -27,6 +27,7 @@ type Links struct {
 	lost     chan string     // host's ends that went with their namespace
 	taken    map[string]bool // namespace + interface: somebody else's
 	changed  chan struct{}   // see WatchHost
+	bridges  []string        // see DockersBridges
 
 	forgotten []link.Stale
 }
@@ -312,6 +313,20 @@ func (l *Links) Gateways() int {
 // PrepareHost has nothing to prepare.
 func (l *Links) PrepareHost(bool) error { return nil }
 
+// DockersBridges is as SetDockersBridges says.
+func (l *Links) DockersBridges(context.Context) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.bridges), nil
+}
+
+// SetDockersBridges has Docker keep its packet filter for bridges in nftables.
+func (l *Links) SetDockersBridges(names ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bridges = names
+}
+
 // Uplinks are one, the underlay.
 func (l *Links) Uplinks(context.Context, netip.Addr) (link.Uplinks, error) {
 	return link.Uplinks{Underlay: "eth0", Names: []string{"eth0"}}, nil
@@ -380,6 +395,13 @@ func (n *NAT) Set(ctx context.Context, r nat.Rules) error {
 		n.rules = r
 		return nil
 	})
+}
+
+// Bridges are those of Docker's that the rules let pass.
+func (n *NAT) Bridges() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.rules.Bridges)
 }
 
 // Networks lists the networks that are let out, and whether to the metadata too.

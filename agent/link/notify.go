@@ -97,7 +97,8 @@ var nftGone = map[uint16]bool{
 var ourNames = [][]byte{[]byte("socketplane\x00"), []byte("SOCKETPLANE-")}
 
 // isOurRule says whether a message of nftables tells of the end of something of
-// ours, or of a rule that somebody put into the table of package firewall.
+// ours, of a rule that somebody put into the table of package firewall, or of a bridge
+// of Docker's.
 func isOurRule(m syscall.NetlinkMessage) bool {
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nl.SizeofNfgenmsg {
 		return false
@@ -105,6 +106,12 @@ func isOurRule(m syscall.NetlinkMessage) bool {
 	added := m.Header.Type&0xff == unix.NFT_MSG_NEWRULE && m.Data[0] == unix.NFPROTO_IPV4
 	if added {
 		return bytes.Contains(m.Data, ourNames[0])
+	}
+	if m.Header.Type&0xff == unix.NFT_MSG_NEWCHAIN || m.Header.Type&0xff == unix.NFT_MSG_DELCHAIN {
+		// A bridge of Docker's has come or gone, see DockersBridges.
+		if m.Data[0] == unix.NFPROTO_IPV4 && bytes.Contains(m.Data, []byte(dockersTable+"\x00")) && bytes.Contains(m.Data, []byte(dockersChain)) {
+			return true
+		}
 	}
 	if !nftGone[m.Header.Type&0xff] {
 		return false
