@@ -42,12 +42,24 @@ func (k *kept) created(container string) {
 	}
 }
 
-func (k *kept) takeCreated() []string {
+// createdUnseen has every container looked at.
+func (k *kept) createdUnseen() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	ids := slices.Sorted(maps.Keys(k.made))
+	k.all = true
+	select {
+	case k.begin <- struct{}{}:
+	default:
+	}
+}
+
+func (k *kept) takeCreated() (all bool, ids []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all, ids = k.all, slices.Sorted(maps.Keys(k.made))
+	k.all = false
 	clear(k.made)
-	return ids
+	return all, ids
 }
 
 // lock waits until nobody else asks the agent for an address by name.
@@ -89,6 +101,7 @@ func (k *kept) keep(endpoint string) {
 	if len(k.named) < keptMost {
 		k.named[endpoint] = true
 	}
+	k.lookLocked() // its container may be gone by now
 }
 
 // keepCreated keeps the addresses of containers that are made, until ctx ends.
@@ -116,7 +129,12 @@ func (d *Driver) keepCreated(ctx context.Context, engine *docker.Engine) {
 func (d *Driver) lookAtCreated(ctx context.Context, engine *docker.Engine) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	list, err := engine.NamedAddressesOf(ctx, d.kept.takeCreated())
+	all, ids := d.kept.takeCreated()
+	ask := func() ([]docker.NamedAddress, error) { return engine.NamedAddressesOf(ctx, ids) }
+	if all {
+		ask = func() ([]docker.NamedAddress, error) { return engine.NamedAddresses(ctx) }
+	}
+	list, err := ask()
 	if err != nil {
 		return err
 	}
@@ -124,22 +142,25 @@ func (d *Driver) lookAtCreated(ctx context.Context, engine *docker.Engine) error
 	if err != nil {
 		return err
 	}
-	d.keepNamed(ctx, named)
-	return nil
+	return d.keepNamed(ctx, named)
 }
 
-// keepNamed keeps the addresses that containers ask for which have no endpoint.
-func (d *Driver) keepNamed(ctx context.Context, named namedAddresses) {
+// keepNamed keeps the addresses that containers ask for which have no endpoint. It fails
+// while the agent has no answer.
+func (d *Driver) keepNamed(ctx context.Context, named namedAddresses) error {
 	for _, key := range slices.Sorted(maps.Keys(named)) {
 		c := named[key]
 		if c.Endpoint != "" || !c.cluster.subnet.Contains(c.IP) {
 			continue
 		}
-		if err := d.keepForStart(ctx, c); err != nil {
+		if err := d.keepForStart(ctx, c); api.CodeOf(err) == api.CodeUnavailable {
+			return err
+		} else if err != nil {
 			// Its user is told when the container starts.
 			d.Logger.Debug("the address of a container that has never run is not kept", "container", c.Container, "network", c.cluster.network, "ip", c.IP, "err", err)
 		}
 	}
+	return nil
 }
 
 // keepForStart keeps an address, unless an endpoint here has it, or is about to.

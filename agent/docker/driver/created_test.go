@@ -71,6 +71,9 @@ func TestCreated(t *testing.T) {
 			if err := d.Sweep(t.Context(), engine); err != nil {
 				t.Fatal(err)
 			}
+			if err := d.lookAtCreated(t.Context(), engine); err != nil {
+				t.Fatal(err)
+			}
 			if !slices.Contains(a.asked, "hold web 10.6.0.77") {
 				t.Errorf("asked %q", a.asked)
 			}
@@ -90,11 +93,17 @@ func TestCreatedStarts(t *testing.T) {
 	if err := d.Sweep(t.Context(), engine); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.lookAtCreated(t.Context(), engine); err != nil {
+		t.Fatal(err)
+	}
 	id := strings.Fields(keepsCreated[1])[1]
 	a.endpoints = []api.Endpoint{driven(id, "10.6.0.9", false)}
 	a.asked = nil
 	for range 2 {
 		if err := d.Sweep(t.Context(), engine); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.lookAtCreated(t.Context(), engine); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -46,6 +46,7 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 // address that a stopped container asked for by name stays.
 func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	d.soon()
+	d.kept.createdUnseen()
 	endpoints, err := d.Service.Endpoints(ctx)
 	if err != nil {
 		return fmt.Errorf("list endpoints: %w", err)
@@ -58,11 +59,6 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	}
 	if len(mine) == 0 {
 		d.doubted = nil
-		named, err := d.namedAddresses(ctx, engine)
-		if err != nil {
-			return err
-		}
-		d.keepNamed(ctx, named)
 		return nil
 	}
 	// Between the agent's list and Docker's: an endpoint that is in the first one and not
@@ -108,7 +104,6 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 		}
 	}
 	d.doubted = doubted
-	d.keepNamed(ctx, named)
 	return nil
 }
 

@@ -25,6 +25,7 @@ type kept struct {
 	asks  map[netip.Prefix]bool // addresses, with the subnet's length, that no endpoint has come for yet
 	named map[string]bool       // endpoints; true: Docker has given the address back
 	wake  chan struct{}
+	all   bool                           // look at every container: some may have been made unseen
 	made  map[string]bool                // containers that Docker has just made
 	begin chan struct{}                  // receives when made grows
 	busy  map[netip.Prefix]chan struct{} // addresses that somebody asks the agent for; closed when that ends
