@@ -56,6 +56,7 @@ type Networks interface {
 	Get(ctx context.Context, name string) (network.Record, error)
 	Delete(ctx context.Context, name string) error
 	DeleteDockers(ctx context.Context, name string, subnet netip.Prefix) error
+	UsedElsewhere(ctx context.Context, name string) error
 	Reserve(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error)
 	Keep(ctx context.Context, subnets []netip.Prefix) error
 	DockerSpec(ctx context.Context, name string, subnet netip.Prefix) (api.DockerSpec, error)
@@ -100,6 +101,7 @@ type Links interface {
 	OwnedBy(path string, uid uint32) (held string, release func(), err error)
 	PrepareHost(userspace bool) error
 	Uplinks(ctx context.Context, vtep netip.Addr) (link.Uplinks, error)
+	DockersBridges(ctx context.Context) ([]string, error)
 	EnsureHostEnds(ctx context.Context, ends []link.HostEnd) error
 	SetMTU(ctx context.Context, name string, mtu int) error
 	SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error
@@ -192,6 +194,7 @@ type Agent struct {
 	self     cluster.Host  // as last looked at
 	tunnels  map[string]int
 	uplinks  link.Uplinks      // as last looked at
+	bridges  []string          // Docker's whose packet filter is in nftables, as last looked at; only with DenyForward
 	problems []string          // what the last pass of converge could not do
 	notes    map[string]string // what is wrong and left alone, by what it is about
 	blocked  map[string]bool   // networks whose list of ours in the store cannot be read
@@ -258,7 +261,15 @@ func (a *Agent) lockID(ctx context.Context, id string) (unlock func(), err error
 // userspace says whether packets pass the switch's userspace datapath.
 func (a *Agent) userspace() bool { return a.Switch.Datapath() == "netdev" }
 
-func pool(r network.Record) ipam.Pool { return ipam.Pool{Subnet: r.Subnet, Gateway: r.Gateway} }
+// pool is where the addresses of a network come from. A network that is used here with
+// another subnet than its record says has no use for the record's range.
+func pool(r network.Record) ipam.Pool {
+	p := ipam.Pool{Subnet: r.Subnet, Gateway: r.Gateway}
+	if r.Dynamic.IsValid() && r.Subnet.Contains(r.Dynamic.Addr()) && r.Dynamic.Bits() >= r.Subnet.Bits() {
+		p.Range = r.Dynamic
+	}
+	return p
+}
 
 func signal(ch chan struct{}) {
 	select {

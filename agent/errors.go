@@ -137,6 +137,9 @@ func (a *Agent) explainAddress(err error, r network.Record) error {
 	}
 	switch {
 	case isTaken:
+		if network.KeepsAddress(taken.Owner) {
+			return said(api.CodeConflict, "address %s is kept from containers (docker network create --aux-address); choose another or omit it", taken.Addr)
+		}
 		host, id, _ := strings.Cut(taken.Owner, "/")
 		return said(api.CodeConflict, "address %s is taken by %q on host %q; choose another or omit it",
 			taken.Addr, a.endpointName(r.ID, host, id), a.hostName(host))

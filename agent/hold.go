@@ -116,7 +116,11 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 	}
 	within := pool(r)
 	if req.Range != "" {
-		if within.Range, err = api.ParseRange(req.Range, r.Subnet); err != nil {
+		part, err := api.ParseRange(req.Range, r.Subnet)
+		if err != nil {
+			return api.Hold{}, err
+		}
+		if within.Range, err = narrower(part, within.Range); err != nil {
 			return api.Hold{}, err
 		}
 	}
@@ -134,6 +138,17 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 	h.until = h.since.Add(holdTime)
 	a.holds.put(h)
 	return api.Hold{Network: r.ID, IP: h.ip, PrefixLen: r.Subnet.Bits(), Gateway: r.Gateway}, nil
+}
+
+// narrower gives what two ranges have in common; the zero Prefix as network's: no range.
+func narrower(asked, networks netip.Prefix) (netip.Prefix, error) {
+	switch {
+	case !networks.IsValid(), networks.Overlaps(asked) && asked.Bits() >= networks.Bits():
+		return asked, nil
+	case networks.Overlaps(asked):
+		return networks, nil
+	}
+	return asked, api.Errorf(api.CodeInvalid, "range %s is outside of %s, from which the network gives dynamic addresses; leave it out", asked, networks)
 }
 
 // holdAddress takes an address for a hold. One that was asked for by name may

@@ -129,6 +129,13 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var bridges []string
+	if a.DenyForward {
+		if bridges, err = a.Links.DockersBridges(ctx); err != nil {
+			return err
+		}
+		bridges = slices.DeleteFunc(bridges, func(name string) bool { return !nat.IsUplinkName(name) })
+	}
 	for _, name := range a.Uplinks {
 		if !slices.Contains(up.Names, name) {
 			up.Names = append(up.Names, name)
@@ -137,7 +144,7 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	up.Names = slices.DeleteFunc(up.Names, func(name string) bool { return !nat.IsUplinkName(name) })
 	a.mu.Lock()
 	news := !slices.Equal(a.uplinks.Subnets, up.Subnets) || !slices.Equal(a.uplinks.Names, up.Names)
-	a.uplinks = up
+	a.uplinks, a.bridges = up, bridges
 	a.mu.Unlock()
 	if !news {
 		return nil
@@ -154,6 +161,12 @@ func (a *Agent) uplinksNow() link.Uplinks {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.uplinks // replaced whole, never changed
+}
+
+func (a *Agent) bridgesNow() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.bridges // replaced whole, never changed
 }
 
 // firewallRules say who may speak to the ports that carry the cluster.

@@ -178,3 +178,24 @@ func TestPacketFilterIsCompared(t *testing.T) {
 	}
 	there("after the kernel told")
 }
+
+// TestDockersBridges: where FORWARD drops because of the agent, Docker's bridges whose
+// packet filter is in nftables are let pass.
+func TestDockersBridges(t *testing.T) {
+	h := newTestHost(t)
+	h.links.SetDockersBridges("docker0", "-x", "br-1")
+	h.converge()
+	if got := h.nat.Bridges(); len(got) > 0 {
+		t.Errorf("the policy is somebody else's, and %q are let pass", got)
+	}
+	h.DenyForward = true
+	h.converge()
+	if got := h.nat.Bridges(); !slices.Equal(got, []string{"docker0", "br-1"}) {
+		t.Errorf("%q are let pass", got)
+	}
+	h.links.SetDockersBridges()
+	h.converge()
+	if got := h.nat.Bridges(); len(got) > 0 {
+		t.Errorf("%q went, and are let pass", got)
+	}
+}

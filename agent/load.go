@@ -202,7 +202,7 @@ func (a *Agent) adoptNetworks(ctx context.Context, ports []ovs.Port) error {
 		missing[l.Network] = err
 		r, ok := recordOfGateway(gateways[l.Network])
 		if ok = ok && r.Subnet.Contains(l.IP); ok && err == nil {
-			r.AllowMetadata, r.ByDocker, r.Deleting, r.Version = stored.AllowMetadata, stored.ByDocker, stored.Deleting, stored.Version
+			r.Dynamic, r.AllowMetadata, r.ByDocker, r.Deleting, r.Version = stored.Dynamic, stored.AllowMetadata, stored.ByDocker, stored.Deleting, stored.Version
 		}
 		if !ok {
 			if err == nil {

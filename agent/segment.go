@@ -347,7 +347,7 @@ func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
 // computed an older list never comes last. It goes by what was set before, or after a
 // call for a comparison by what is there.
 func (a *Agent) applyNAT(ctx context.Context) error {
-	rules := nat.Rules{Uplinks: a.uplinksNow().Names, DenyForward: a.DenyForward}
+	rules := nat.Rules{Uplinks: a.uplinksNow().Names, DenyForward: a.DenyForward, Bridges: a.bridgesNow()}
 	for _, seg := range a.segments.list() {
 		rules.Networks = append(rules.Networks, nat.Network{
 			Subnet: seg.record.Subnet, GatewayPort: link.GatewayName(seg.record.ID), Metadata: a.metadata(seg.record),

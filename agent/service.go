@@ -80,11 +80,24 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 			return api.Network{}, err
 		}
 	}
+	var dynamic netip.Prefix
+	if req.Dynamic != "" {
+		if req.Subnet == "" {
+			return api.Network{}, api.Errorf(api.CodeInvalid, "network %q: a range of dynamic addresses needs a subnet; give both", req.ID)
+		}
+		var err error
+		if dynamic, err = api.ParseRange(req.Dynamic, subnet); err != nil {
+			return api.Network{}, err
+		}
+		if err := a.checkReleases(req.ID, "a range of dynamic addresses"); err != nil {
+			return api.Network{}, err
+		}
+	}
 	if why := verdict.Range(subnet, a.Allowed.Public); req.Subnet != "" && why != "" {
 		return api.Network{}, api.Errorf(api.CodeInvalid, "network %q: subnet %s %s; add it there on every host, and restart the agents, or use a private range", req.ID, subnet, why)
 	}
 	r, _, err := a.Catalog.Create(ctx, network.Spec{
-		Name: req.ID, Subnet: subnet, Gateway: gateway, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, Docker: req.Docker, DryRun: req.DryRun,
+		Name: req.ID, Subnet: subnet, Gateway: gateway, Dynamic: dynamic, AllowMetadata: req.AllowMetadata, ByDocker: req.ByDocker, Docker: req.Docker, DryRun: req.DryRun,
 	})
 	if err != nil {
 		return api.Network{}, translate(err)
@@ -95,6 +108,19 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 	a.view.putNetwork(r)
 	signal(a.networks)
 	return a.shownNetwork(r), nil
+}
+
+// checkReleases refuses what hosts of other releases may not know, while such a host
+// lives: it could not use the network.
+func (a *Agent) checkReleases(networkID, what string) error {
+	self := a.host()
+	for _, h := range a.view.peers() {
+		if h.Alive && h.Version != self.Version {
+			return api.Errorf(api.CodeConflict, "network %q: %s needs the same release on every host: host %s runs %s, and this one %s; upgrade first, or leave it out",
+				networkID, what, a.hostName(h.ID), h.Version, self.Version)
+		}
+	}
+	return nil
 }
 
 // Networks implements api.Service. It reads the store, since a network that
@@ -139,6 +165,11 @@ func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet neti
 	return a.deleteNetwork(id, func() error { return a.Catalog.DeleteDockers(ctx, id, subnet) })
 }
 
+// UsedElsewhere says, with an error, which other hosts have endpoints on a network.
+func (a *Agent) UsedElsewhere(ctx context.Context, id string) error {
+	return a.inUseByName(a.Catalog.UsedElsewhere(ctx, id))
+}
+
 // ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a network
 // that Docker is making.
 func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
@@ -164,17 +195,8 @@ func (a *Agent) deleteNetwork(id string, remove func() error) error {
 	if err := api.CheckNetworkRef(id); err != nil {
 		return err
 	}
-	err := remove()
-	if use, ok := errors.AsType[*network.InUseError](err); ok {
-		named := *use
-		named.Hosts = nil
-		for _, host := range use.Hosts {
-			named.Hosts = append(named.Hosts, a.hostName(host))
-		}
-		return translate(&named)
-	}
-	if err != nil {
-		return translate(err)
+	if err := remove(); err != nil {
+		return a.inUseByName(err)
 	}
 	if r, ok := a.view.dropNetwork(id); ok {
 		a.Addresses.Forget(r.Subnet)
@@ -183,6 +205,19 @@ func (a *Agent) deleteNetwork(id string, remove func() error) error {
 	signal(a.networks)
 	a.Logger.Info("network deleted", "network", id)
 	return nil
+}
+
+// inUseByName translates an error of the catalog. It names the hosts that use a network.
+func (a *Agent) inUseByName(err error) error {
+	if use, ok := errors.AsType[*network.InUseError](err); ok {
+		named := *use
+		named.Hosts = nil
+		for _, host := range use.Hosts {
+			named.Hosts = append(named.Hosts, a.hostName(host))
+		}
+		return translate(&named)
+	}
+	return translate(err)
 }
 
 // Endpoints implements api.Service.
@@ -256,7 +291,7 @@ func (a *Agent) checkLoaded() error {
 func (a *Agent) shownNetwork(r network.Record) api.Network {
 	return api.Network{
 		ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI, MTU: a.view.mtu(a.host()),
-		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Problem: a.problemOf(r),
+		Dynamic: r.Dynamic, AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Problem: a.problemOf(r),
 	}
 }
 

@@ -213,7 +213,8 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		g.Go(func() error {
 			return docker.NewWatcher(docker.WatcherConfig{
 				Socket: s.Docker.Socket, Logger: logger,
-				Followers: []docker.Follower{docker.NewReleaser(a, logger), plugin, docker.NewReviver(logger)},
+				Followers: []docker.Follower{docker.NewReleaser(a, logger), plugin},
+				Slow:      []docker.Follower{docker.NewReviver(logger)},
 			}).Run(ctx)
 		})
 	}

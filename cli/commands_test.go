@@ -198,6 +198,8 @@ func TestFailures(t *testing.T) {
 		{socket, []string{"network", "create", "x", "10.6.0.0/31"}, 2, "/30"},
 		{socket, []string{"network", "create", "x", "10.6.0.0/24", "--gateway", "x"}, 2, "not an IPv4 address"},
 		{socket, []string{"network", "create", "x", "--gateway", "10.6.0.1"}, 2, "needs a CIDR"},
+		{socket, []string{"network", "create", "x", "--dynamic", "10.6.0.0/24"}, 2, "needs a CIDR"},
+		{socket, []string{"network", "create", "x", "10.6.0.0/24", "--dynamic", "10.7.0.0/24"}, 2, "not a part of subnet 10.6.0.0/24"},
 		{socket, []string{"network", "info", "none-such"}, 1, "none-such"},
 		{socket, []string{"network", "delete", "web"}, 1, "2 endpoints"},
 		{socket, []string{"network", "list", "--nonsense"}, 2, "--nonsense"},

@@ -33,14 +33,19 @@ type networkView struct {
 	VNI     uint32 `json:"vni"`
 	MTU     int    `json:"mtu"`
 
+	Dynamic       string `json:"dynamic,omitempty"`
 	AllowMetadata bool   `json:"allow_metadata,omitempty"`
 	Problem       string `json:"problem,omitempty"` // why this host does not use it as its record says
 }
 
 func viewNetwork(n api.Network) networkView {
+	dynamic := ""
+	if n.Dynamic.IsValid() {
+		dynamic = n.Dynamic.String()
+	}
 	return networkView{
 		ID: n.ID, Subnet: n.Subnet.String(), Gateway: n.Gateway.String(), VLAN: n.VLAN, VNI: n.VNI, MTU: n.MTU,
-		AllowMetadata: n.AllowMetadata, Problem: n.Problem,
+		Dynamic: dynamic, AllowMetadata: n.AllowMetadata, Problem: n.Problem,
 	}
 }
 
@@ -64,8 +69,16 @@ func writeNetwork(w io.Writer, format outputFormat, n api.Network) error {
 	if format == outputJSON {
 		return writeJSON(w, viewNetwork(n))
 	}
-	if err := writeNetworks(w, []networkView{viewNetwork(n)}); err != nil || n.Problem == "" {
+	if err := writeNetworks(w, []networkView{viewNetwork(n)}); err != nil {
 		return err
+	}
+	if n.Dynamic.IsValid() {
+		if _, err := fmt.Fprintf(w, "Dynamic addresses: from %s\n", n.Dynamic); err != nil {
+			return err
+		}
+	}
+	if n.Problem == "" {
+		return nil
 	}
 	_, err := fmt.Fprintf(w, "Problem: %s\n", oneLine(n.Problem))
 	return err

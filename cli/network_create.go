@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/verdict"
@@ -22,7 +23,7 @@ func (a *app) sayNeeds(n api.Network) {
 
 func (a *app) networkCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create NAME [CIDR] [--gateway ADDR] [--allow-metadata]",
+		Use:   "create NAME [CIDR] [--gateway ADDR] [--dynamic CIDR] [--allow-metadata]",
 		Short: "Create a network on all hosts",
 		Long: `Creates a network. Without a CIDR it picks a free subnet, which overlaps no other
 network and no route of any host. If the network exists with the same subnet, it
@@ -33,6 +34,10 @@ The subnet must be private: in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16,
 allow_public = ["CIDR"] in section [network] of the settings file, and restarts the
 agent.
 
+With --dynamic, containers that ask for no address get one from that part of the
+subnet, on every host and however they are attached. The rest is for those who ask by
+name (--ip). All hosts must run the same release when such a network is created.
+
 Containers do not reach link-local addresses (169.254.0.0/16), 168.63.129.16 (except
 its name server), 100.100.100.200 and 192.0.0.192. A cloud serves the host's metadata
 there, secrets included. --allow-metadata opens these addresses to the containers of
@@ -40,12 +45,14 @@ this network, on each host whose settings list the network in
 allow_metadata in section [network].`,
 		Example: `  socketplane network create web 10.6.0.0/16
   socketplane network create shop 10.7.0.0/24 --gateway 10.7.0.254
+  socketplane network create lab 10.6.0.0/16 --dynamic 10.6.128.0/17
   socketplane network create db -o json`,
 		Args:                  args(1, 2),
 		DisableFlagsInUseLine: true,
 	}
 	format := outputFlag(cmd)
 	gateway := cmd.Flags().String("gateway", "", "the gateway's address (default: the subnet's first)")
+	dynamic := cmd.Flags().String("dynamic", "", "the part of the subnet for addresses that nobody asks for by name (default: all of it)")
 	metadata := cmd.Flags().Bool("allow-metadata", false, "let its containers reach the cloud's metadata (169.254.169.254), on hosts whose settings allow it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := api.CheckNetworkName(args[0]); err != nil {
@@ -66,6 +73,15 @@ allow_metadata in section [network].`,
 				return usagef("--gateway needs a CIDR; usage: %s", usageLine(cmd))
 			}
 			req.Gateway = *gateway
+		}
+		if *dynamic != "" {
+			if req.Subnet == "" {
+				return usagef("--dynamic needs a CIDR; usage: %s", usageLine(cmd))
+			}
+			if _, err := api.ParseRange(*dynamic, netip.MustParsePrefix(req.Subnet)); err != nil {
+				return err
+			}
+			req.Dynamic = *dynamic
 		}
 		svc, err := a.service()
 		if err != nil {

@@ -27,6 +27,7 @@ type Links struct {
 	lost     chan string     // host's ends that went with their namespace
 	taken    map[string]bool // namespace + interface: somebody else's
 	changed  chan struct{}   // see WatchHost
+	bridges  []string        // see DockersBridges
 
 	forgotten []link.Stale
 	uplinks   link.Uplinks
@@ -342,6 +343,20 @@ func (l *Links) OwnedBy(path string, uid uint32) (held string, release func(), e
 // PrepareHost has nothing to prepare.
 func (l *Links) PrepareHost(bool) error { return nil }
 
+// DockersBridges is as SetDockersBridges says.
+func (l *Links) DockersBridges(context.Context) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.bridges), nil
+}
+
+// SetDockersBridges has Docker keep its packet filter for bridges in nftables.
+func (l *Links) SetDockersBridges(names ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bridges = names
+}
+
 // Uplinks are those that were set, at first one, the underlay.
 func (l *Links) Uplinks(context.Context, netip.Addr) (link.Uplinks, error) {
 	l.mu.Lock()
@@ -444,6 +459,13 @@ func (n *NAT) Lose() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.rules, n.lost = nat.Rules{}, true
+}
+
+// Bridges are those of Docker's that the rules let pass.
+func (n *NAT) Bridges() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.rules.Bridges)
 }
 
 // Networks lists the networks that are let out, and whether to the metadata too.

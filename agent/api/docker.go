@@ -1,6 +1,9 @@
 package api
 
 import (
+	"maps"
+	"net/netip"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -11,6 +14,14 @@ import (
 type DockerSpec struct {
 	Options map[string]string
 	Labels  map[string]string
+	// Aux are addresses that no endpoint is given, with the names that they have in
+	// Docker (--aux-address).
+	Aux map[string]netip.Addr
+}
+
+// Keeps says whether an address is one that no endpoint is given.
+func (s DockerSpec) Keeps(addr netip.Addr) bool {
+	return slices.Contains(slices.Collect(maps.Values(s.Aux)), addr)
 }
 
 // Bounds of a DockerSpec.
@@ -19,12 +30,25 @@ const (
 	maxSpecKey     = 256      // bytes
 	maxSpecValue   = 4 << 10  // bytes
 	maxSpecSize    = 32 << 10 // bytes, all together
+	maxAux         = 32       // addresses
+	maxAuxName     = 128      // bytes
 )
 
 // Check says whether every host can be asked to take the options and labels over.
 func (s DockerSpec) Check() error {
 	if n := len(s.Options) + len(s.Labels); n > maxSpecEntries {
 		return Errorf(CodeInvalid, "a network has at most %d options and labels, not %d", maxSpecEntries, n)
+	}
+	if n := len(s.Aux); n > maxAux {
+		return Errorf(CodeInvalid, "a network has at most %d addresses of --aux-address, not %d", maxAux, n)
+	}
+	for name, addr := range s.Aux {
+		if name == "" || len(name) > maxAuxName || !clean(name) {
+			return Errorf(CodeInvalid, "the name %s of an --aux-address must be 1 to %d bytes of UTF-8 without NUL", shown(name), maxAuxName)
+		}
+		if !addr.Is4() {
+			return Errorf(CodeInvalid, "the --aux-address %s is not an IPv4 address", shown(name))
+		}
 	}
 	size := 0
 	for _, entries := range []map[string]string{s.Options, s.Labels} {

@@ -17,6 +17,9 @@ type Network struct {
 	VNI     uint32       `json:"vni"`     // 24 bits (RFC 7348), on the wire
 	MTU     int          `json:"mtu"`     // bytes of an IP packet inside the network
 
+	// Dynamic is the part of the subnet from which endpoints get an address that ask for
+	// none by name; the zero Prefix: all of it.
+	Dynamic netip.Prefix `json:"dynamic,omitzero"`
 	// AllowMetadata: its endpoints reach the addresses where clouds have their metadata
 	// service, most of them in 169.254.0.0/16.
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
@@ -34,6 +37,9 @@ type CreateNetworkRequest struct {
 	ID      string `json:"id"`
 	Subnet  string `json:"subnet,omitempty"`  // CIDR; host bits must be zero
 	Gateway string `json:"gateway,omitempty"` // needs a Subnet; empty: its first host address
+	// Dynamic, a CIDR, is where addresses come from that nobody asked for by name. It needs
+	// a Subnet, and the same release on all hosts. Empty: all of the subnet.
+	Dynamic string `json:"dynamic,omitempty"`
 	// AllowMetadata lets its endpoints reach link-local addresses, where clouds have
 	// their metadata service. A network that exists keeps what it was made with.
 	AllowMetadata bool `json:"allow_metadata,omitempty"`

@@ -24,7 +24,7 @@ type fakeService struct {
 
 var (
 	aNetwork = Network{
-		ID: "foo", Subnet: netip.MustParsePrefix("10.6.0.0/16"), Gateway: netip.MustParseAddr("10.6.0.1"), VLAN: 7, VNI: 10007, MTU: 1450, AllowMetadata: true,
+		ID: "foo", Subnet: netip.MustParsePrefix("10.6.0.0/16"), Gateway: netip.MustParseAddr("10.6.0.1"), VLAN: 7, VNI: 10007, MTU: 1450, Dynamic: netip.MustParsePrefix("10.6.128.0/17"), AllowMetadata: true,
 	}
 	somePorts = []PortMapping{
 		{Proto: "tcp", HostPort: 8080, ContainerPort: 80},
@@ -121,7 +121,7 @@ type exchange struct {
 func none(err error) (any, error) { return nil, err }
 
 func calls() []exchange {
-	create := CreateNetworkRequest{ID: "foo", Subnet: "10.6.0.0/16", Gateway: "10.6.0.9", AllowMetadata: true, DryRun: true}
+	create := CreateNetworkRequest{ID: "foo", Subnet: "10.6.0.0/16", Gateway: "10.6.0.9", Dynamic: "10.6.128.0/17", AllowMetadata: true, DryRun: true}
 	describe := DescribeRequest{ID: "c1", ContainerID: "c", ContainerName: "web"}
 	hold := HoldRequest{Network: "foo", IP: "10.6.0.2"}
 	reserve := ReserveRequest{

@@ -21,7 +21,19 @@ type NamedAddress struct {
 // NamedAddresses lists the addresses that Docker's containers asked for by name,
 // those of stopped containers too.
 func (e *Engine) NamedAddresses(ctx context.Context) ([]NamedAddress, error) {
-	got, err := e.cli.ContainerList(ctx, client.ContainerListOptions{All: true})
+	return e.namedAddresses(ctx, nil)
+}
+
+// NamedAddressesOf lists those of these containers, as far as they have never run.
+func (e *Engine) NamedAddressesOf(ctx context.Context, ids []string) ([]NamedAddress, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	return e.namedAddresses(ctx, make(client.Filters).Add("status", "created").Add("id", ids...))
+}
+
+func (e *Engine) namedAddresses(ctx context.Context, filters client.Filters) ([]NamedAddress, error) {
+	got, err := e.cli.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: filters})
 	if err != nil {
 		return nil, fmt.Errorf("docker's containers: %w", err)
 	}

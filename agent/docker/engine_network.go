@@ -16,8 +16,9 @@ import (
 type Network struct {
 	ID, Name string
 	Driver   string
-	Subnet   netip.Prefix // the first, if it has any
-	Gateway  netip.Addr   // of that subnet
+	Subnet   netip.Prefix          // the first, if it has any
+	Gateway  netip.Addr            // of that subnet
+	Aux      map[string]netip.Addr // of that subnet: addresses that no container is given
 	Options  map[string]string
 	Labels   map[string]string
 	Created  time.Time
@@ -39,7 +40,7 @@ func (e *Engine) Networks(ctx context.Context) ([]Network, error) {
 func networkOf(n network.Network) Network {
 	out := Network{ID: n.ID, Name: n.Name, Driver: n.Driver, Options: n.Options, Labels: n.Labels, Created: n.Created}
 	if len(n.IPAM.Config) > 0 {
-		out.Subnet, out.Gateway = n.IPAM.Config[0].Subnet, n.IPAM.Config[0].Gateway
+		out.Subnet, out.Gateway, out.Aux = n.IPAM.Config[0].Subnet, n.IPAM.Config[0].Gateway, n.IPAM.Config[0].AuxAddress
 	}
 	return out
 }
@@ -62,6 +63,7 @@ type NetworkSpec struct {
 	Name, Driver string
 	Subnet       netip.Prefix
 	Gateway      netip.Addr
+	Aux          map[string]netip.Addr
 	Options      map[string]string
 	Labels       map[string]string
 }
@@ -70,7 +72,7 @@ type NetworkSpec struct {
 func (e *Engine) CreateNetwork(ctx context.Context, n NetworkSpec) (string, error) {
 	got, err := e.cli.NetworkCreate(ctx, n.Name, client.NetworkCreateOptions{
 		Driver: n.Driver, Options: n.Options, Labels: n.Labels,
-		IPAM: &network.IPAM{Driver: n.Driver, Config: []network.IPAMConfig{{Subnet: n.Subnet, Gateway: n.Gateway}}},
+		IPAM: &network.IPAM{Driver: n.Driver, Config: []network.IPAMConfig{{Subnet: n.Subnet, Gateway: n.Gateway, AuxAddress: n.Aux}}},
 	})
 	if err != nil {
 		return "", fmt.Errorf("make docker network %q: %w", n.Name, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
@@ -42,6 +43,7 @@ type EventKind string
 
 // The kinds.
 const (
+	ContainerMade    EventKind = "container made"
 	ContainerRemoved EventKind = "container removed"
 	ContainerRenamed EventKind = "container renamed"
 	NetworkMade      EventKind = "network made"
@@ -54,7 +56,10 @@ const (
 type WatcherConfig struct {
 	Socket    string // unix socket of dockerd
 	Followers []Follower
-	Logger    *slog.Logger
+	// Slow are followers that may take long. Each has a connection of its own, so that
+	// the others hear of Docker's events meanwhile.
+	Slow   []Follower
+	Logger *slog.Logger
 }
 
 // Watcher tells its followers what goes on in Docker, also what went on while
@@ -71,6 +76,12 @@ func NewWatcher(config WatcherConfig) *Watcher { return &Watcher{config: config}
 // Run watches until ctx ends; then it gives nil. dockerd may be absent, come,
 // go and come again.
 func (w *Watcher) Run(ctx context.Context) error {
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	for _, slow := range w.config.Slow {
+		own := NewWatcher(WatcherConfig{Socket: w.config.Socket, Followers: []Follower{slow}, Logger: w.config.Logger.With("follower", fmt.Sprintf("%T", slow))})
+		beside.Go(func() { _ = own.Run(ctx) }) // it gives nil
+	}
 	pause := 100 * time.Millisecond
 	for {
 		err := w.session(ctx)
@@ -158,6 +169,8 @@ func (w *Watcher) sweep(ctx context.Context, engine *Engine) error {
 func (w *Watcher) tell(ctx context.Context, engine *Engine, m events.Message) error {
 	e := Event{ID: m.Actor.ID}
 	switch {
+	case m.Type == events.ContainerEventType && m.Action == events.ActionCreate:
+		e.Kind = ContainerMade
 	case m.Type == events.ContainerEventType && m.Action == events.ActionDestroy:
 		e.Kind = ContainerRemoved
 	case m.Type == events.ContainerEventType && m.Action == events.ActionRename:

@@ -173,3 +173,46 @@ func TestWatcherEnds(t *testing.T) {
 		t.Fatal("Run does not end with its context")
 	}
 }
+
+// busy is a follower whose sweep lasts until it is told to end.
+type busy struct{ began, end chan struct{} }
+
+func (b busy) Sweep(ctx context.Context, _ *Engine) error {
+	close(b.began)
+	select {
+	case <-b.end:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (busy) Event(context.Context, *Engine, Event) error { return nil }
+
+// TestSlowFollower: one that takes long does not keep Docker's events from the others.
+func TestSlowFollower(t *testing.T) {
+	b := strings.Repeat("b", 64)
+	r := &recorder{endpoints: []api.Endpoint{{ID: b, ContainerName: b, Source: api.SourceDocker}}}
+	slow := busy{make(chan struct{}), make(chan struct{})}
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	d := &daemon{containers: []string{b}, events: make(chan string), gone: make(chan struct{})}
+	d.listen(t, socket)
+	w := NewWatcher(WatcherConfig{
+		Socket: socket, Logger: slog.New(slog.DiscardHandler),
+		Followers: []Follower{NewReleaser(r, slog.New(slog.DiscardHandler))}, Slow: []Follower{slow},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	<-slow.began
+	eventually(t, "b released", func() bool {
+		select {
+		case d.events <- b: // one of the two connections has it
+		default:
+		}
+		return slices.Contains(r.releasedIDs(), b)
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

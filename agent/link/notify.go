@@ -103,8 +103,8 @@ var ourNames = [][]byte{[]byte("socketplane\x00"), []byte(ourChains)}
 const ourChains = "SOCKETPLANE-"
 
 // isOurRule says whether a message of nftables tells of the end of something of
-// ours, or of a rule that somebody put into a table or chain of ours, or where our
-// jump has to come first.
+// ours, of a rule that somebody put into a table or chain of ours or where our jump
+// has to come first, or of a bridge of Docker's.
 func isOurRule(m syscall.NetlinkMessage) bool {
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nl.SizeofNfgenmsg {
 		return false
@@ -112,8 +112,14 @@ func isOurRule(m syscall.NetlinkMessage) bool {
 	switch ipv4 := m.Data[0] == unix.NFPROTO_IPV4; {
 	case m.Header.Type&0xff == unix.NFT_MSG_NEWRULE:
 		return ipv4 && (bytes.Contains(m.Data, ourNames[0]) || comesBefore(nameOf(m, unix.NFTA_RULE_CHAIN)))
-	case m.Header.Type&0xff == unix.NFT_MSG_NEWCHAIN:
-		return ipv4 && nameOf(m, unix.NFTA_CHAIN_NAME) == dockerUserChain
+	case m.Header.Type&0xff == unix.NFT_MSG_NEWCHAIN && ipv4 && nameOf(m, unix.NFTA_CHAIN_NAME) == dockerUserChain:
+		return true
+	}
+	if m.Header.Type&0xff == unix.NFT_MSG_NEWCHAIN || m.Header.Type&0xff == unix.NFT_MSG_DELCHAIN {
+		// A bridge of Docker's has come or gone, see DockersBridges.
+		if m.Data[0] == unix.NFPROTO_IPV4 && bytes.Contains(m.Data, []byte(dockersTable+"\x00")) && bytes.Contains(m.Data, []byte(dockersChain)) {
+			return true
+		}
 	}
 	if !nftGone[m.Header.Type&0xff] {
 		return false

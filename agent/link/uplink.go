@@ -3,11 +3,13 @@ package link
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -88,6 +90,37 @@ func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
 	})
 	up.Subnets = slices.Compact(up.Subnets)
 	return up, nil
+}
+
+// Docker 29 and newer can keep their packet filter in nftables: one table, with a chain
+// for each of Docker's bridges (moby, daemon/libnetwork/drivers/bridge/internal/nftabler).
+const (
+	dockersTable = "docker-bridges"
+	dockersChain = "filter-forward-in__" // + bridge
+)
+
+// DockersBridges lists the bridges for which Docker keeps its packet filter in nftables.
+// Where it is in iptables, or there is no Docker, there are none.
+func (l *Links) DockersBridges(context.Context) ([]string, error) {
+	nft, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) { // a kernel without nftables
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the chains of nftables: %w", err)
+	}
+	var bridges []string
+	for _, c := range chains {
+		if name, ok := strings.CutPrefix(c.Name, dockersChain); ok && c.Table.Name == dockersTable && !isOurs(name) {
+			bridges = append(bridges, name)
+		}
+	}
+	slices.Sort(bridges)
+	return bridges, nil
 }
 
 func isOurs(name string) bool {

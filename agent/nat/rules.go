@@ -52,6 +52,10 @@ type Rules struct {
 	// only since the agent has it forward, as Docker does on such a host. False
 	// leaves the policy alone.
 	DenyForward bool
+	// Bridges are those of Docker's whose packet filter is in nftables, with DenyForward.
+	// There Docker drops what it does not publish, but cannot accept what the policy of
+	// FORWARD drops.
+	Bridges []string
 }
 
 // chain is one of ours: its rules, and where it is jumped to from.
@@ -122,6 +126,15 @@ func (r Rules) chains() ([]chain, error) {
 			return nil, fmt.Errorf("%.40q is no uplink's name", name)
 		}
 	}
+	bridges := slices.Compact(slices.Sorted(slices.Values(r.Bridges)))
+	if !r.DenyForward {
+		bridges = nil
+	}
+	for _, name := range bridges {
+		if !IsUplinkName(name) || strings.HasPrefix(name, prefix) {
+			return nil, fmt.Errorf("%.40q is no bridge's name", name)
+		}
+	}
 	published, err := sanePublished(r.Published)
 	if err != nil {
 		return nil, err
@@ -129,7 +142,7 @@ func (r Rules) chains() ([]chain, error) {
 
 	all := ours()
 	any := prefix + "+" // iptables: every interface that begins so
-	all[0].rules = forwardRules(any, networks, uplinks)
+	all[0].rules = forwardRules(any, networks, uplinks, bridges)
 	if r.DenyForward {
 		all[0].policy = "DROP"
 	}
@@ -208,7 +221,7 @@ func rawRules(any string, networks []Network) []string {
 // forwarded that nobody asked for: a container leaves by an uplink or reaches what
 // is published. The bridges of Docker and others are no uplinks, so what they keep
 // closed stays closed.
-func forwardRules(any string, networks []Network, uplinks []string) []string {
+func forwardRules(any string, networks []Network, uplinks, bridges []string) []string {
 	var rules []string
 	for _, n := range networks {
 		// A container's address on a packet from anywhere else is forged. It would
@@ -230,11 +243,20 @@ func forwardRules(any string, networks []Network, uplinks []string) []string {
 		// Out to the world, also where the policy is DROP.
 		rules = append(rules, "-i "+any+" -o "+name+" -j ACCEPT")
 	}
-	return append(rules,
+	for _, name := range bridges {
+		rules = append(rules, "-i "+any+" -o "+name+" -m conntrack --ctstate DNAT -j ACCEPT")
+	}
+	rules = append(rules,
 		// To a port that Docker, or somebody else, publishes: they decide.
 		"-i "+any+" -m conntrack --ctstate DNAT -j RETURN",
 		"-i "+any+" -j DROP",
 	)
+	for _, name := range bridges {
+		// Docker has decided what reaches its containers, and may not be overruled by a
+		// policy that is there because of us.
+		rules = append(rules, "-i "+name+" -j ACCEPT", "-o "+name+" -j ACCEPT")
+	}
+	return rules
 }
 
 // inputRules keep a network's containers from the gateway addresses of other

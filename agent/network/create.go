@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,11 +26,20 @@ type Spec struct {
 	Name    string
 	Subnet  netip.Prefix // the zero Prefix: any that is free
 	Gateway netip.Addr   // the zero Addr: the subnet's first host address
+	Dynamic netip.Prefix // see Record; the zero Prefix: all of the subnet, or as an existing network has it
 	// AllowMetadata: see Record. Without it, too, an existing network that allows it is given.
 	AllowMetadata bool
 	ByDocker      bool            // see Record; an existing network stays what it is
 	Docker        *api.DockerSpec // with what Docker's user made it; nil: with nothing
 	DryRun        bool            // only say what would be made; the record has no VLAN then
+}
+
+// aux are the addresses that Docker's user keeps from the network's endpoints.
+func (s Spec) aux() map[string]netip.Addr {
+	if s.Docker == nil {
+		return nil
+	}
+	return s.Docker.Aux
 }
 
 func (s Spec) check() error {
@@ -46,6 +56,14 @@ func (s Spec) check() error {
 			return err
 		}
 	}
+	if s.Dynamic != (netip.Prefix{}) {
+		if s.Subnet == (netip.Prefix{}) {
+			return api.Errorf(api.CodeInvalid, "network %q: a range of dynamic addresses needs a subnet; give both", s.Name)
+		}
+		if _, err := api.ParseRange(s.Dynamic.String(), s.Subnet); err != nil {
+			return err
+		}
+	}
 	switch {
 	case !s.Gateway.IsValid():
 		return nil
@@ -57,7 +75,7 @@ func (s Spec) check() error {
 	return nil
 }
 
-// Create makes a network. The same name with the same subnet, gateway and
+// Create makes a network. The same name with the same subnet, gateway, range and
 // AllowMetadata, or with none, gives the existing network and false.
 // Errors: ErrExists, ErrOverlap, ErrNoSubnet, ErrNoVLAN, ErrBadRecord, an
 // *api.Error for a wrong name or subnet, and those of the store.
@@ -100,7 +118,9 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 		case err != nil && e.Key == Key(name):
 			return Record{}, false, err
 		case err != nil:
-			m.log.Warn("network record is left alone", "network", strings.TrimPrefix(e.Key, NetworksPrefix), "err", err)
+			if m.left.news(e.Key, e.Version) {
+				m.log.Warn("network record is left alone", "network", strings.TrimPrefix(e.Key, NetworksPrefix), "err", err)
+			}
 			if p, ok := salvage(e.Value); ok {
 				taken = append(taken, occupied{prefix: p, network: strings.TrimPrefix(e.Key, NetworksPrefix)})
 			}
@@ -110,10 +130,12 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 			return Record{}, false, refuse(ErrExists, "network %q exists with subnet %s; choose another name, or omit the subnet to use it as it is", name, rec.Subnet)
 		case rec.ID == name && spec.Gateway.IsValid() && spec.Gateway != rec.Gateway:
 			return Record{}, false, refuse(ErrExists, "network %q exists with gateway %s; choose another name, or omit the gateway to use it as it is", name, rec.Gateway)
+		case rec.ID == name && spec.Dynamic.IsValid() && spec.Dynamic != rec.Dynamic:
+			return Record{}, false, refuse(ErrExists, "network %q exists and %s; choose another name, or omit the range to use it as it is", name, rec.dynamic())
 		case rec.ID == name && spec.AllowMetadata && !rec.AllowMetadata:
 			return Record{}, false, refuse(ErrExists, "network %q exists and keeps its containers from the cloud's metadata; choose another name, or leave allow-metadata out to use it as it is", name)
 		case rec.ID == name:
-			return rec, false, nil
+			return rec, false, m.sameAux(ctx, rec, spec.aux())
 		default:
 			taken = append(taken, occupied{prefix: rec.Subnet, network: rec.ID})
 			vlans[rec.VLAN] = true
@@ -126,9 +148,13 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 	if subnet, err = m.place(ctx, name, subnet, append(taken, reserved...)); err != nil {
 		return Record{}, false, err
 	}
-	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway, AllowMetadata: spec.AllowMetadata, ByDocker: spec.ByDocker}
+	rec := Record{ID: name, Subnet: subnet, Gateway: spec.Gateway, Dynamic: spec.Dynamic, AllowMetadata: spec.AllowMetadata, ByDocker: spec.ByDocker}
 	if !rec.Gateway.IsValid() {
 		rec.Gateway = subnet.Addr().Next()
+	}
+	kept, err := m.keepAux(ctx, rec, spec.aux())
+	if err != nil {
+		return Record{}, false, err
 	}
 	if spec.DryRun {
 		return rec, false, nil
@@ -142,7 +168,7 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 	if err != nil {
 		return Record{}, false, err
 	}
-	if err := m.put(ctx, rec, append(append(gone, bump), dockers...)); err != nil {
+	if err := m.put(ctx, rec, slices.Concat(gone, []state.Op{bump}, dockers, kept)); err != nil {
 		return Record{}, false, err
 	}
 	stored, err := m.Get(ctx, name) // for its version

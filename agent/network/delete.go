@@ -127,13 +127,26 @@ func (m *Manager) mark(ctx context.Context, rec Record, deleting bool) (Record, 
 	return rec, nil
 }
 
+// UsedElsewhere gives an InUseError when another host has endpoints on the network.
+func (m *Manager) UsedElsewhere(ctx context.Context, name string) error {
+	return m.inUseBut(ctx, name, m.host)
+}
+
 // inUse gives an InUseError when any host has endpoints on the network. A key
 // counts, whatever its value says.
 func (m *Manager) inUse(ctx context.Context, name string) error {
+	return m.inUseBut(ctx, name, "")
+}
+
+// inUseBut is inUse without what one host has.
+func (m *Manager) inUseBut(ctx context.Context, name, host string) error {
 	prefix := EndpointsKey(name, "")
 	entries, err := m.store.List(ctx, prefix)
 	if err != nil {
 		return fmt.Errorf("delete network %q: %w", name, err)
+	}
+	if host != "" {
+		entries = slices.DeleteFunc(entries, func(e state.Entry) bool { return e.Key == prefix+host })
 	}
 	if len(entries) == 0 {
 		return nil

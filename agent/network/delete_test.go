@@ -45,6 +45,22 @@ func TestDeleteDockers(t *testing.T) {
 	})
 }
 
+// TestUsedElsewhere: what this host has on a network is not elsewhere.
+func TestUsedElsewhere(t *testing.T) {
+	eachStore(t, func(t *testing.T, store state.Store) {
+		m := onHost(store, "h1")
+		mustCreate(t, m, "web", "10.6.0.0/16")
+		set(t, store, network.EndpointsKey("web", "h1"), `{"version":1,"endpoints":[{}]}`)
+		if err := m.UsedElsewhere(t.Context(), "web"); err != nil {
+			t.Errorf("by this host alone: %v", err)
+		}
+		set(t, store, network.EndpointsKey("web", "h2"), `{"version":1,"endpoints":[{},{}]}`)
+		if err := m.UsedElsewhere(t.Context(), "web"); !errors.Is(err, network.ErrInUse) || !strings.Contains(err.Error(), "2 endpoints on host h2;") {
+			t.Errorf("by another: %v", err)
+		}
+	})
+}
+
 func TestDelete(t *testing.T) {
 	eachStore(t, func(t *testing.T, store state.Store) {
 		m := network.New(network.Config{Store: store})

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/ipam"
 )
 
 // DockersPrefix is where the options and labels lie with which a user of Docker made a
@@ -16,6 +20,18 @@ import (
 const DockersPrefix = state.Prefix + "docker-networks/" // + name
 
 func dockersKey(name string) string { return DockersPrefix + name }
+
+// auxPrefix begins the names of options of ours that stand for addresses that no
+// endpoint is given (--aux-address). They are options because releases that do not know
+// them leave out an option that they do not know, and keep the rest.
+const auxPrefix = "com.docker.network.socketplane.aux-address." // + Docker's name of the address
+
+// networksOwner begins the owner, in ipam, of an address that a network keeps from its
+// endpoints. It is in the place of a host's id, and no host's.
+const networksOwner = "network/" // + address
+
+// KeepsAddress says whether an owner of an address is its network.
+func KeepsAddress(owner string) bool { return strings.HasPrefix(owner, networksOwner) }
 
 // dockersValue is such a value. The subnet tells a network from an earlier one of its
 // name: a release that does not know the key leaves it behind.
@@ -45,10 +61,15 @@ func (m *Manager) DockerSpec(ctx context.Context, name string, subnet netip.Pref
 	}
 	spec := api.DockerSpec{Options: v.Options, Labels: v.Labels}
 	if err == nil {
+		err = readAux(&spec, v.Subnet)
+	}
+	if err == nil {
 		err = spec.Check()
 	}
 	if err != nil {
-		m.log.Warn("options and labels of a Docker network are left alone", "network", name, "err", &BadRecordError{Key: e.Key, Cause: err})
+		if m.left.news(e.Key, e.Version) {
+			m.log.Warn("options and labels of a Docker network are left alone", "network", name, "err", &BadRecordError{Key: e.Key, Cause: err})
+		}
 		return api.DockerSpec{}, nil
 	}
 	if v.Subnet != subnet {
@@ -65,15 +86,111 @@ func (m *Manager) dockersOps(ctx context.Context, rec Record, spec *api.DockerSp
 		return nil, fmt.Errorf("network %q: options of Docker: %w", rec.ID, err)
 	}
 	there := err == nil
-	if spec == nil || len(spec.Options)+len(spec.Labels) == 0 {
+	if spec == nil || len(spec.Options)+len(spec.Labels)+len(spec.Aux) == 0 {
 		if there {
 			return []state.Op{{Kind: state.OpDelete, Key: e.Key, Version: e.Version}}, nil
 		}
 		return nil, nil
 	}
-	value, err := encode(rec.ID, dockersValue{Version: layout, Subnet: rec.Subnet, Options: spec.Options, Labels: spec.Labels})
+	value, err := encode(rec.ID, dockersValue{Version: layout, Subnet: rec.Subnet, Options: withAux(*spec), Labels: spec.Labels})
 	if err != nil {
 		return nil, err
 	}
 	return []state.Op{{Kind: state.OpCAS, Key: dockersKey(rec.ID), Value: value, Version: e.Version}}, nil
+}
+
+// withAux gives the options of a specification as they are stored.
+func withAux(spec api.DockerSpec) map[string]string {
+	if len(spec.Aux) == 0 {
+		return spec.Options
+	}
+	options := map[string]string{}
+	maps.Copy(options, spec.Options)
+	for name, addr := range spec.Aux {
+		options[auxPrefix+name] = addr.String()
+	}
+	return options
+}
+
+// readAux is the inverse of withAux.
+func readAux(spec *api.DockerSpec, subnet netip.Prefix) error {
+	options := map[string]string{}
+	for key, value := range spec.Options {
+		name, ok := strings.CutPrefix(key, auxPrefix)
+		if !ok {
+			options[key] = value
+			continue
+		}
+		addr, err := netip.ParseAddr(value)
+		if err != nil || !subnet.Contains(addr) {
+			return fmt.Errorf("%.40q is no address of %s", value, subnet)
+		}
+		if spec.Aux == nil {
+			spec.Aux = map[string]netip.Addr{}
+		}
+		spec.Aux[name] = addr
+	}
+	if len(spec.Aux) > 0 {
+		spec.Options = options
+	}
+	return nil
+}
+
+// checkAux refuses addresses that a network cannot keep from its endpoints.
+func checkAux(name string, aux map[string]netip.Addr, subnet netip.Prefix, gateway netip.Addr) error {
+	for _, addr := range aux {
+		switch {
+		case !isHostAddress(subnet, addr):
+			return api.Errorf(api.CodeInvalid, "network %q: %s (--aux-address) is no host address of %s", name, addr, subnet)
+		case addr == gateway:
+			return api.Errorf(api.CodeInvalid, "network %q: %s (--aux-address) is its gateway; leave it out", name, addr)
+		}
+	}
+	return nil
+}
+
+// keepAux gives the operations by which a new network has its addresses kept from its
+// endpoints, on every host and by every release.
+func (m *Manager) keepAux(ctx context.Context, rec Record, aux map[string]netip.Addr) ([]state.Op, error) {
+	if len(aux) == 0 {
+		return nil, nil
+	}
+	if err := checkAux(rec.ID, aux, rec.Subnet, rec.Gateway); err != nil {
+		return nil, err
+	}
+	owners := map[netip.Addr]string{}
+	for _, addr := range aux {
+		owners[addr] = networksOwner + addr.String()
+	}
+	// Late writes of an earlier network of the subnet may be there.
+	entries, err := m.store.List(ctx, ipam.Prefix(rec.Subnet))
+	if err != nil {
+		return nil, fmt.Errorf("network %q: read the addresses of %s: %w", rec.ID, rec.Subnet, err)
+	}
+	host := m.host
+	if host == "" {
+		host = strings.TrimSuffix(networksOwner, "/")
+	}
+	ops, err := ipam.Keep(ipam.Pool{Subnet: rec.Subnet, Gateway: rec.Gateway}, host, owners, entries)
+	if err != nil {
+		return nil, fmt.Errorf("network %q: keep the addresses of --aux-address: %w", rec.ID, err)
+	}
+	return ops, nil
+}
+
+// sameAux refuses addresses that a network which exists does not keep from its endpoints.
+func (m *Manager) sameAux(ctx context.Context, rec Record, aux map[string]netip.Addr) error {
+	if len(aux) == 0 {
+		return nil
+	}
+	has, err := m.DockerSpec(ctx, rec.ID, rec.Subnet)
+	if err != nil {
+		return err
+	}
+	for _, addr := range slices.SortedFunc(maps.Values(aux), netip.Addr.Compare) {
+		if !has.Keeps(addr) {
+			return refuse(ErrExists, "network %q exists and does not keep %s (--aux-address); choose another name, or leave the address out to use it as it is", rec.ID, addr)
+		}
+	}
+	return nil
 }

@@ -50,6 +50,7 @@ type Manager struct {
 	host   string
 	life   string // of this Manager, see reservation
 	alive  func(ctx context.Context) (map[string]bool, error)
+	left   leftAlone
 }
 
 // New makes a Manager.

@@ -1,8 +1,8 @@
 // Package network owns the networks of the cluster: their records, their
 // subnets, VLANs and VNIs in the store. It creates, finds and deletes them such
 // that two hosts never disagree and no network goes while an endpoint is on it.
-// It never touches a switch, an interface or an address, and keeps nothing in
-// memory between calls.
+// It never touches a switch or an interface. In memory it keeps only which bad values
+// it has logged.
 package network
 
 import (
@@ -48,6 +48,9 @@ type Record struct {
 	Gateway netip.Addr
 	VLAN    int
 	VNI     uint32
+	// Dynamic is the part of the subnet from which endpoints get an address that ask for
+	// none by name; the zero Prefix: all of it.
+	Dynamic netip.Prefix
 	// AllowMetadata lets its endpoints reach link-local addresses, where clouds
 	// have their metadata service.
 	AllowMetadata bool
@@ -73,6 +76,9 @@ type recordValue struct {
 
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
 	ByDocker      bool `json:"by_docker,omitempty"`
+	// Releases that do not know Dynamic refuse a record with it, and so the network: they
+	// would give addresses from outside. A record without it is the same for all.
+	Dynamic netip.Prefix `json:"dynamic,omitzero"`
 }
 
 // vlanValue is the value of a VLAN's key.
@@ -116,6 +122,11 @@ func Decode(entry state.Entry) (Record, error) {
 	if _, err := api.ParseSubnet(v.Subnet.String()); err != nil {
 		return bad(err)
 	}
+	if v.Dynamic != (netip.Prefix{}) {
+		if _, err := api.ParseRange(v.Dynamic.String(), v.Subnet); err != nil {
+			return bad(err)
+		}
+	}
 	switch {
 	case !isHostAddress(v.Subnet, v.Gateway):
 		return bad(fmt.Errorf("gateway %s is no host address of %s", v.Gateway, v.Subnet))
@@ -126,7 +137,7 @@ func Decode(entry state.Entry) (Record, error) {
 	}
 	return Record{
 		ID: v.ID, Subnet: v.Subnet, Gateway: v.Gateway, VLAN: v.VLAN, VNI: v.VNI,
-		AllowMetadata: v.AllowMetadata, ByDocker: v.ByDocker, Deleting: v.Deleting, Version: entry.Version,
+		Dynamic: v.Dynamic, AllowMetadata: v.AllowMetadata, ByDocker: v.ByDocker, Deleting: v.Deleting, Version: entry.Version,
 	}, nil
 }
 
@@ -136,10 +147,18 @@ func isHostAddress(subnet netip.Prefix, addr netip.Addr) bool {
 	return subnet.Contains(addr) && addr != subnet.Addr() && subnet.Contains(addr.Next())
 }
 
+// dynamic says from where dynamic addresses come.
+func (r Record) dynamic() string {
+	if r.Dynamic.IsValid() {
+		return fmt.Sprintf("gives dynamic addresses from %s", r.Dynamic)
+	}
+	return "gives dynamic addresses from all of its subnet"
+}
+
 func (r Record) encode() ([]byte, error) {
 	return encode(r.ID, recordValue{
 		Version: layout, ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI,
-		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Deleting: r.Deleting,
+		Dynamic: r.Dynamic, AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Deleting: r.Deleting,
 	})
 }
 

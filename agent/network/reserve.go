@@ -80,7 +80,9 @@ func (m *Manager) reservations(ctx context.Context) (valid, void []reservation, 
 		r, err := decodeReservation(e)
 		switch {
 		case err != nil:
-			m.log.Warn("reservation of a subnet is left alone", "err", err)
+			if m.left.news(e.Key, e.Version) {
+				m.log.Warn("reservation of a subnet is left alone", "err", err)
+			}
 		case m.ours(r), r.Host != m.host && alive[r.Host]:
 			valid = append(valid, r)
 		default:

@@ -26,6 +26,8 @@ type agent struct {
 	busy      map[uint16]bool // host ports that are taken
 	block     bool            // never answer
 	stall     time.Duration   // how long a call takes, whatever its context says
+	taken     string          // an address that cannot be held
+	elsewhere bool            // other hosts have endpoints on every network
 
 	mu       sync.Mutex // of what calls change
 	networks []api.Network
@@ -88,7 +90,17 @@ func (a *agent) CreateNetwork(_ context.Context, req api.CreateNetworkRequest) (
 	return n, nil
 }
 
+func (a *agent) UsedElsewhere(_ context.Context, id string) error {
+	if a.elsewhere {
+		return api.Errorf(api.CodeInUse, "network %q is in use on h2", id)
+	}
+	return nil
+}
+
 func (a *agent) DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error {
+	if err := a.UsedElsewhere(ctx, id); err != nil {
+		return err
+	}
 	if n, err := a.Network(ctx, id); err != nil || !n.ByDocker || n.Subnet != subnet {
 		return errors.Join(err, api.Errorf(api.CodeInUse, "network %q stays", id))
 	}
@@ -131,6 +143,9 @@ func (a *agent) Hold(_ context.Context, req api.HoldRequest) (api.Hold, error) {
 	}
 	if req.Network != "foo" && req.Network != "web" {
 		return api.Hold{}, api.Errorf(api.CodeNotFound, "no network %q", req.Network)
+	}
+	if req.IP != "" && req.IP == a.taken {
+		return api.Hold{}, api.Errorf(api.CodeConflict, "address %s is taken", req.IP)
 	}
 	ip := "10.6.0.2"
 	if req.IP != "" {

@@ -24,6 +24,8 @@ type Service interface {
 	// DeleteDockersNetwork deletes a network that was made through Docker, with
 	// this subnet; another of the name stays, with an error.
 	DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error
+	// UsedElsewhere fails while other hosts have endpoints on a network.
+	UsedElsewhere(ctx context.Context, id string) error
 	// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a
 	// network that Docker is making, against every host of the cluster.
 	ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error)
@@ -69,16 +71,17 @@ func (d *Driver) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /Plugin.Activate", serve(d, activate))
 	// Not here: AllocateNetwork and FreeNetwork, which Docker calls of drivers of
-	// global scope, and GwAllocCheck, of those whose capabilities name it.
+	// global scope.
 	for name, h := range map[string]http.Handler{
 		"GetCapabilities":             serve(d, networkCapabilities),
 		"CreateNetwork":               serve(d, d.createNetwork),
+		"GwAllocCheck":                serve(d, gatewayCheck),
 		"DeleteNetwork":               serve(d, d.deleteNetwork),
 		"CreateEndpoint":              serve(d, d.createEndpoint),
 		"EndpointOperInfo":            serve(d, operInfo),
 		"DeleteEndpoint":              serve(d, d.deleteEndpoint),
 		"Join":                        serve(d, d.join),
-		"Leave":                       serve(d, nothing[anything]),
+		"Leave":                       serve(d, d.leave),
 		"ProgramExternalConnectivity": serve(d, d.publish),
 		"RevokeExternalConnectivity":  serve(d, d.unpublish),
 		"DiscoverNew":                 serve(d, nothing[anything]),

@@ -83,6 +83,7 @@ const detachPatience = time.Second
 func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRef) (empty, error) {
 	ctx, cancel := context.WithTimeout(ctx, detachPatience)
 	defer cancel()
+	d.takePortsBack(ctx, req.EndpointID)
 	err := d.Service.Detach(ctx, req.EndpointID)
 	if err != nil && !final(err) {
 		d.owed.add(req.EndpointID)

@@ -30,6 +30,8 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 		if _, ours := d.known.network(e.ID); ours {
 			d.joined.add(e.Container)
 		}
+	case docker.ContainerMade:
+		d.kept.created(e.ID)
 	case docker.ContainerRenamed:
 		d.joined.add(e.ID)
 		d.kept.look() // a stopped container has joined nothing
@@ -44,6 +46,7 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 // address that a stopped container asked for by name stays.
 func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	d.soon()
+	d.kept.createdUnseen()
 	endpoints, err := d.Service.Endpoints(ctx)
 	if err != nil {
 		return fmt.Errorf("list endpoints: %w", err)
@@ -58,6 +61,9 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 		d.doubted = nil
 		return nil
 	}
+	// Between the agent's list and Docker's: an endpoint that is in the first one and not
+	// in the making any more has joined by now, and Docker lists it before that.
+	making := d.known.allInTheMaking()
 	known, containers, err := d.dockersEndpoints(ctx, engine)
 	if err != nil {
 		return err
@@ -76,13 +82,16 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			if e.ContainerID == e.ID && containers[e.ID] != "" {
 				d.joined.add(containers[e.ID])
 			}
-		case !d.known.inTheMaking(e.ID) && named.has(e):
+		case !d.doubted[e.ID] && named.on(e):
+			doubted[e.ID] = true // its container says that it has the endpoint
+		case !e.Attached && d.kept.ended(e.ID) && named.has(e):
+		case !making[e.ID] && named.has(e):
 			if err := d.Service.Detach(ctx, e.ID); err != nil {
 				return fmt.Errorf("detach what Docker does not know: %w", err)
 			}
 			d.kept.name(e.ID)
 			d.kept.end(e.ID)
-		case e.Attached || d.doubted[e.ID] || !d.known.inTheMaking(e.ID):
+		case e.Attached || d.doubted[e.ID] || !making[e.ID]:
 			if err := d.Service.Release(ctx, e.ID); err != nil {
 				return fmt.Errorf("release what Docker does not know: %w", err)
 			}

@@ -1,7 +1,9 @@
 package driver
 
 import (
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -87,5 +89,46 @@ func TestSweepDoubtEnds(t *testing.T) {
 	there.mu.Unlock()
 	if err := d.Sweep(t.Context(), engine); err == nil || len(a.asked) != 0 {
 		t.Errorf("%v; asked %q", err, a.asked)
+	}
+}
+
+// joining lets an endpoint join its container while Docker is asked for its lists, as
+// soon as the first of them has been read.
+type joining struct {
+	*dockerd
+	join func()
+}
+
+func (j *joining) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	j.dockerd.ServeHTTP(w, r)
+	if strings.HasSuffix(r.URL.Path, "/networks/n1") && j.join != nil {
+		j.join()
+		j.join = nil
+	}
+}
+
+// TestSweepJoining: an endpoint that joins its container while a sweep asks Docker is
+// left alone. Docker's list was read before it was in it.
+func TestSweepJoining(t *testing.T) {
+	for name, list := range map[string][]map[string]any{
+		"its address was asked for by name": {asks("c", "fixed", "web", "10.6.0.9", "e")},
+		"its address is dynamic":            nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &agent{networks: []api.Network{aNetwork("web", "10.6.0.0/24")}, endpoints: []api.Endpoint{driven("e", "10.6.0.9", false)}}
+			d := newTestDriver(a)
+			d.known.begun("e")
+			there := &joining{dockerd: aKeptDockerd()}
+			there.list = list
+			there.join = func() {
+				call(t, d.Handler(), "NetworkDriver.Join", `{"NetworkID":"n1","EndpointID":"e","SandboxKey":"/x"}`)
+			}
+			if err := d.Sweep(t.Context(), serveDocker(t, there)); err != nil {
+				t.Fatal(err)
+			}
+			if want := []string{"attach e /x true"}; !slices.Equal(a.asked, want) {
+				t.Errorf("asked %q, want %q", a.asked, want)
+			}
+		})
 	}
 }

@@ -25,10 +25,17 @@ type kept struct {
 	asks  map[netip.Prefix]bool // addresses, with the subnet's length, that no endpoint has come for yet
 	named map[string]bool       // endpoints; true: Docker has given the address back
 	wake  chan struct{}
+	all   bool                           // look at every container: some may have been made unseen
+	made  map[string]bool                // containers that Docker has just made
+	begin chan struct{}                  // receives when made grows
+	busy  map[netip.Prefix]chan struct{} // addresses that somebody asks the agent for; closed when that ends
 }
 
 func newKept() *kept {
-	return &kept{asks: map[netip.Prefix]bool{}, named: map[string]bool{}, wake: make(chan struct{}, 1)}
+	return &kept{
+		asks: map[netip.Prefix]bool{}, named: map[string]bool{}, wake: make(chan struct{}, 1),
+		made: map[string]bool{}, begin: make(chan struct{}, 1), busy: map[netip.Prefix]chan struct{}{},
+	}
 }
 
 // asked says that Docker was given an address that it asked for by name.
@@ -122,11 +129,17 @@ func (k *kept) forget(endpoint string) {
 	delete(k.named, endpoint)
 }
 
+// namedAddress is an address that a container asks for by name.
+type namedAddress struct {
+	docker.NamedAddress
+	cluster segment // its network
+}
+
 // namedAddresses are the addresses that Docker's containers ask for by name, by
 // network of the cluster and address, with the endpoint that has it now, if any.
-type namedAddresses map[string]docker.NamedAddress
+type namedAddresses map[string]namedAddress
 
-func (n namedAddresses) find(e api.Endpoint) (docker.NamedAddress, bool) {
+func (n namedAddresses) find(e api.Endpoint) (namedAddress, bool) {
 	c, ok := n[e.Network+"/"+e.IP.String()]
 	return c, ok
 }
@@ -138,33 +151,49 @@ func (n namedAddresses) has(e api.Endpoint) bool {
 	return ok && (c.Endpoint == "" || c.Endpoint == e.ID)
 }
 
+// on says whether a container that asks for the address of an endpoint by name is on
+// that endpoint.
+func (n namedAddresses) on(e api.Endpoint) bool {
+	c, ok := n.find(e)
+	return ok && c.Endpoint == e.ID
+}
+
 func (d *Driver) namedAddresses(ctx context.Context, engine *docker.Engine) (namedAddresses, error) {
 	list, err := engine.NamedAddresses(ctx)
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	return byNetwork(ctx, engine, list)
+}
+
+// byNetwork tells on which networks of the cluster addresses are.
+func byNetwork(ctx context.Context, engine *docker.Engine, list []docker.NamedAddress) (namedAddresses, error) {
+	if len(list) == 0 {
+		return nil, nil
 	}
 	networks, err := engine.Networks(ctx)
 	if err != nil {
 		return nil, err
 	}
-	clusters := map[string]string{} // Docker's id or name of a network -> network of the cluster
+	clusters := map[string]segment{} // Docker's id or name of a network -> network of the cluster
 	for _, n := range networks {
 		if n.Driver == docker.DriverName {
-			clusters[n.ID], clusters[n.Name] = n.StandsFor(), n.StandsFor()
+			s := segment{n.StandsFor(), n.Subnet}
+			clusters[n.ID], clusters[n.Name] = s, s
 		}
 	}
 	named := namedAddresses{}
 	for _, c := range list {
-		network, ok := clusters[c.Network]
+		s, ok := clusters[c.Network]
 		if !ok {
-			network, ok = clusters[c.NetworkID]
+			s, ok = clusters[c.NetworkID]
 		}
 		if !ok {
 			continue
 		}
-		key := network + "/" + c.IP.String()
+		key := s.network + "/" + c.IP.String()
 		if old, twice := named[key]; !twice || old.Endpoint == "" { // of two that want it, the one that runs has it
-			named[key] = c
+			named[key] = namedAddress{c, s}
 		}
 	}
 	return named, nil
@@ -253,8 +282,9 @@ func (d *Driver) keptAs(ctx context.Context, network, address string) string {
 }
 
 // releaseKept gives back what is kept on a network that a user removes: Docker
-// removes a network although stopped containers name it. A network that was not made
-// through Docker stays, and so does what is kept there.
+// removes a network although stopped containers name it. A network that stays keeps
+// what is kept there: one that was not made through Docker, and one that anything else
+// is on, here or on another host.
 func (d *Driver) releaseKept(ctx context.Context, s segment) error {
 	n, err := d.Service.Network(ctx, s.network)
 	if err != nil || !n.ByDocker || n.Subnet != s.subnet {
@@ -264,14 +294,27 @@ func (d *Driver) releaseKept(ctx context.Context, s segment) error {
 	if err != nil {
 		return err
 	}
+	var kept []string
 	for _, e := range endpoints {
-		if e.Network != s.network || e.Attached || !d.kept.ended(e.ID) {
-			continue
+		switch {
+		case e.Network != s.network:
+		case e.Attached || !d.kept.ended(e.ID):
+			return nil // as above
+		default:
+			kept = append(kept, e.ID)
 		}
-		if err := d.Service.Release(ctx, e.ID); err != nil {
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	if err := d.Service.UsedElsewhere(ctx, s.network); err != nil {
+		return err
+	}
+	for _, id := range kept {
+		if err := d.Service.Release(ctx, id); err != nil {
 			return err
 		}
-		d.kept.forget(e.ID)
+		d.kept.forget(id)
 	}
 	return nil
 }

@@ -254,12 +254,22 @@ func (r *registry) deletesLate(s segment) (end func(), ok bool) {
 	return r.deletes(s.network), true
 }
 
-// listed takes the ids in Docker's list. A user's network that is in it is no
-// longer in the making.
-func (r *registry) listed(ids map[string]bool) {
+// listed takes the ids in Docker's list, and when it was asked for. A user's network
+// that is in it is no longer in the making. One that waits for its name, and has not
+// come into the list in its time, never will: Docker died before it wrote it down.
+func (r *registry) listed(ids map[string]bool, asked time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
+	for id, w := range r.pending {
+		switch {
+		case ids[id]:
+			w.until = now.Add(pendingTime)
+			r.pending[id] = w
+		case w.until.Before(asked):
+			delete(r.pending, id)
+		}
+	}
 	for network, e := range r.users {
 		if ids[e.id] {
 			delete(r.users, network)
@@ -287,6 +297,14 @@ func (r *registry) setCompared() {
 	default:
 		close(r.compared)
 	}
+}
+
+// young says whether a Docker network was made so shortly before this life of the
+// driver, or since, that an earlier life may have died between Docker's call and its event.
+func (r *registry) young(created time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return created.After(r.began.Add(-youth))
 }
 
 // leaving says whether Docker is deleting the Docker network of a network: it is not

@@ -28,6 +28,7 @@ type modelCluster struct {
 
 	mu       sync.Mutex
 	networks map[string]api.Network
+	kept     []netip.Prefix // reserved subnets, as last told
 }
 
 func (c *modelCluster) Networks(context.Context) ([]api.Network, error) {
@@ -93,7 +94,14 @@ func (c *modelCluster) DockerSpec(context.Context, string, netip.Prefix) (api.Do
 	return api.DockerSpec{}, nil
 }
 
-func (c *modelCluster) KeepSubnets(context.Context, []netip.Prefix) error { return nil }
+func (c *modelCluster) KeepSubnets(_ context.Context, subnets []netip.Prefix) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept = subnets
+	return nil
+}
+
+func (c *modelCluster) UsedElsewhere(context.Context, string) error { return nil }
 
 func (c *modelCluster) Endpoints(context.Context) ([]api.Endpoint, error) { return nil, nil }
 
@@ -265,7 +273,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 				// One that still waits for its name is made after this, and another life
 				// of the driver takes a young one for such.
 				_, bound := w.life().known.network(there.id)
-				if there.name == n && (!bound || len(there.options) == 0 && time.Since(there.created) < youth) {
+				if there.name == n && (!bound || len(there.options) == 0 && w.life().known.young(there.created)) {
 					t.Skip()
 				}
 			}
@@ -434,6 +442,7 @@ func (r *registry) age(by time.Duration) {
 	for id, since := range r.missing {
 		r.missing[id] = since.Add(-by)
 	}
+	r.began = r.began.Add(-by)
 }
 
 // idle says whether all that was begun has ended.

@@ -19,9 +19,9 @@ type networkRequest struct {
 
 type ipamData struct {
 	AddressSpace string
-	Pool         string                     // CIDR
-	Gateway      string                     // with the subnet's length
-	AuxAddresses map[string]json.RawMessage // reserved for others
+	Pool         string            // CIDR
+	Gateway      string            // with the subnet's length
+	AuxAddresses map[string]string // by the user's names; with the subnet's length
 }
 
 // Keys of a network's options.
@@ -59,7 +59,11 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 	case ours != "":
 		return empty{}, d.adopt(ctx, req.NetworkID, ours, w)
 	case name == "":
-		return empty{}, d.known.await(req.NetworkID, w)
+		if err := d.known.await(req.NetworkID, w); err != nil {
+			return empty{}, err
+		}
+		time.AfterFunc(syncRetry, d.lookForNames)
+		return empty{}, nil
 	}
 	w.given.Options = map[string]string{}
 	for k, v := range generic {
@@ -99,9 +103,9 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 	// stays away from other hosts.
 	if err := w.given.Check(); err != nil {
 		d.Logger.Warn("a docker network's options and labels are kept from the other hosts", "network", name, "err", err)
-	} else {
-		req.Docker = &w.given
+		w.given = api.DockerSpec{Aux: w.given.Aux}
 	}
+	req.Docker = &w.given
 	if err := d.known.awaitDeletion(ctx, name); err != nil {
 		return err
 	}
@@ -117,19 +121,16 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 }
 
 func readWish(req networkRequest) (wish, error) {
+	if err := checkKind(req.Options); err != nil {
+		return wish{}, err
+	}
 	switch {
-	case string(req.Options[optionIPv4]) == "false":
-		return wish{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv4=false")
 	case len(req.IPv6Data) > 0:
 		return wish{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv6 and IPv6 subnets")
 	case len(req.IPv4Data) != 1:
 		return wish{}, api.Errorf(api.CodeInvalid, "a network has one subnet, not %d", len(req.IPv4Data))
 	case req.IPv4Data[0].AddressSpace != addressSpace:
 		return wish{}, api.Errorf(api.CodeInvalid, "Docker's own addresses are each host's and would be given twice; add --ipam-driver %s", docker.DriverName)
-	case len(req.IPv4Data[0].AuxAddresses) > 0:
-		return wish{}, api.Errorf(api.CodeInvalid, "--aux-address cannot be used; give what needs the address a name with: socketplane connect --ip")
-	case string(req.Options[optionInternal]) == "true":
-		return wish{}, api.Errorf(api.CodeInvalid, "--internal cannot be used: every network reaches the outside; leave it out")
 	}
 	subnet, err := api.ParseSubnet(req.IPv4Data[0].Pool)
 	if err != nil {
@@ -142,7 +143,64 @@ func readWish(req networkRequest) (wish, error) {
 	if err := checkGateway(gateway.Addr(), subnet); err != nil {
 		return wish{}, err
 	}
-	return wish{subnet: subnet, gateway: gateway.Addr()}, nil
+	w := wish{subnet: subnet, gateway: gateway.Addr()}
+	w.given.Aux, err = readAux(req.IPv4Data[0].AuxAddresses, subnet, gateway.Addr())
+	return w, err
+}
+
+// readAux reads the addresses that a network keeps from its containers.
+func readAux(given map[string]string, subnet netip.Prefix, gateway netip.Addr) (map[string]netip.Addr, error) {
+	if len(given) == 0 {
+		return nil, nil
+	}
+	aux := map[string]netip.Addr{}
+	for name, text := range given {
+		addr, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, api.Errorf(api.CodeInvalid, "--aux-address %.40q is no address of %s", text, subnet)
+		}
+		if err := checkAux(addr.Addr(), subnet); err != nil {
+			return nil, err
+		}
+		if addr.Addr() == gateway {
+			return nil, api.Errorf(api.CodeInvalid, "--aux-address %s is the network's gateway; leave it out", gateway)
+		}
+		aux[name] = addr.Addr()
+	}
+	return aux, api.DockerSpec{Aux: aux}.Check()
+}
+
+// checkAux refuses what no container can have anyway.
+func checkAux(addr netip.Addr, subnet netip.Prefix) error {
+	switch {
+	case !subnet.Contains(addr):
+		return api.Errorf(api.CodeInvalid, "--aux-address %s is not in %s", addr, subnet)
+	case addr == subnet.Addr() || !subnet.Contains(addr.Next()):
+		return api.Errorf(api.CodeInvalid, "--aux-address %s is the network or broadcast address of %s; leave it out", addr, subnet)
+	}
+	return nil
+}
+
+type gatewayQuestion struct{ Options map[string]json.RawMessage }
+
+// gatewaySkips says for which family Docker need not choose a gateway.
+type gatewaySkips struct{ SkipIPv4, SkipIPv6 bool }
+
+// gatewayCheck: every network has a gateway, and that is IPv4. A network that could have
+// none is refused before Docker asks for a subnet.
+func gatewayCheck(_ context.Context, req gatewayQuestion) (gatewaySkips, error) {
+	return gatewaySkips{SkipIPv6: true}, checkKind(req.Options)
+}
+
+// checkKind refuses what no network can be.
+func checkKind(options map[string]json.RawMessage) error {
+	switch {
+	case string(options[optionIPv4]) == "false":
+		return api.Errorf(api.CodeInvalid, "networks are IPv4; leave out --ipv4=false")
+	case string(options[optionInternal]) == "true":
+		return api.Errorf(api.CodeInvalid, "--internal cannot be used: every network reaches the outside; leave it out")
+	}
+	return nil
 }
 
 type networkRef struct{ NetworkID string }
@@ -220,6 +278,14 @@ func (d *Driver) deleteLate(s segment) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	return d.deleteFromCluster(ctx, s)
+}
+
+// lookForNames has the networks compared while one waits for its name: Docker's event,
+// which tells it sooner, may be held up.
+func (d *Driver) lookForNames() {
+	if d.known.waiting() {
+		d.soon()
+	}
 }
 
 // soon has the networks compared.

@@ -132,6 +132,22 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		}
 		return answerAddress(gateway, subnet), nil
 	}
+	ip, _ := netip.ParseAddr(req.Address) // none: a dynamic one
+	if ip.IsValid() && d.reserved.has(subnet) && !d.known.anyAwaited(subnet) {
+		// Of a network that Docker makes, which no container can be on. The network's
+		// creation keeps the address.
+		if err := checkAux(ip, subnet); err != nil {
+			return addressAnswer{}, err
+		}
+		return answerAddress(ip, subnet), nil
+	}
+	if ip.IsValid() {
+		unlock, err := d.kept.lock(ctx, netip.PrefixFrom(ip, subnet.Bits()))
+		if err != nil {
+			return addressAnswer{}, err
+		}
+		defer unlock()
+	}
 	var held api.Hold
 	err = d.onNetwork(ctx, subnet, func(network string) (err error) {
 		ask := api.HoldRequest{Network: network, IP: req.Address, From: d.keptAs(ctx, network, req.Address)}
@@ -139,6 +155,14 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 			ask.Range = within.String()
 		}
 		held, err = d.Service.Hold(ctx, ask)
+		if api.CodeOf(err) == api.CodeConflict && ip.IsValid() {
+			// Docker asks for such an address when it makes the network of one that is
+			// there. A container that asks for it is refused when its endpoint is made.
+			if spec, specErr := d.Service.DockerSpec(ctx, network, subnet); specErr == nil && spec.Keeps(ip) {
+				held, err = api.Hold{}, nil
+				return nil
+			}
+		}
 		if err != nil || subnet.Contains(held.IP) {
 			return err
 		}
@@ -147,6 +171,9 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 	})
 	if err != nil {
 		return addressAnswer{}, err
+	}
+	if !held.IP.IsValid() {
+		return answerAddress(ip, subnet), nil
 	}
 	if ctx.Err() != nil { // Docker has given up, and gives nothing back
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
@@ -198,8 +225,8 @@ func (d *Driver) onNetwork(ctx context.Context, subnet netip.Prefix, f func(netw
 				return f(n.ID)
 			}
 		}
-		if !d.known.anyAwaited(subnet) { // Docker asks for more than a gateway before it makes the network
-			return api.Errorf(api.CodeInvalid, "no network has subnet %s yet; --aux-address cannot be used: keep an address with socketplane connect --ip", subnet)
+		if !d.known.anyAwaited(subnet) {
+			return api.Errorf(api.CodeInvalid, "no network has subnet %s; see: socketplane network list", subnet)
 		}
 		select {
 		case <-grown:

@@ -175,6 +175,27 @@ func (d *Driver) publishOneOf(ctx context.Context, id string, ports []api.PortMa
 	return nil, fmt.Errorf("no port of the range up to %d is free", last)
 }
 
+type leaveRequest struct{ endpointRef }
+
+// leave takes back the ports of an endpoint whose container leaves it. Docker asks for
+// that before (RevokeExternalConnectivity), but not where it has found the container
+// running at its own start (live-restore).
+func (d *Driver) leave(ctx context.Context, req leaveRequest) (empty, error) {
+	d.takePortsBack(ctx, req.EndpointID)
+	return empty{}, nil
+}
+
+// takePortsBack takes back what an endpoint has published yet. Docker goes on whatever
+// comes of it, and the ports lead nowhere once the endpoint is detached.
+func (d *Driver) takePortsBack(ctx context.Context, endpoint string) {
+	if len(d.chosen(ctx, endpoint)) == 0 {
+		return
+	}
+	if _, err := d.unpublish(ctx, endpointRef{EndpointID: endpoint}); err != nil {
+		d.Logger.Warn("published ports are not taken back yet", "endpoint", endpoint, "err", err)
+	}
+}
+
 // unpublish takes them back; an endpoint that is gone has none.
 func (d *Driver) unpublish(ctx context.Context, req endpointRef) (empty, error) {
 	_, err := d.Service.Publish(ctx, req.EndpointID, nil)

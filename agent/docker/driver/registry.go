@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type registry struct {
 	pools    map[netip.Prefix]string  // subnet -> network, as last seen
 	unjoined map[string]bool          // endpoints in the making
 	changed  chan struct{}            // closed and replaced when bound grows
+	began    time.Time                // this life of the driver
 	compared chan struct{}            // closed when Docker's list has been read once
 	ended    chan struct{}            // closed and replaced when one of deleting ends
 }
@@ -40,7 +42,7 @@ type wish struct {
 	subnet  netip.Prefix
 	gateway netip.Addr
 	given   api.DockerSpec
-	until   time.Time // when Docker has long told its name, if it ever will
+	until   time.Time // when Docker has long listed it, if it ever will
 }
 
 func newRegistry() *registry {
@@ -48,6 +50,7 @@ func newRegistry() *registry {
 		bound: map[string]segment{}, pending: map[string]wish{}, entering: map[string]chan struct{}{}, removed: map[string]time.Time{},
 		missing: map[string]time.Time{}, removing: map[string]bool{}, deleting: map[string]int{}, users: map[string]expectation{}, unjoined: map[string]bool{},
 		pools: map[netip.Prefix]string{}, changed: make(chan struct{}), compared: make(chan struct{}), ended: make(chan struct{}),
+		began: time.Now(),
 	}
 }
 
@@ -108,19 +111,25 @@ func (r *registry) await(id string, w wish) error {
 	return nil
 }
 
+// awaited gives what a network asks for that waits for its name. However long that
+// lasts: who tells the name may be held up, and the cluster may be away. See listed.
 func (r *registry) awaited(id string) (wish, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w, ok := r.pending[id]
-	if ok && time.Now().After(w.until) { // Docker died before it wrote the network down
-		delete(r.pending, id)
-		return wish{}, false
-	}
 	return w, ok
 }
 
-// pendingTime is how long a network waits for its name.
+// pendingTime is how long a network that is not in Docker's list keeps its subnet while
+// it waits for its name.
 const pendingTime = 30 * time.Second
+
+// waiting says whether any network waits for its name.
+func (r *registry) waiting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.pending) > 0
+}
 
 // anyAwaited says whether a network of a subnet waits for its name.
 func (r *registry) anyAwaited(subnet netip.Prefix) bool {
@@ -155,6 +164,13 @@ func (r *registry) inTheMaking(endpoint string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.unjoined[endpoint]
+}
+
+// allInTheMaking lists the endpoints that Docker makes just now.
+func (r *registry) allInTheMaking() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.unjoined)
 }
 
 // has says whether Docker here has the network of a subnet.

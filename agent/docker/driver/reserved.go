@@ -62,6 +62,15 @@ func (d *Driver) reserve(ctx context.Context, subnet netip.Prefix) (netip.Prefix
 	return got, nil
 }
 
+// has says whether a subnet is reserved for a network that Docker makes and that is not
+// in the cluster yet.
+func (r *reserved) has(subnet netip.Prefix) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.until[subnet]
+	return ok
+}
+
 // unreserve gives a subnet up, the next time that networks are compared.
 func (d *Driver) unreserve(subnet netip.Prefix) {
 	d.reserved.mu.Lock()
@@ -81,7 +90,7 @@ func (d *Driver) keepReserved(ctx context.Context) error {
 	r.mu.Lock()
 	now := time.Now()
 	for subnet, until := range r.until {
-		if now.After(until) {
+		if now.After(until) && !d.known.anyAwaited(subnet) {
 			delete(r.until, subnet)
 			r.changed = true
 		}

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -40,7 +43,7 @@ func (c choosing) Networks(ctx context.Context) ([]api.Network, error) {
 }
 
 func (c choosing) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest) (api.Network, error) {
-	spec := network.Spec{Name: req.ID, ByDocker: req.ByDocker, DryRun: req.DryRun}
+	spec := network.Spec{Name: req.ID, ByDocker: req.ByDocker, DryRun: req.DryRun, Docker: req.Docker}
 	if req.Subnet != "" {
 		spec.Subnet = netip.MustParsePrefix(req.Subnet)
 	}
@@ -186,4 +189,55 @@ func TestSubnetHere(t *testing.T) {
 	if said, _ := answer["Err"].(string); status == http.StatusOK || !strings.Contains(said, `is that of network "foo"`) {
 		t.Errorf("%d %v", status, answer)
 	}
+}
+
+// silent is a dockerd that answers nothing.
+type silent struct{}
+
+func (silent) RoundTrip(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// TestReservedWithoutDocker: what is reserved for a network that Docker was making is
+// free after its time, also where Docker never answers again. So is what an earlier
+// life of the agent has reserved.
+func TestReservedWithoutDocker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := statetest.New()
+		catalog := func() *network.Manager { return network.New(network.Config{Store: store, Host: "h1"}) }
+		if _, err := catalog().Reserve(t.Context(), netip.MustParsePrefix("10.7.0.0/24")); err != nil {
+			t.Fatal(err)
+		}
+		d := newTestDriver(nil)
+		d.Service = choosing{&agent{}, catalog()}
+		call(t, d.Handler(), "IpamDriver.RequestPool", `{"Pool":"10.6.0.0/24"}`)
+		engine, err := docker.DialOver(silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); d.follow(ctx, engine) }()
+		reserved := func() (keys []string) {
+			list, err := store.List(t.Context(), network.ReservationsPrefix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range list {
+				keys = append(keys, strings.TrimPrefix(e.Key, network.ReservationsPrefix))
+			}
+			return keys
+		}
+		time.Sleep(reserveTime / 2)
+		if got := reserved(); !slices.Equal(got, []string{"10.6.0.0-24"}) {
+			t.Errorf("while Docker may still make it: %q", got)
+		}
+		time.Sleep(reserveTime/2 + syncTimeout + 2*syncRetry)
+		if got := reserved(); len(got) != 0 {
+			t.Errorf("after its time: %q", got)
+		}
+		cancel()
+		<-ended
+	})
 }

@@ -21,8 +21,8 @@ const (
 	syncRetry = time.Second
 	// syncTimeout bounds one comparison; making a network calls us back.
 	syncTimeout = 30 * time.Second
-	// youth is how long a Docker network of a user's may wait to enter the
-	// cluster: the agent may have died between Docker's call and its event.
+	// youth is how long before the driver's life a Docker network of a user's may have
+	// been made that has yet to enter the cluster, see young.
 	youth = 30 * time.Second
 )
 
@@ -34,10 +34,17 @@ func (d *Driver) Run(ctx context.Context) error {
 		return err
 	}
 	defer engine.Close() //nolint:errcheck // the program ends
+	d.follow(ctx, engine)
+	return nil
+}
+
+// follow is Run with a dockerd.
+func (d *Driver) follow(ctx context.Context, engine *docker.Engine) {
 	var beside sync.WaitGroup
 	beside.Go(func() { d.describe(ctx, engine) })
 	beside.Go(func() { d.payOwed(ctx) })
 	beside.Go(func() { d.keep(ctx, engine) })
+	beside.Go(func() { d.keepCreated(ctx, engine) })
 	defer beside.Wait()
 	var said string
 	for ctx.Err() == nil {
@@ -51,9 +58,11 @@ func (d *Driver) Run(ctx context.Context) error {
 			d.Logger.Info("docker's networks are as they should be")
 			said = ""
 		}
+		if d.known.waiting() { // Docker's list tells its name as well as the event
+			wait = syncRetry
+		}
 		d.await(ctx, wait)
 	}
-	return nil
 }
 
 // await waits for a reason to compare.
@@ -72,10 +81,17 @@ func (d *Driver) await(ctx context.Context, wait time.Duration) {
 func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
+	errs := []error{d.keepReserved(ctx)} // first: Docker may not answer
+	asked := time.Now()
 	there, err := engine.Networks(ctx)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
+	ids := map[string]bool{}
+	for _, dn := range there {
+		ids[dn.ID] = true
+	}
+	d.known.listed(ids, asked)
 	// Should Docker have two of one network, a user's stays, and the older one.
 	slices.SortFunc(there, func(a, b docker.Network) int {
 		if a.ByAgent() != b.ByAgent() { // a user goes by the id of his own
@@ -90,7 +106,7 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	// cluster by the time it is in Docker's list, or it still waits for its name.
 	networks, err := d.Service.Networks(ctx)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	bySubnet := map[netip.Prefix]api.Network{}
 	pools := map[netip.Prefix]string{}
@@ -98,12 +114,6 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		bySubnet[n.Subnet], pools[n.Subnet] = n, n.ID
 	}
 	d.known.setPools(pools)
-	ids := map[string]bool{}
-	for _, dn := range there {
-		ids[dn.ID] = true
-	}
-	d.known.listed(ids)
-	errs := []error{d.keepReserved(ctx)}
 	present := map[string]bool{}
 	names := map[string]string{} // of Docker's networks -> driver
 	for _, dn := range there {
@@ -196,6 +206,7 @@ func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, e
 			spec.Options[docker.OptionNetwork] = n.ID
 		}
 		maps.Copy(spec.Labels, given.Labels)
+		spec.Aux = given.Aux
 	}
 	spec.Labels[docker.LabelAgent] = "true"
 	return spec, nil
@@ -206,7 +217,7 @@ func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, e
 func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.Network) error {
 	w, awaited := d.known.awaited(dn.ID)
 	_, bound := d.known.network(dn.ID) // it was in the cluster, and is not any more
-	if !awaited && !bound && !dn.ByAgent() && dn.Options[docker.OptionNetwork] == "" && time.Since(dn.Created) < youth {
+	if !awaited && !bound && !dn.ByAgent() && dn.Options[docker.OptionNetwork] == "" && d.known.young(dn.Created) {
 		w, awaited = wish{subnet: dn.Subnet, gateway: dn.Gateway}, true
 	}
 	if awaited {
@@ -238,7 +249,7 @@ func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Ne
 // known. One that cannot be is taken out of Docker again.
 func (d *Driver) named(ctx context.Context, engine *docker.Engine, dn docker.Network, w wish) error {
 	id, network := dn.ID, docker.ClusterName(dn.Name)
-	w.given = api.DockerSpec{Options: dn.Options, Labels: dn.Labels}
+	w.given = api.DockerSpec{Options: dn.Options, Labels: dn.Labels, Aux: dn.Aux}
 	entered, ok, err := d.known.enters(ctx, id)
 	if err != nil || !ok {
 		return err

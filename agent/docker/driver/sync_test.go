@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -65,7 +66,17 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		whole["Containers"] = list
 		_ = json.NewEncoder(w).Encode(whole)
 	case r.Method == http.MethodGet && path == "containers/json":
-		_ = json.NewEncoder(w).Encode(append([]map[string]any{}, d.list...))
+		var filters struct{ ID, Status map[string]bool }
+		_ = json.Unmarshal([]byte(r.URL.Query().Get("filters")), &filters)
+		list := []map[string]any{}
+		for _, c := range d.list {
+			id, _ := c["Id"].(string)
+			state, _ := c["State"].(string)
+			if (len(filters.ID) == 0 || filters.ID[id]) && (len(filters.Status) == 0 || filters.Status[state]) {
+				list = append(list, c)
+			}
+		}
+		_ = json.NewEncoder(w).Encode(list)
 	case r.Method == http.MethodGet && strings.HasPrefix(path, "containers/"):
 		id := strings.TrimSuffix(strings.TrimPrefix(path, "containers/"), "/json")
 		networks := map[string]any{"web": map[string]string{"EndpointID": d.containers[id]}}
@@ -74,24 +85,38 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.asked = append(d.asked, "remove "+strings.TrimPrefix(path, "networks/"))
 		w.WriteHeader(http.StatusNoContent)
 	case r.Method == http.MethodPost && path == "networks/create":
-		var req struct{ Name string }
+		var req struct {
+			Name string
+			IPAM struct {
+				Config []struct{ AuxiliaryAddresses map[string]string }
+			}
+		}
 		_ = json.NewDecoder(r.Body).Decode(&req)
-		d.asked = append(d.asked, "make "+req.Name)
+		asked := "make " + req.Name
+		if len(req.IPAM.Config) > 0 && len(req.IPAM.Config[0].AuxiliaryAddresses) > 0 {
+			asked += fmt.Sprint(" ", req.IPAM.Config[0].AuxiliaryAddresses)
+		}
+		d.asked = append(d.asked, asked)
 		_, _ = w.Write([]byte(`{"Id":"new"}`))
 	default:
 		http.NotFound(w, r)
 	}
 }
 
-// engine serves until the test ends.
 func (d *dockerd) engine(t *testing.T) *docker.Engine {
+	t.Helper()
+	return serveDocker(t, d)
+}
+
+// serveDocker has Docker's API answered until the test ends.
+func serveDocker(t *testing.T, answers http.Handler) *docker.Engine {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "docker.sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: d}
+	server := &http.Server{Handler: answers}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close() })
 	engine, err := docker.Dial("unix://" + socket)

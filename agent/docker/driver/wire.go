@@ -50,8 +50,11 @@ func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, erro
 		method := strings.TrimPrefix(r.URL.Path, "/")
 		var req Req
 		err := decode(http.MaxBytesReader(w, r.Body, maxBody), &req)
-		if _, ok := any(req).(anything); ok && errors.Is(err, errEmpty) {
-			err = nil
+		switch any(req).(type) {
+		case anything, leaveRequest: // there is nothing that Docker would do otherwise
+			if errors.Is(err, errEmpty) {
+				err = nil
+			}
 		}
 		var resp Resp
 		if err == nil {
@@ -158,12 +161,15 @@ func activate(context.Context, anything) (activation, error) {
 	return activation{Implements: []string{"NetworkDriver", "IpamDriver"}}, nil
 }
 
-type networkScope struct{ Scope, ConnectivityScope string }
+type networkScope struct {
+	Scope, ConnectivityScope string
+	GwAllocChecker           bool // Docker 28 and newer ask GwAllocCheck
+}
 
 // networkCapabilities: each dockerd keeps its networks itself (a global scope
 // would want a Swarm), and they reach beyond the host.
 func networkCapabilities(context.Context, anything) (networkScope, error) {
-	return networkScope{Scope: "local", ConnectivityScope: "global"}, nil
+	return networkScope{Scope: "local", ConnectivityScope: "global", GwAllocChecker: true}, nil
 }
 
 type ipamNeeds struct{ RequiresMACAddress, RequiresRequestReplay bool }

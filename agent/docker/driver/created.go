@@ -1,0 +1,213 @@
+package driver
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/docker"
+)
+
+// A container that was made with --ip and has never run keeps its address as well
+// (docker create, Compose). Docker tells the driver nothing of it before its start, but
+// its list of containers says what it asks for. An endpoint without an interface, whose
+// id is no endpoint's of Docker's, keeps the address until the start.
+
+const (
+	// createdPause is how long a new container is left to Docker: docker run starts it
+	// at once, and then Docker itself asks for the address.
+	createdPause = 500 * time.Millisecond
+	// createdMost bounds the new containers that are looked at together. The sweep finds others.
+	createdMost = 1024
+)
+
+// created has a container looked at that Docker has just made.
+func (k *kept) created(container string) {
+	if api.CheckEndpointID(container) != nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.made) < createdMost {
+		k.made[container] = true
+	}
+	select {
+	case k.begin <- struct{}{}:
+	default:
+	}
+}
+
+// createdUnseen has every container looked at.
+func (k *kept) createdUnseen() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.all = true
+	select {
+	case k.begin <- struct{}{}:
+	default:
+	}
+}
+
+func (k *kept) takeCreated() (all bool, ids []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all, ids = k.all, slices.Sorted(maps.Keys(k.made))
+	k.all = false
+	clear(k.made)
+	return all, ids
+}
+
+// lock waits until nobody else asks the agent for an address by name.
+func (k *kept) lock(ctx context.Context, addr netip.Prefix) (unlock func(), err error) {
+	for {
+		k.mu.Lock()
+		busy, is := k.busy[addr]
+		if !is {
+			mine := make(chan struct{})
+			k.busy[addr] = mine
+			k.mu.Unlock()
+			return func() {
+				k.mu.Lock()
+				defer k.mu.Unlock()
+				delete(k.busy, addr)
+				close(mine)
+			}, nil
+		}
+		k.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, api.Errorf(api.CodeUnavailable, "address %s is being asked for by another container; try again", addr.Addr())
+		}
+	}
+}
+
+// awaits says whether Docker has been given an address that no endpoint has come for yet.
+func (k *kept) awaits(addr netip.Prefix) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.asks[addr]
+}
+
+// keep says that an endpoint keeps an address that Docker has not asked for.
+func (k *kept) keep(endpoint string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.named) < keptMost {
+		k.named[endpoint] = true
+	}
+	k.lookLocked() // its container may be gone by now
+}
+
+// keepCreated keeps the addresses of containers that are made, until ctx ends.
+func (d *Driver) keepCreated(ctx context.Context, engine *docker.Engine) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.kept.begin:
+		}
+		pause := time.NewTimer(createdPause)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return
+		case <-pause.C:
+		}
+		if err := d.lookAtCreated(ctx, engine); err != nil && ctx.Err() == nil {
+			// The next sweep tries again.
+			d.Logger.Warn("it is not known whether new containers ask for addresses", "err", err)
+		}
+	}
+}
+
+func (d *Driver) lookAtCreated(ctx context.Context, engine *docker.Engine) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	all, ids := d.kept.takeCreated()
+	ask := func() ([]docker.NamedAddress, error) { return engine.NamedAddressesOf(ctx, ids) }
+	if all {
+		ask = func() ([]docker.NamedAddress, error) { return engine.NamedAddresses(ctx) }
+	}
+	list, err := ask()
+	if err != nil {
+		return err
+	}
+	named, err := byNetwork(ctx, engine, list)
+	if err != nil {
+		return err
+	}
+	return d.keepNamed(ctx, named)
+}
+
+// keepNamed keeps the addresses that containers ask for which have no endpoint. It fails
+// while the agent has no answer.
+func (d *Driver) keepNamed(ctx context.Context, named namedAddresses) error {
+	for _, key := range slices.Sorted(maps.Keys(named)) {
+		c := named[key]
+		if c.Endpoint != "" || !c.cluster.subnet.Contains(c.IP) {
+			continue
+		}
+		if err := d.keepForStart(ctx, c); api.CodeOf(err) == api.CodeUnavailable {
+			return err
+		} else if err != nil {
+			// Its user is told when the container starts.
+			d.Logger.Debug("the address of a container that has never run is not kept", "container", c.Container, "network", c.cluster.network, "ip", c.IP, "err", err)
+		}
+	}
+	return nil
+}
+
+// keepForStart keeps an address, unless an endpoint here has it, or is about to.
+func (d *Driver) keepForStart(ctx context.Context, c namedAddress) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	addr := netip.PrefixFrom(c.IP, c.cluster.subnet.Bits())
+	unlock, err := d.kept.lock(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if d.kept.awaits(addr) {
+		return nil
+	}
+	endpoints, err := d.Service.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		if e.Network == c.cluster.network && e.IP == c.IP {
+			return nil
+		}
+	}
+	// Held first: an address that Docker was just given for another container is not taken
+	// from that one.
+	if _, err := d.Service.Hold(ctx, api.HoldRequest{Network: c.cluster.network, IP: c.IP.String()}); err != nil {
+		return err
+	}
+	id := createdID(c)
+	_, err = d.Service.Reserve(ctx, api.ReserveRequest{
+		ID: id, Network: c.cluster.network, IP: c.IP.String(), Source: api.SourceDriver, ContainerID: c.Container, ContainerName: c.Name,
+	})
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		_ = d.Service.Unhold(undo, c.cluster.network, c.IP.String()) // else it is over within a minute
+		return err
+	}
+	d.kept.keep(id)
+	d.Logger.Info("the address of a container that has never run is kept", "container", c.Container, "container_name", c.Name, "network", c.cluster.network, "ip", c.IP)
+	return nil
+}
+
+// createdID is the id of the endpoint that keeps an address. It depends on nothing else,
+// as several containers may ask for the same one.
+func createdID(c namedAddress) string {
+	sum := sha256.Sum256([]byte(c.cluster.network + "/" + c.IP.String()))
+	return "created-" + hex.EncodeToString(sum[:16])
+}
