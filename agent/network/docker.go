@@ -11,6 +11,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 	"github.com/socketplane/socketplane/ipam"
 )
 
@@ -56,9 +57,7 @@ func (m *Manager) DockerSpec(ctx context.Context, name string, subnet netip.Pref
 		return api.DockerSpec{}, fmt.Errorf("network %q: options of Docker: %w", name, err)
 	}
 	var v dockersValue
-	if err = decode(e.Value, &v); err == nil && v.Version != layout {
-		err = fmt.Errorf("layout version %d is not %d", v.Version, layout)
-	}
+	err = stored.Read(e.Value, layout, &v)
 	spec := api.DockerSpec{Options: v.Options, Labels: v.Labels}
 	if err == nil {
 		err = readAux(&spec, v.Subnet)
