@@ -185,6 +185,7 @@ type Agent struct {
 	planes     keyLocks                 // one at a time brings the data plane to what it should be
 	publishers map[string]*publisher    // network -> writer of our list
 	foreign    map[string]foreignWrites // network -> of lists that have no writer any more
+	dropped    droppedWrites            // of those that foreign has no room for
 	pubMu      sync.Mutex
 
 	networks chan struct{} // see NetworksChanged

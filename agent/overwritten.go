@@ -86,7 +86,8 @@ func (a *Agent) overwritten() []api.Overwritten {
 		count, last := a.Membership.Overwritten()
 		add(cluster.HostsPrefix+a.id, count, last)
 	}
-	for id, f := range a.foreignLists() {
+	lists, dropped := a.foreignLists()
+	for id, f := range lists {
 		add(network.EndpointsKey(id, a.id), f.count, f.last)
 	}
 	record := cluster.HostsPrefix + a.id
@@ -99,20 +100,13 @@ func (a *Agent) overwritten() []api.Overwritten {
 		}
 		return cmp.Or(y.Last.Compare(x.Last), strings.Compare(x.Key, y.Key))
 	})
-	rest := api.Overwritten{}
-	if len(list) > maxOverwritten {
-		for _, o := range list[maxOverwritten:] {
-			rest.Count += o.Count
-			if o.Last.After(rest.Last) {
-				rest.Last = o.Last
-			}
-		}
-		rest.Key = fmt.Sprintf("%s* (%d more)", network.EndpointsPrefix, len(list)-maxOverwritten)
-		list = list[:maxOverwritten]
+	for _, o := range list[min(maxOverwritten, len(list)):] {
+		dropped.add(foreignWrites{o.Count, o.Last})
 	}
+	list = list[:min(maxOverwritten, len(list))]
 	slices.SortFunc(list, func(x, y api.Overwritten) int { return strings.Compare(x.Key, y.Key) })
-	if rest.Count > 0 {
-		list = append(list, rest)
+	if dropped.count > 0 {
+		add(fmt.Sprintf("%s* (%d more)", network.EndpointsPrefix, dropped.lists), dropped.count, dropped.last)
 	}
 	return list
 }

@@ -107,7 +107,7 @@ func TestWritesInALoop(t *testing.T) {
 	for i := range rounds {
 		h.writeNetwork("foo", "192.0.2.0/24", 10001, "") // in use: it stays, with a word
 		h.put(network.EndpointsKey("foo", selfID), fmt.Sprintf(`{"version":1,"endpoints":[],"x%d":0}`, i))
-		h.put(network.EndpointsKey("foo", peerID), fmt.Sprintf(`{"version":1,"endpoints":[],"x%d":0}`, i)) // cannot be decoded, for another reason each time
+		h.put(network.EndpointsKey("foo", peerID), fmt.Sprintf(`{"version":1,"endpoints":"x%d"}`, i)) // cannot be decoded, for another reason each time
 		h.put(network.EndpointsKey(fmt.Sprintf("stray%d", i), selfID), peerList)
 		for _, part := range []string{partNetworks, partEndpoints} {
 			snap, err := h.store.Wait(t.Context(), part, 0)

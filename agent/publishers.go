@@ -11,6 +11,20 @@ type foreignWrites struct {
 	last  time.Time
 }
 
+// droppedWrites is the sum of counts that are not kept by network any more.
+type droppedWrites struct {
+	foreignWrites
+	lists int
+}
+
+func (d *droppedWrites) add(f foreignWrites) {
+	d.lists++
+	d.count += f.count
+	if f.last.After(d.last) {
+		d.last = f.last
+	}
+}
+
 // maxForeign bounds the counts that are kept of networks that are not used here:
 // whoever writes our lists can choose among all names.
 const maxForeign = 64
@@ -83,12 +97,14 @@ func (a *Agent) forgetPublishers() {
 				oldest = id
 			}
 		}
+		a.dropped.add(a.foreign[oldest])
 		delete(a.foreign, oldest)
 	}
 }
 
-// foreignLists says how often somebody else wrote which list of ours, by network.
-func (a *Agent) foreignLists() map[string]foreignWrites {
+// foreignLists says how often somebody else wrote which list of ours, by network, and
+// how often all those whose counts were dropped.
+func (a *Agent) foreignLists() (map[string]foreignWrites, droppedWrites) {
 	a.pubMu.Lock()
 	defer a.pubMu.Unlock()
 	all := make(map[string]foreignWrites, len(a.foreign)+len(a.publishers))
@@ -100,5 +116,5 @@ func (a *Agent) foreignLists() map[string]foreignWrites {
 			all[id] = foreignWrites{all[id].count + count, last}
 		}
 	}
-	return all
+	return all, a.dropped
 }
