@@ -173,6 +173,7 @@ type Agent struct {
 	compare    atomic.Bool              // the next run reads the switch's flows too
 	nat        *coalescer               // applies the packet filter's rules
 	claimed    map[string]uint64        // while loading: networks whose addresses are looked at, with the record's version
+	reaping    atomic.Bool              // dead hosts are being taken out of the store
 	reclaim    atomic.Bool              // the next pass looks whether our addresses are still ours
 	busy       atomic.Bool              // a pass of converge left out who was being changed
 	publishers map[string]*publisher    // network -> writer of our list
