@@ -166,6 +166,7 @@ type Agent struct {
 	linger   time.Duration // see lingerTime
 	doubt    time.Duration // see doubtTime
 	making   time.Duration // see inTheMaking
+	standby  time.Duration // see standbyTime
 	ways     ways          // to the peers, as the userspace datapath was told
 
 	forgetful  atomic.Bool              // the switch was restarted and must be told the ways anew
@@ -218,6 +219,7 @@ func New(cfg Config) (*Agent, error) {
 		linger:     lingerTime,
 		doubt:      doubtTime,
 		making:     inTheMaking,
+		standby:    standbyTime,
 		notes:      map[string]string{},
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},

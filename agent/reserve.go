@@ -88,6 +88,10 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 	if err := a.publish(ctx, l.Network); err != nil {
 		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
+	if !l.Attached {
+		l.since = time.Now() // it is about to be
+		a.table.put(l)
+	}
 	a.joinSoon(r, l.ID)
 	return a.shown(l, r), nil
 }
