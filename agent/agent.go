@@ -162,6 +162,7 @@ type Agent struct {
 	segments *segments     // the networks used here
 	holds    *holds        // addresses that wait for their endpoint
 	names    keyLocks      // one attach or detach at a time for an endpoint, by the name of its port
+	macs     sync.Mutex    // held while a MAC address is looked for and given
 	errands  *errands      // what goes on after a call has returned
 	linger   time.Duration // see lingerTime
 	doubt    time.Duration // see doubtTime

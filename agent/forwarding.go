@@ -39,15 +39,12 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 	var claims []claim
 	for hostID, list := range a.view.remotes(r.ID) {
 		for _, ep := range list {
-			// An address that is no endpoint's would be answered for by ARP and
-			// drawn away from whoever has it.
-			if ep.Attached && tunnels[hostID] > 0 && usableIn(r.Subnet, r.Gateway, ep.IP) {
+			if ep.Attached && tunnels[hostID] > 0 {
 				claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep})
 			}
 		}
 	}
-	var news []string
-	s.Remote, news = a.contests.settle(r.ID, claims, s.Local, a.hostName)
+	s, news := a.contests.settle(r.ID, claims, s, a.hostName)
 	for _, sentence := range news {
 		a.Logger.Warn("left alone: "+oneLine(sentence), "network", r.ID)
 	}
