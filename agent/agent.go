@@ -167,10 +167,12 @@ type Agent struct {
 	segments *segments     // the networks used here
 	holds    *holds        // addresses that wait for their endpoint
 	names    keyLocks      // one attach or detach at a time for an endpoint, by the name of its port
+	macs     sync.Mutex    // held while a MAC address is looked for and given
 	errands  *errands      // what goes on after a call has returned
 	linger   time.Duration // see lingerTime
 	doubt    time.Duration // see doubtTime
 	making   time.Duration // see inTheMaking
+	standby  time.Duration // see standbyTime
 	ways     ways          // to the peers, as the userspace datapath was told
 
 	forgetful  atomic.Bool              // the switch was restarted and must be told the ways anew
@@ -180,6 +182,7 @@ type Agent struct {
 	nat        *coalescer               // applies the packet filter's rules
 	compareNAT atomic.Bool              // the next run looks at the rules that are there
 	claimed    map[string]uint64        // while loading: networks whose addresses are looked at, with the record's version
+	reaping    atomic.Bool              // dead hosts are being taken out of the store
 	reclaim    atomic.Bool              // the next pass looks whether our addresses are still ours
 	skipped    atomic.Uint64            // how often somebody was left out who was being changed
 	planes     keyLocks                 // one at a time brings the data plane to what it should be
@@ -228,6 +231,7 @@ func New(cfg Config) (*Agent, error) {
 		linger:     lingerTime,
 		doubt:      doubtTime,
 		making:     inTheMaking,
+		standby:    standbyTime,
 		notes:      map[string]string{},
 		blocked:    map[string]bool{},
 		publishers: map[string]*publisher{},

@@ -29,11 +29,18 @@ type claim struct {
 	missed   bool // it has vanished from the host's list, a moment ago
 }
 
-// settle gives the remote endpoints of a network that are programmed: each address
-// and each MAC once. What is attached here stands before all, then what was
-// programmed before, then the older tunnel, and last what has vanished a moment ago.
-// The sentences name who lost.
-func settle(claims []claim, local []ovs.Local, before map[netip.Addr]holder, name func(string) string) ([]ovs.Remote, map[netip.Addr]holder, []string) {
+// Who has an address that is no endpoint's on another host.
+const (
+	thisHost   = "this host"
+	theGateway = "the gateway"
+)
+
+// settle decides who has which address and which MAC on a network, each of them once.
+// The gateway stands before all, then what is attached here, then what was programmed
+// before, then the older tunnel, and last what has vanished a moment ago. This is the one place where that is decided: package
+// ovs leaves out what is ambiguous still, and nobody would be told. The sentences name
+// who lost.
+func settle(claims []claim, seg ovs.Segment, before map[netip.Addr]holder, name func(string) string) (ovs.Segment, map[netip.Addr]holder, []string) {
 	was := func(c claim) int {
 		switch {
 		case c.missed:
@@ -44,42 +51,67 @@ func settle(claims []claim, local []ovs.Local, before map[netip.Addr]holder, nam
 		return 1
 	}
 	slices.SortFunc(claims, func(x, y claim) int {
-		return cmp.Or(cmp.Compare(was(x), was(y)), cmp.Compare(x.ofport, y.ofport), x.endpoint.IP.Compare(y.endpoint.IP))
+		return cmp.Or(cmp.Compare(was(x), was(y)), cmp.Compare(x.ofport, y.ofport), x.endpoint.IP.Compare(y.endpoint.IP), strings.Compare(x.endpoint.ID, y.endpoint.ID))
 	})
-	ips, macs := map[netip.Addr]string{}, make(map[string]string, len(claims)) // to who has it
-	for _, l := range local {
-		ips[l.IP], macs[l.MAC] = "this host", "this host"
-	}
-	var remotes []ovs.Remote
+	ips, macs := map[netip.Addr]string{seg.Gateway: theGateway}, make(map[string]string, len(claims)+1) // to who has it
+	macs[seg.GatewayMAC] = theGateway
 	var lost []string
+	lose := func(format string, args ...any) {
+		if len(lost) < maxVerdictNotes {
+			lost = append(lost, fmt.Sprintf(format, args...))
+		}
+	}
+	take := func(ip netip.Addr, mac, who string) (what, other string, ok bool) {
+		if other, taken := ips[ip]; taken {
+			return "address " + ip.String(), other, false
+		}
+		if other, taken := macs[mac]; taken {
+			return "MAC address " + mac, other, false
+		}
+		ips[ip], macs[mac] = who, who
+		return "", "", true
+	}
+	locals := slices.SortedFunc(slices.Values(seg.Local), func(x, y ovs.Local) int {
+		return cmp.Or(x.IP.Compare(y.IP), cmp.Compare(x.OFPort, y.OFPort))
+	})
+	seg.Local, seg.Remote = nil, nil
+	for _, l := range locals {
+		if what, other, ok := take(l.IP, l.MAC, thisHost); !ok {
+			lose("the endpoint with address %s on this host has %s, which %s has; it is off the network: remove it and create it anew", l.IP, what, shownHost(other, name))
+			continue
+		}
+		seg.Local = append(seg.Local, l)
+	}
 	won := make(map[netip.Addr]holder, len(claims))
 	for _, c := range claims {
 		ep := c.endpoint
-		other, taken := ips[ep.IP]
-		what := "address " + ep.IP.String()
-		if !taken {
-			other, taken = macs[ep.MAC]
-			what = "MAC address " + ep.MAC
-		}
-		if taken {
-			if other != c.host && !c.missed && len(lost) < maxVerdictNotes {
-				lost = append(lost, fmt.Sprintf("host %q claims %s for %q, which an endpoint of %s has; its endpoint is not reached from here", name(c.host), what, ep.ID, shownHost(other, name)))
-			}
+		if ep.IP != seg.Gateway && !usableIn(seg.Subnet, seg.Gateway, ep.IP) {
+			// It would be answered for by ARP and drawn away from whoever has it.
+			lose("host %q claims address %s for %q, which no endpoint in subnet %s can have; its endpoint is not reached from here", name(c.host), ep.IP, ep.ID, seg.Subnet)
 			continue
 		}
-		ips[ep.IP], macs[ep.MAC] = c.host, c.host
+		if what, other, ok := take(ep.IP, ep.MAC, c.host); !ok {
+			if c.missed {
+				continue
+			}
+			lose("host %q claims %s for %q, which %s has; its endpoint is not reached from here", name(c.host), what, ep.ID, shownHost(other, name))
+			continue
+		}
 		won[ep.IP] = holder{c.host, ep.MAC}
-		remotes = append(remotes, ovs.Remote{OFPort: c.ofport, MAC: ep.MAC, IP: ep.IP})
+		seg.Remote = append(seg.Remote, ovs.Remote{OFPort: c.ofport, MAC: ep.MAC, IP: ep.IP})
 	}
-	slices.SortFunc(remotes, func(x, y ovs.Remote) int { return x.IP.Compare(y.IP) })
-	return remotes, won, lost
+	slices.SortFunc(seg.Remote, func(x, y ovs.Remote) int { return x.IP.Compare(y.IP) })
+	return seg, won, lost
 }
 
 func shownHost(id string, name func(string) string) string {
-	if id == "this host" {
+	switch id {
+	case theGateway:
 		return id
+	case thisHost:
+		return "an endpoint of " + id
 	}
-	return fmt.Sprintf("host %q", name(id))
+	return fmt.Sprintf("an endpoint of host %q", name(id))
 }
 
 // usableIn says whether an endpoint can have an address in a subnet: neither the
@@ -89,10 +121,10 @@ func usableIn(subnet netip.Prefix, gateway, ip netip.Addr) bool {
 }
 
 // settle judges the claims to one network's addresses and remembers who has them.
-func (c *contests) settle(networkID string, claims []claim, local []ovs.Local, name func(string) string) (remotes []ovs.Remote, news []string) {
+func (c *contests) settle(networkID string, claims []claim, seg ovs.Segment, name func(string) string) (settled ovs.Segment, news []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	remotes, won, lost := settle(claims, local, c.won[networkID], name)
+	settled, won, lost := settle(claims, seg, c.won[networkID], name)
 	if c.won == nil {
 		c.won, c.lost = map[string]map[netip.Addr]holder{}, map[string][]string{}
 	}
@@ -100,7 +132,7 @@ func (c *contests) settle(networkID string, claims []claim, local []ovs.Local, n
 		news = lost
 	}
 	c.won[networkID], c.lost[networkID] = won, lost
-	return remotes, news
+	return settled, news
 }
 
 // only forgets the networks that are not used here any more.

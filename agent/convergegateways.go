@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/socketplane/socketplane/ovs"
 )
@@ -25,9 +26,9 @@ func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 	return errors.Join(append(errs, a.nat.Do(ctx))...)
 }
 
-// convergeUsers counts in who is attached, and out who is not: an attach that
-// failed may not have got so far with taking itself back, and a container that
-// was made need not have been started.
+// convergeUsers counts in who is attached, and out who is not and will not be in a
+// moment: an attach that failed may not have got so far with taking itself back, and
+// a container that was made need not have been started.
 func (a *Agent) convergeUsers(ctx context.Context) []error {
 	var errs []error
 	var noted []string
@@ -68,7 +69,7 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 				}
 				continue
 			}
-			if l, ok := a.table.get(id); !ok || !l.Attached || l.Network != networkID {
+			if l, ok := a.table.get(id); !ok || !a.uses(l, networkID) {
 				errs = append(errs, a.lockedID(ctx, id, func(ctx context.Context, id string) error {
 					return a.dropUser(ctx, networkID, id)
 				}))
@@ -78,9 +79,15 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 	return errs
 }
 
+// uses says whether an endpoint is on a network here, or will be in a moment.
+func (a *Agent) uses(l local, networkID string) bool {
+	waits := !l.Releasing && !l.Dirty && !l.Evicted && time.Since(l.since) < a.standby
+	return l.Network == networkID && (l.Attached || waits)
+}
+
 // dropUser counts out of a network who is not on it.
 func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
-	if l, ok := a.table.get(id); ok && l.Attached && l.Network == networkID {
+	if l, ok := a.table.get(id); ok && a.uses(l, networkID) {
 		return nil
 	}
 	return a.leave(ctx, networkID, id)

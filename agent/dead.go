@@ -53,20 +53,12 @@ func (a *Agent) lookForDead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var dead []cluster.Host
 	for _, h := range a.view.peers() {
 		if since, ok := gone[h.ID]; ok && a.ReclaimAfter > 0 && time.Since(since) >= a.ReclaimAfter {
-			a.reapOne(ctx, h)
+			dead = append(dead, h)
 		}
 	}
+	a.reapSoon(dead)
 	return nil
-}
-
-// reapOne has a dead host's things taken out of the store, here or by another.
-func (a *Agent) reapOne(ctx context.Context, h cluster.Host) {
-	switch done, err := a.reap(ctx, h); {
-	case err != nil && ctx.Err() == nil:
-		a.Logger.Warn("what a dead host had cannot be given up; trying on", "peer", h.Name, "id", h.ID, "err", err)
-	case done:
-		a.Logger.Warn("a host did not come back: its endpoints, addresses and record are given up", "peer", h.Name, "id", h.ID)
-	}
 }

@@ -49,6 +49,7 @@ func (h *testHost) look() {
 	if err := h.lookForDead(h.t.Context()); err != nil {
 		h.t.Fatal(err)
 	}
+	h.settle() // what is reaped
 	h.converge()
 }
 

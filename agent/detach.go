@@ -130,8 +130,10 @@ func (a *Agent) release(ctx context.Context, l local) error {
 		if gone, _ := a.withdraw(ctx, l); gone != nil {
 			return gone
 		}
-	} else if err := a.leave(ctx, l.Network, l.ID); err != nil { // it may have joined and never been attached
-		return err
+	} else if a.segments.counted(l.Network, l.ID) { // it has joined, and was never attached
+		if err := errors.Join(a.leave(ctx, l.Network, l.ID), a.forwarding.Do(ctx)); err != nil {
+			return err
+		}
 	}
 	if err := a.giveBack(ctx, l); err != nil {
 		signal(a.kick)

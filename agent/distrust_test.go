@@ -357,17 +357,16 @@ func TestContestedAddresses(t *testing.T) {
 		{"10.6.0.9", "02:42:00:00:00:07", "address 10.6.0.9"},
 		{"10.6.0.3", macOf(good), "MAC address " + macOf(good)},
 		{"10.6.0.2", "02:42:00:00:00:07", "address 10.6.0.2"},
-		{"10.6.0.0", "02:42:00:00:00:07", ""},
-		{"10.6.255.255", "02:42:00:00:00:07", ""},
-		{"10.6.0.1", "02:42:00:00:00:07", ""},
+		{"10.6.0.0", "02:42:00:00:00:07", "address 10.6.0.0"},
+		{"10.6.255.255", "02:42:00:00:00:07", "address 10.6.255.255"},
+		{"10.6.0.1", "02:42:00:00:00:07", "the gateway has"},
+		{"10.6.0.3", "02:42:0a:06:00:01", "the gateway has"},
 	} {
 		remote(thiefID, c.ip, c.mac)
 		if now := h.data(); now != was {
 			t.Errorf("%+v: it is\n%s\nand was\n%s", c, now, was)
 		}
-		if c.says != "" {
-			h.named("a-thief", c.says)
-		}
+		h.named("a-thief", c.says)
 	}
 	h.remove(network.EndpointsKey("foo", thiefID))
 	h.converge()

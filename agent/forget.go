@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/network"
@@ -15,8 +16,8 @@ import (
 // errFenced means that something which must not change meanwhile has changed.
 var errFenced = errors.New("it is not ours to do any more")
 
-// forgetTries bounds how often a step begins anew after others have changed what
-// it works on.
+// forgetTries bounds how often the work on a key begins anew after others have
+// changed it.
 const forgetTries = 16
 
 // ForgetStore is what Forget needs of the key-value state.
@@ -40,7 +41,7 @@ func Forget(ctx context.Context, store ForgetStore, host string, fence ...state.
 	f := &forgetting{store: store, host: host, fence: fence}
 	left := map[string]error{}
 	for _, step := range []func(context.Context, map[string]error) error{f.lists, f.addresses, f.record} {
-		if err := f.repeat(ctx, func() error { return step(ctx, left) }); err != nil {
+		if err := step(ctx, left); err != nil {
 			return fmt.Errorf("take host %s out of the store: %w", host, err)
 		}
 	}
@@ -57,28 +58,37 @@ type forgetting struct {
 	fence []state.Op
 }
 
-// repeat does a step until nobody was in between.
-func (f *forgetting) repeat(ctx context.Context, step func() error) (err error) {
+// change writes what plan makes of a key's value, and begins anew with the value that
+// is there by now when somebody else was faster. some is false where there is nothing
+// to write. Each key has a transaction of its own: a block that others allocate from
+// then holds up nothing else.
+func (f *forgetting) change(ctx context.Context, e state.Entry, plan func(state.Entry) (op state.Op, some bool, err error)) error {
+	var err error
 	for range forgetTries {
-		if err = step(); !errors.Is(err, state.ErrConflict) {
+		op, some, planErr := plan(e)
+		if planErr != nil || !some {
+			return planErr
+		}
+		if err = f.store.Txn(ctx, append(append([]state.Op{}, f.fence...), op)); !errors.Is(err, state.ErrConflict) {
 			return err
 		}
-		if len(f.fence) == 0 {
-			continue
+		if len(f.fence) > 0 {
+			if held := f.store.Txn(ctx, f.fence); errors.Is(held, state.ErrConflict) {
+				return fmt.Errorf("%w: %w", errFenced, held)
+			} else if held != nil {
+				return held
+			}
 		}
-		if held := f.store.Txn(ctx, f.fence); errors.Is(held, state.ErrConflict) {
-			return fmt.Errorf("%w: %w", errFenced, held)
-		} else if held != nil {
-			return held
+		now, getErr := f.store.Get(ctx, e.Key)
+		if errors.Is(getErr, state.ErrNotFound) {
+			return nil
 		}
+		if getErr != nil {
+			return getErr
+		}
+		e = now
 	}
 	return err
-}
-
-// do writes one operation behind the fence. Each has a transaction of its own:
-// a block that others allocate from then holds up nothing else.
-func (f *forgetting) do(ctx context.Context, op state.Op) error {
-	return f.store.Txn(ctx, append(append([]state.Op{}, f.fence...), op))
 }
 
 func (f *forgetting) lists(ctx context.Context, left map[string]error) error {
@@ -87,15 +97,18 @@ func (f *forgetting) lists(ctx context.Context, left map[string]error) error {
 		return err
 	}
 	for _, e := range entries {
-		_, host, _, err := decodeEndpoints(e)
-		if host != f.host {
-			continue
-		}
+		err := f.change(ctx, e, func(e state.Entry) (op state.Op, some bool, err error) {
+			_, host, _, err := decodeEndpoints(e)
+			if host != f.host {
+				return op, false, nil
+			}
+			if err != nil {
+				left[e.Key] = err
+				return op, false, nil
+			}
+			return state.Op{Kind: state.OpDelete, Key: e.Key, Version: e.Version}, true, nil
+		})
 		if err != nil {
-			left[e.Key] = err
-			continue
-		}
-		if err := f.do(ctx, state.Op{Kind: state.OpDelete, Key: e.Key, Version: e.Version}); err != nil {
 			return err
 		}
 	}
@@ -108,15 +121,14 @@ func (f *forgetting) addresses(ctx context.Context, left map[string]error) error
 		return err
 	}
 	for _, e := range entries {
-		op, some, err := ipam.Evict(e, f.host, ownerHost)
+		err := f.change(ctx, e, func(e state.Entry) (op state.Op, some bool, err error) {
+			if op, some, err = ipam.Evict(e, f.host, ownerHost); err != nil {
+				left[e.Key] = err
+				return op, false, nil
+			}
+			return op, some, nil
+		})
 		if err != nil {
-			left[e.Key] = err
-			continue
-		}
-		if !some {
-			continue
-		}
-		if err := f.do(ctx, op); err != nil {
 			return err
 		}
 	}
@@ -137,5 +149,30 @@ func (f *forgetting) record(ctx context.Context, _ map[string]error) error {
 	if err != nil {
 		return err
 	}
-	return f.do(ctx, state.Op{Kind: state.OpDelete, Key: e.Key, Version: e.Version})
+	return f.change(ctx, e, func(e state.Entry) (state.Op, bool, error) {
+		return state.Op{Kind: state.OpDelete, Key: e.Key, Version: e.Version}, true, nil
+	})
+}
+
+// listedOnce is a store whose lists are read once, for the work on several hosts: what
+// has changed since, a write tells.
+type listedOnce struct {
+	ForgetStore
+
+	mu    sync.Mutex
+	lists map[string][]state.Entry
+}
+
+// List gives what was read first.
+func (s *listedOnce) List(ctx context.Context, prefix string) ([]state.Entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if list, ok := s.lists[prefix]; ok {
+		return list, nil
+	}
+	list, err := s.ForgetStore.List(ctx, prefix)
+	if err == nil {
+		s.lists[prefix] = list
+	}
+	return list, err
 }

@@ -40,9 +40,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 	add := func(lists map[string][]endpoint, missed bool) {
 		for hostID, list := range lists {
 			for _, ep := range list {
-				// An address that is no endpoint's would be answered for by ARP and
-				// drawn away from whoever has it.
-				if ep.Attached && tunnels[hostID] > 0 && usableIn(r.Subnet, r.Gateway, ep.IP) {
+				if ep.Attached && tunnels[hostID] > 0 {
 					claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep, missed: missed})
 				}
 			}
@@ -50,8 +48,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 	}
 	add(a.view.remotes(r.ID), false)
 	add(a.view.missedOn(r.ID), true)
-	var news []string
-	s.Remote, news = a.contests.settle(r.ID, claims, s.Local, a.hostName)
+	s, news := a.contests.settle(r.ID, claims, s, a.hostName)
 	for _, sentence := range news {
 		a.Logger.Warn("left alone: "+oneLine(sentence), "network", r.ID)
 	}

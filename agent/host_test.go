@@ -109,7 +109,7 @@ func (h *testHost) start() {
 	}
 	h.Agent = a
 	h.ports.Restart()
-	a.linger, a.doubt, a.making = 0, 0, 0
+	a.linger, a.doubt, a.making, a.standby = 0, 0, 0, 0
 	if err := a.adopt(h.t.Context()); err != nil {
 		h.t.Fatal(err)
 	}

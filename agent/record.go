@@ -129,7 +129,14 @@ func (e endpoint) container() string { return cmp.Or(e.ContainerID, e.ID) }
 
 // macOf is the MAC address of an IPv4 endpoint that asks for none: locally administered, and the
 // address behind it, as Docker users know it.
-func macOf(ip netip.Addr) string {
+func macOf(ip netip.Addr) string { return macVariant(ip, 0) }
+
+// macVariants is how many addresses macVariant gives.
+const macVariants = 64
+
+// macVariant gives others, where somebody chose that of macOf for an endpoint with
+// another address: as macOf, they are unicast and locally administered.
+func macVariant(ip netip.Addr, n int) string {
 	b := ip.As4()
-	return fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
+	return fmt.Sprintf("%02x:42:%02x:%02x:%02x:%02x", 0x02|n<<2, b[0], b[1], b[2], b[3])
 }

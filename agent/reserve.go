@@ -88,6 +88,10 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 	if err := a.publish(ctx, l.Network); err != nil {
 		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
+	if !l.Attached {
+		l.since = time.Now() // it is about to be
+		a.table.put(l)
+	}
 	a.joinSoon(r, l.ID)
 	return a.shown(l, r), nil
 }
@@ -144,10 +148,34 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 		}
 		return local{}, r, nil, a.explainAddress(err, r)
 	}
-	l.MAC = cmp.Or(w.mac, macOf(l.IP))
-	a.table.put(l)
 	undo.push(func(ctx context.Context) error { return a.unreserve(ctx, w.id) })
+	if l, err = a.enterTable(l, r, w); err != nil {
+		return local{}, r, nil, a.takeBack(ctx, undo, err)
+	}
 	return l, r, undo, nil
+}
+
+// enterTable puts an endpoint that has an address into the table, with a MAC address
+// that nothing else on the network has, as far as is known here. One that cannot be
+// there is put to be released.
+func (a *Agent) enterTable(l local, r network.Record, w want) (local, error) {
+	a.macs.Lock() // of those that ask for the same one is the first
+	defer a.macs.Unlock()
+	var err error
+	if l.MAC = w.mac; w.mac != "" {
+		err = a.checkMAC(r, w)
+	} else {
+		for n := range macVariants {
+			w.mac = macVariant(l.IP, n)
+			if err = a.checkMAC(r, w); err == nil {
+				break
+			}
+		}
+		l.MAC = w.mac
+	}
+	l.Releasing = err != nil
+	a.table.put(l)
+	return l, err
 }
 
 // unreserve takes back what reserve made. When the store is away the endpoint

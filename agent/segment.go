@@ -22,6 +22,7 @@ import (
 // attached, or about to be.
 type segment struct {
 	record network.Record
+	seen   time.Time       // when it was the record last
 	ofport int             // of the gateway's port; 0: not there yet
 	users  map[string]bool // endpoint ids
 }
@@ -54,11 +55,17 @@ const keeperPrefix = "/"
 // gateway that comes and goes costs more than they do.
 const lingerTime = 2 * time.Second
 
+// standbyTime is how long a network stays ready for an endpoint that was reserved and
+// is not attached yet: Docker may fetch an image first, or never start the container.
+const standbyTime = 30 * time.Second
+
 func newSegments() *segments { return &segments{byID: map[string]*segment{}} }
 
 // enter counts user in and gives the gateway's port number, 0 when there is none
 // yet. While an endpoint is on the network here, subnet, gateway, VLAN and VNI stay
-// as they are, whatever the store says by now: its packets go by them.
+// as they are, whatever the store says by now: its packets go by them. A record older
+// than the one that is known changes nothing, for a while: a store that began anew
+// counts its versions from the start.
 func (s *segments) enter(r network.Record, user string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,6 +74,11 @@ func (s *segments) enter(r network.Record, user string) int {
 		seg = &segment{record: r, users: map[string]bool{}}
 		s.byID[r.ID] = seg
 	}
+	if r.Version < seg.record.Version && time.Since(seg.seen) < freshFor {
+		seg.users[user] = true
+		return seg.ofport
+	}
+	seg.seen = time.Now()
 	if seg.occupied() {
 		was := seg.record
 		r.Subnet, r.Gateway, r.VLAN, r.VNI = was.Subnet, was.Gateway, was.VLAN, was.VNI
@@ -142,6 +154,14 @@ func (s *segments) port(networkID string) int {
 		return seg.ofport
 	}
 	return 0
+}
+
+// counted says whether user is counted in on a network.
+func (s *segments) counted(networkID, user string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seg := s.byID[networkID]
+	return seg != nil && seg.users[user]
 }
 
 // record is the network as it is used here.
@@ -230,6 +250,9 @@ func (a *Agent) prepare(ctx context.Context, r network.Record) error {
 	defer unlock()
 	if !a.segments.used(r.ID) || a.segments.port(r.ID) != 0 {
 		return nil
+	}
+	if newest, ok := a.segments.record(r.ID); ok {
+		r = newest
 	}
 	if err := a.loadEndpoints(ctx, r.ID); err != nil {
 		return err
