@@ -202,7 +202,8 @@ type Agent struct {
 	problems []string          // what the last pass of converge could not do
 	notes    map[string]string // what is wrong and left alone, by what it is about
 	blocked  map[string]bool   // networks whose list of ours in the store cannot be read
-	planeAt  time.Time         // when the data plane was last compared as a whole
+	planeAt  time.Time         // when tunnels, ports and gateways were as they should be
+	flowsAt  time.Time         // when the switch's flows were compared
 	ready    bool
 	loaded   bool // the endpoints of an earlier life are known, and their networks
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/socketplane/socketplane/ovs"
 )
@@ -86,6 +87,9 @@ func (a *Agent) applyForwarding(ctx context.Context) error {
 			a.compare.Store(true)
 			return err
 		}
+		a.mu.Lock()
+		a.flowsAt = time.Now()
+		a.mu.Unlock()
 		return nil
 	}
 	return a.Switch.SetForwarding(ctx, a.forwardingState())

@@ -24,12 +24,12 @@ const (
 )
 
 // watchPlane mends the data plane when the switch may have lost what it was told,
-// and compares all of it on the slow timer.
+// and compares all of it when converge has not come to that in time.
 func (a *Agent) watchPlane(ctx context.Context) error {
-	last := ""
-	wait, again := slowTimer, false
+	var again bool // something was not done
+	var last string
 	for {
-		t := time.NewTimer(wait)
+		t := time.NewTimer(a.planeRest(again))
 		changed := false
 		select {
 		case <-ctx.Done():
@@ -42,23 +42,23 @@ func (a *Agent) watchPlane(ctx context.Context) error {
 		case <-t.C:
 		}
 		t.Stop()
-		wait = slowTimer
-		if !a.isLoaded() {
+		now := changed || again
+		switch {
+		case !a.isLoaded():
 			if changed { // converge is at it, and knows what is to be done first
 				signal(a.kick)
 			}
 			continue
+		case !now && a.planeRest(false) > retryConverge:
+			continue // converge has come to it meanwhile
 		}
 		skipped := a.skipped.Load()
-		lost, err := a.mendPlane(ctx, changed || again)
+		lost, err := a.mendPlane(ctx, now)
 		if ctx.Err() != nil {
 			return nil
 		}
-		again = err != nil || a.skipped.Load() != skipped
-		if again {
-			wait = retryConverge
-		}
-		if err != nil || len(lost) > 0 { // the end of an endpoint is for the cluster to hear, and trouble for Status
+		again = err != nil || now && a.skipped.Load() != skipped
+		if err != nil || len(lost) > 0 { // trouble is for Status, and the end of an endpoint for the cluster to hear
 			signal(a.kick)
 		}
 		text := ""
@@ -72,16 +72,31 @@ func (a *Agent) watchPlane(ctx context.Context) error {
 	}
 }
 
+// planeRest is how long watchPlane may wait: until converge is overdue, if nothing is
+// left to do.
+func (a *Agent) planeRest(again bool) time.Duration {
+	if again {
+		return retryConverge
+	}
+	if !a.isLoaded() {
+		return slowTimer
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	oldest := a.planeAt
+	if a.flowsAt.Before(oldest) {
+		oldest = a.flowsAt
+	}
+	return max(slowTimer+retryConverge-time.Since(oldest), retryConverge)
+}
+
 // mendPlane brings the data plane to what it should be. now says that the switch may
-// have lost what it was told; otherwise the slow timer has run out.
+// have lost what it was told; otherwise a whole comparison is due.
 func (a *Agent) mendPlane(ctx context.Context, now bool) (lost []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, convergeTimeout)
 	defer cancel()
 	if !now {
 		a.compare.Store(true)
-		if time.Since(a.planeSeen()) < slowTimer { // converge has seen to the rest
-			return nil, a.forwarding.Do(ctx)
-		}
 	}
 	var g errgroup.Group
 	g.Go(func() error { a.convergeWays(ctx); return nil })
@@ -92,7 +107,8 @@ func (a *Agent) mendPlane(ctx context.Context, now bool) (lost []string, err err
 		if ports, err := a.Switch.Ports(ctx); err == nil && a.numbered(ports) {
 			_ = a.forwarding.Do(ctx) // convergePlane tries again and tells
 		}
-		lost, _, err = a.convergePlane(ctx)
+		gone, _, err := a.convergePlane(ctx)
+		lost = gone
 		return err
 	})
 	err = g.Wait()
@@ -149,15 +165,11 @@ func (a *Agent) convergePlane(ctx context.Context) (lost []string, told bool, er
 		a.convergeGateways(ctx, ports),
 		a.forwarding.Do(ctx),
 	)
-	a.mu.Lock()
-	a.planeAt = time.Now()
-	a.mu.Unlock()
-	return lost, true, errors.Join(errs...)
-}
-
-// planeSeen is when all of the data plane was compared last.
-func (a *Agent) planeSeen() time.Time {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.planeAt
+	err = errors.Join(errs...)
+	if err == nil {
+		a.mu.Lock()
+		a.planeAt = time.Now()
+		a.mu.Unlock()
+	}
+	return lost, true, err
 }

@@ -124,11 +124,44 @@ func TestSlowComparisonWithoutStore(t *testing.T) {
 		for range 3 {
 			h.sw.Drop(link.HostName("c1"))
 			_ = h.sw.SetForwarding(t.Context(), ovs.Forwarding{})
-			time.Sleep(slowTimer)
+			time.Sleep(slowTimer + retryConverge)
 			synctest.Wait()
 			if diff := cmp.Diff(want, h.sw.State()); diff != "" {
 				t.Fatalf("(-want +got):\n%s", diff)
 			}
+		}
+	})
+}
+
+// TestOneComparisonAtATime: while the store answers, converge compares, and watchPlane
+// does not do the same once more.
+func TestOneComparisonAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHost(t)
+		h.mustAttach("c1", "foo", "/ns/1")
+		h.start()
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- h.Run(ctx) }()
+		<-h.known
+		time.Sleep(slowTimer)
+		synctest.Wait()
+		const rounds = 20
+		h.calls.Reset()
+		time.Sleep(rounds * slowTimer)
+		synctest.Wait()
+		count := map[string]int{}
+		for _, name := range h.calls.Names() {
+			count[name]++
+		}
+		for _, call := range []string{"Switch.Resync", "Switch.SetTunnels", "NAT.Compare"} {
+			if n := count[call]; n < rounds-1 || n > rounds+1 {
+				t.Errorf("%s: %d times in %d periods", call, n, rounds)
+			}
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -162,6 +162,15 @@ func TestForgetConnectionsAsksForFew(t *testing.T) {
 			t.Errorf("%+v: %d connections are shown, want %d; %v", tt.stale, run.shown, tt.shown, err)
 		}
 	}
+	// A query that this kernel refuses: ports say nothing without a protocol.
+	send(t, "10.66.0.2:15000")
+	run := forgetRun{filters: []*staleFilter{{Stale: Stale{Addr: netip.MustParseAddr("10.66.0.2")}}}}
+	if _, err := run.delete(tupleQuery{flags: filterDestPort}); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a query that makes no sense: %v", err)
+	}
+	if err := run.ask([]tupleQuery{{flags: filterDestPort}}); err != nil || run.shown < 1000 {
+		t.Errorf("where a query is refused: %d shown, %v", run.shown, err)
+	}
 	if text := tracked(t); strings.Contains(text, "10.66.0.2") || strings.Contains(text, "dport=15001") ||
 		!strings.Contains(text, "10.66.0.3") || strings.Count(text, "src=10.77.") < 1000 {
 		t.Errorf("wrong ones are left:\n%.2000s", text)

@@ -77,13 +77,20 @@ func (r *forgetRun) forget() error {
 	if len(queries) > fewQueries {
 		queries = []tupleQuery{{}}
 	}
+	return r.ask(queries)
+}
+
+// ask deletes what all of the queries show. Older kernels (before Linux 5.8) heed none
+// and show all; one that refuses a query is asked for all.
+func (r *forgetRun) ask(queries []tupleQuery) error {
 	for _, q := range queries {
 		whole, err := r.delete(q)
-		if err != nil {
-			return err
+		if q.flags != 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
+			whole = true
+			_, err = r.delete(tupleQuery{})
 		}
-		if whole { // older kernels (before Linux 5.8) heed no query and show all
-			break
+		if whole || err != nil {
+			return err
 		}
 	}
 	return nil
