@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -58,6 +59,7 @@ func writeStatus(w io.Writer, st api.Status) error {
 		{"Host", st.Host.Name + " (" + st.Host.ID + ")"},
 		{"Tunnel address", st.Host.VTEP},
 		{"Bridge", st.Bridge + " (datapath " + st.Host.Datapath + ")"},
+		{"Uplinks", cmp.Or(strings.Join(st.Uplinks, ", "), "none")},
 		{"Store", st.Store},
 	}
 	// The consul commands do not look for a socket.
