@@ -138,7 +138,7 @@ func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 		st.Problems = append(st.Problems, keeper.Problems()...)
 		return st, nil
 	}
-	server := apiServer(withCluster(keeper, api.NewWaitingHandler(status, keeper.Waiting, logger), logger))
+	server := apiServer(api.Recorded(withCluster(keeper, api.NewWaitingHandler(status, keeper.Waiting, logger), logger), logger))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
