@@ -143,9 +143,10 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	}
 	up.Names = slices.DeleteFunc(up.Names, func(name string) bool { return !nat.IsUplinkName(name) })
 	a.mu.Lock()
-	news := !slices.Equal(a.uplinks.Subnets, up.Subnets) || !slices.Equal(a.uplinks.Names, up.Names)
+	news := a.uplinks.Silent != up.Silent || !slices.Equal(a.uplinks.Subnets, up.Subnets) || !slices.Equal(a.uplinks.Names, up.Names)
 	a.uplinks, a.bridges = up, bridges
 	a.mu.Unlock()
+	a.noteUplinks(up)
 	if !news {
 		return nil
 	}
@@ -169,10 +170,21 @@ func (a *Agent) bridgesNow() []string {
 	return a.bridges // replaced whole, never changed
 }
 
+// noteUplinks says where no way out of this host is known.
+func (a *Agent) noteUplinks(up link.Uplinks) {
+	if vtep := a.host().VTEP; up.Silent && len(up.Carriers()) == 0 {
+		a.note(noteUplink, fmt.Sprintf("the tunnel address %s is on interface %s, by which no packet comes, and no other interface is known to lead out of this host: "+
+			"hosts that join do not reach this one, and containers do not leave it; add the interfaces that lead to the other hosts to uplinks in section [network] of this host's settings",
+			vtep, up.Underlay))
+		return
+	}
+	a.clearNotes(noteUplink)
+}
+
 // firewallRules say who may speak to the ports that carry the cluster.
 func (a *Agent) firewallRules() firewall.Rules {
 	r := firewall.Rules{
-		Underlay: a.uplinksNow().Underlay, Consul: a.ConsulPorts, Userspace: a.userspace(),
+		Underlay: a.uplinksNow().Carriers(), Consul: a.ConsulPorts, Userspace: a.userspace(),
 		GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
 	}
 	if !a.view.complete() {

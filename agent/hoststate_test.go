@@ -23,7 +23,7 @@ func TestFirewallRules(t *testing.T) {
 	h.converge()
 	r := h.firewall.Rules()
 	want := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
-	if !slices.Equal(r.Hosts, want) || r.Underlay != "eth0" || !slices.Equal(r.Consul, h.ConsulPorts) || r.GatewayPrefix != "spg" || r.EndpointPrefix != "spv" {
+	if !slices.Equal(r.Hosts, want) || !slices.Equal(r.Underlay, []string{"eth0"}) || !slices.Equal(r.Consul, h.ConsulPorts) || r.GatewayPrefix != "spg" || r.EndpointPrefix != "spv" {
 		t.Errorf("got %+v", r)
 	}
 
@@ -43,7 +43,7 @@ func TestFirewallRules(t *testing.T) {
 	if err := fresh.closeClusterPorts(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if r := fresh.firewall.Rules(); r.Hosts != nil || r.Underlay != "eth0" {
+	if r := fresh.firewall.Rules(); r.Hosts != nil || !slices.Equal(r.Underlay, []string{"eth0"}) {
 		t.Errorf("before the store has answered: %+v", r)
 	}
 }
@@ -107,6 +107,36 @@ func TestContainerIsNoHost(t *testing.T) {
 	h.converge()
 	if !has("172.18.0.2") {
 		t.Errorf("hosts on an interface that the settings name: %v", h.firewall.Rules().Hosts)
+	}
+	h.well()
+}
+
+// TestSilentUnderlay: packets do not come by a dummy that has the tunnel address. Those
+// of hosts that join come by the uplinks, and status says when there is none.
+func TestSilentUnderlay(t *testing.T) {
+	h := newTestHost(t)
+	underlay := func() []string {
+		t.Helper()
+		h.converge()
+		return h.firewall.Rules().Underlay
+	}
+	h.links.SetUplinks(link.Uplinks{Underlay: "dummy0", Silent: true, Names: []string{"dummy0", "eth0", "eth1"}})
+	if got := underlay(); !slices.Equal(got, []string{"eth0", "eth1"}) {
+		t.Errorf("packets to the tunnel address come by %q", got)
+	}
+	h.well()
+	st, err := h.Status(t.Context())
+	if err != nil || !slices.Equal(st.Uplinks, []string{"dummy0", "eth0", "eth1"}) {
+		t.Errorf("status: %q, %v", st.Uplinks, err)
+	}
+	h.links.SetUplinks(link.Uplinks{Underlay: "dummy0", Silent: true, Names: []string{"dummy0"}})
+	if got := underlay(); len(got) != 0 {
+		t.Errorf("packets come by %q", got)
+	}
+	h.named("dummy0", "192.0.2.1", "uplinks in section [network]")
+	h.Uplinks = []string{"veth7"}
+	if got := underlay(); !slices.Equal(got, []string{"veth7"}) {
+		t.Errorf("with the settings packets come by %q", got)
 	}
 	h.well()
 }

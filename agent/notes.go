@@ -11,6 +11,7 @@ import (
 // agent cannot mend: it leaves it alone and goes on with the rest.
 const (
 	noteAddress  = "address/" // endpoint id: the store gives its address to another
+	noteUplink   = "uplink"   // no interface is known to lead out
 	noteFirewall = "firewall" // the kernel cannot close the cluster's ports
 	noteBlocks   = "blocks/"  // network: addresses that cannot be read
 	noteMTU      = "mtu/"     // endpoint id: it keeps another MTU

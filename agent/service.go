@@ -27,7 +27,7 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 	}
 	a.mu.Unlock()
 	s := api.Status{
-		Version: self.Version, PID: os.Getpid(), Ready: ready, Store: a.Store.String(), Bridge: a.Switch.Bridge(),
+		Version: self.Version, PID: os.Getpid(), Ready: ready, Store: a.Store.String(), Bridge: a.Switch.Bridge(), Uplinks: append([]string{}, a.uplinksNow().Names...),
 		Host:     api.Host{ID: self.ID, Name: self.Name, VTEP: self.VTEP.String(), Datapath: self.Datapath},
 		Problems: append([]string{}, append(problems, a.view.problems()...)...),
 		Peers:    []api.Peer{},

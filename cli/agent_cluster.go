@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
@@ -30,7 +31,7 @@ func newKeeper(s Settings, id string, links *link.Links, logger *slog.Logger) (*
 // configured, that of a Consul of ours, or the file of a host alone. What that
 // needs it waits for, and says so on the socket. The returned function ends what
 // was begun.
-func enterPlace(ctx context.Context, s Settings, id string, keeper *cluster.Keeper, logger *slog.Logger) (store state.Store, end func(), err error) {
+func enterPlace(ctx context.Context, s Settings, id string, links *link.Links, keeper *cluster.Keeper, logger *slog.Logger) (store state.Store, end func(), err error) {
 	stage, err := serveWaiting(ctx, s, id, keeper, logger)
 	if err != nil {
 		return nil, nil, err
@@ -53,7 +54,7 @@ func enterPlace(ctx context.Context, s Settings, id string, keeper *cluster.Keep
 	// Before anything waits: containers of Docker's may run already.
 	if place, err := keeper.Place(ctx); err == nil {
 		err = firewall.New(logger).Close(ctx, firewall.Rules{
-			Underlay: place.Iface, Consul: consulPorts(keeper), GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
+			Underlay: carriers(ctx, s, links, place), Consul: consulPorts(keeper), GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
 		})
 		if err != nil {
 			logger.Error("the cluster's ports are open to containers; trying on", "err", err)
@@ -82,6 +83,20 @@ func enterPlace(ctx context.Context, s Settings, id string, keeper *cluster.Keep
 		return nil, nil, unlessAnew(ctx, err)
 	}
 	return store, end, nil
+}
+
+// carriers are the interfaces by which packets to this host's tunnel address come.
+func carriers(ctx context.Context, s Settings, links *link.Links, place api.Place) []string {
+	up, err := links.Uplinks(ctx, place.Address)
+	if err != nil || up.Underlay == "" {
+		return []string{place.Iface}
+	}
+	for _, name := range s.Network.Uplinks {
+		if !slices.Contains(up.Names, name) {
+			up.Names = append(up.Names, name)
+		}
+	}
+	return up.Carriers()
 }
 
 // unlessAnew takes the end of a life for no failure.
@@ -123,7 +138,7 @@ func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 		st.Problems = append(st.Problems, keeper.Problems()...)
 		return st, nil
 	}
-	server := apiServer(withCluster(keeper, api.NewWaitingHandler(status, keeper.Waiting, logger), logger))
+	server := apiServer(api.Recorded(withCluster(keeper, api.NewWaitingHandler(status, keeper.Waiting, logger), logger), logger))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {

@@ -91,7 +91,7 @@ func prepareStateDir(dir string) error {
 
 // runLife puts the agent together and runs it until ctx ends.
 func runLife(ctx context.Context, s Settings, id string, links *link.Links, keeper *cluster.Keeper, logger *slog.Logger) error {
-	store, end, err := enterPlace(ctx, s, id, keeper, logger)
+	store, end, err := enterPlace(ctx, s, id, links, keeper, logger)
 	if err != nil || store == nil {
 		return err
 	}

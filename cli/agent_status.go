@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -58,8 +59,11 @@ func writeStatus(w io.Writer, st api.Status) error {
 		{"Host", st.Host.Name + " (" + st.Host.ID + ")"},
 		{"Tunnel address", st.Host.VTEP},
 		{"Bridge", st.Bridge + " (datapath " + st.Host.Datapath + ")"},
-		{"Store", st.Store},
 	}
+	if st.Uplinks != nil { // an agent that waits for its place has not looked
+		facts = append(facts, [2]string{"Uplinks", cmp.Or(strings.Join(st.Uplinks, ", "), "none")})
+	}
+	facts = append(facts, [2]string{"Store", st.Store})
 	// The consul commands do not look for a socket.
 	if addr, ok := strings.CutPrefix(st.Store, "consul unix://"); ok {
 		facts = append(facts, [2]string{"Consul CLI", "CONSUL_HTTP_ADDR=unix://" + addr})

@@ -101,7 +101,7 @@ func testService() *recordingService {
 			},
 			{ID: "blue", ContainerID: "blue", Network: "web", IP: netip.MustParseAddr("10.6.0.3"), Host: "h1", Source: api.SourceConnect},
 		},
-		status: api.Status{Version: "1", PID: 9, Host: api.Host{ID: "u", Name: "h1", VTEP: "198.18.0.1", Datapath: "netdev"}, Ready: true, Store: "embedded", Bridge: "docker0-ovs"},
+		status: api.Status{Version: "1", PID: 9, Host: api.Host{ID: "u", Name: "h1", VTEP: "198.18.0.1", Datapath: "netdev"}, Ready: true, Store: "embedded", Bridge: "docker0-ovs", Uplinks: []string{"eth0", "eth1"}},
 	}
 }
 
@@ -162,7 +162,7 @@ func TestOutput(t *testing.T) {
 		{socket, "info -o json", indent(shop)},
 		{socket, "info shop -o json", shop},
 		{socket, "info", "CONTAINER      NAME   NETWORK   IP         MAC                 GATEWAY    PORT\n0123456789ab   shop   web       10.6.0.2   02:42:0a:06:00:02   10.6.0.1   spv1\n"},
-		{socket, "agent status", "Version:        1\nPID:            9\nReady:          yes\nHost:           h1 (u)\nTunnel address: 198.18.0.1\nBridge:         docker0-ovs (datapath netdev)\nStore:          embedded\nPeers:          none\n"},
+		{socket, "agent status", "Version:        1\nPID:            9\nReady:          yes\nHost:           h1 (u)\nTunnel address: 198.18.0.1\nBridge:         docker0-ovs (datapath netdev)\nUplinks:        eth0, eth1\nStore:          embedded\nPeers:          none\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {

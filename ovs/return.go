@@ -56,8 +56,8 @@ const (
 	gatewayReturn = 1 << 24
 )
 
-// returnLimit bounds what the switch remembers under one cookie.
-const returnLimit = 16384
+// returnLimit bounds what the switch remembers under one cookie. Tests lower it.
+var returnLimit = 16384
 
 // learnReturn keeps apart the two ways by which a peer's host can speak to an
 // endpoint: to its own address, through the tunnel; or to a port that this host

@@ -119,6 +119,29 @@ func TestReturnFragments(t *testing.T) {
 	h.goes(t, "a short answer to a short question", whole, byTunnel)
 }
 
+// TestReturnLimit: who reaches a published port from more ports than the switch
+// remembers, as any container of another host can, keeps nobody from an answer: what is
+// not remembered leaves by the gateway port anyway, and what came through the tunnel
+// counts by itself.
+func TestReturnLimit(t *testing.T) {
+	was := returnLimit
+	returnLimit = 8
+	t.Cleanup(func() { returnLimit = was })
+	h := hostTalk{x: newTracer(t)}
+	for port := range 3 * returnLimit {
+		h.asks(t, false, fmt.Sprintf("udp,udp_src=%d,udp_dst=53", 5000+port))
+	}
+	if n := h.learned(t); n != returnLimit {
+		t.Errorf("%d flows are remembered, want %d", n, returnLimit)
+	}
+	h.asks(t, false, "udp,udp_src=7000,udp_dst=53")
+	h.goes(t, "asked by the gateway port, and not remembered", "udp,udp_src=53,udp_dst=7000", byGateway)
+	h.asks(t, false, "tcp,tcp_src=7000,tcp_dst=80,tcp_flags=0x002")
+	h.goes(t, "asked by the gateway port, over TCP", "tcp,tcp_src=80,tcp_dst=7000", byGateway)
+	h.asks(t, true, "udp,udp_src=7001,udp_dst=53")
+	h.goes(t, "asked through the tunnel", "udp,udp_src=53,udp_dst=7001", byTunnel)
+}
+
 // TestReturnStays: neither a peer that joins the network or leaves it, nor a
 // comparison with what the switch really has, changes the way of a connection.
 func TestReturnStays(t *testing.T) {

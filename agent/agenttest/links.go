@@ -366,6 +366,13 @@ func (l *Links) Uplinks(context.Context, netip.Addr) (link.Uplinks, error) {
 	return up, nil
 }
 
+// SetUplinks says by which interfaces the host reaches the world.
+func (l *Links) SetUplinks(up link.Uplinks) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.uplinks = up
+}
+
 // SetSubnets says which subnets are on the host's interfaces.
 func (l *Links) SetSubnets(subnets ...link.Subnet) {
 	l.mu.Lock()

@@ -54,7 +54,8 @@ type Status struct {
 	Problems []string `json:"problems"` // what keeps the host from what it should be, one sentence each
 	Store    string   `json:"store"`    // "consul " and its address (unix://PATH: the one that the agent runs), or "embedded"
 	Bridge   string   `json:"bridge"`
-	Peers    []Peer   `json:"peers"` // sorted by name
+	Uplinks  []string `json:"uplinks"` // interfaces by which containers leave, and packets of other hosts come; sorted
+	Peers    []Peer   `json:"peers"`   // sorted by name
 	// Overwritten are the keys of the store that only this host writes and somebody
 	// else wrote since the agent began. They were put right. Where there are many, the
 	// last entry stands for the rest, and its key ends in "* (N more)".

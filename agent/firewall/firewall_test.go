@@ -26,7 +26,7 @@ var consul = []Port{{unix.IPPROTO_TCP, 8300}, {unix.IPPROTO_TCP, 8301}, {unix.IP
 
 func rules() Rules {
 	return Rules{
-		Underlay: "ul0", Hosts: []netip.Addr{self, peer, router}, Consul: consul, Userspace: true,
+		Underlay: []string{"ul0"}, Hosts: []netip.Addr{self, peer, router}, Consul: consul, Userspace: true,
 		GatewayPrefix: "spg", EndpointPrefix: "spv",
 	}
 }
@@ -163,6 +163,16 @@ func TestWhoReachesThePorts(t *testing.T) {
 		udp("peer", self, 8301, true).as(joiner), tcp("peer", self, 8300, true), tcp("docker", peer, 80, true),
 	})
 
+	// The tunnel address is on an interface that carries no packet: they come by two.
+	r.Underlay = []string{"ul0", "ul1"}
+	if err := f.Set(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, e, "with two interfaces, before the hosts are known", []packet{
+		udp("docker", peer, 4789, false), tcp("own", self, 8300, false), tcp("docker", self, 8300, false),
+		tcp("peer", self, 8300, true), udp("peer", self, 8301, true).as(joiner), tcp("router", self, 8300, true), udp("router", peer, 4789, true),
+	})
+
 	// With a Consul of somebody else's these ports are somebody else's, too.
 	r = rules()
 	r.Consul = nil
@@ -277,8 +287,8 @@ func TestTable(t *testing.T) {
 func TestRefuses(t *testing.T) {
 	f := New(slog.New(slog.DiscardHandler))
 	for what, spoil := range map[string]func(*Rules){
-		"a name with a space":      func(r *Rules) { r.Underlay = "a b" },
-		"a name that is too long":  func(r *Rules) { r.Underlay = strings.Repeat("x", 16) },
+		"a name with a space":      func(r *Rules) { r.Underlay = []string{"a b"} },
+		"a name that is too long":  func(r *Rules) { r.Underlay = []string{"ul0", strings.Repeat("x", 16)} },
 		"no prefix of gateways":    func(r *Rules) { r.GatewayPrefix = "" },
 		"a star in a prefix":       func(r *Rules) { r.EndpointPrefix = "*" },
 		"an IPv6 tunnel's address": func(r *Rules) { r.Hosts = append(r.Hosts, netip.IPv6Loopback()) },

@@ -25,8 +25,8 @@ const TunnelMark = 0x1050
 
 // Rules is the whole desired state.
 type Rules struct {
-	// Underlay is the interface that has this host's tunnel address.
-	Underlay string
+	// Underlay are the interfaces by which packets to this host's tunnel address come.
+	Underlay []string
 	// Hosts are the tunnel addresses of all hosts of the cluster, this one's too.
 	// Nil: they are not known yet. Then what does not come from the underlay
 	// reaches these ports nowhere.
@@ -51,8 +51,10 @@ func (r Rules) check() error {
 			return fmt.Errorf("%.40q cannot begin an interface's name", name)
 		}
 	}
-	if r.Underlay != "" && !namePattern.MatchString(r.Underlay) {
-		return fmt.Errorf("%.40q is no interface's name", r.Underlay)
+	for _, name := range r.Underlay {
+		if !namePattern.MatchString(name) {
+			return fmt.Errorf("%.40q is no interface's name", name)
+		}
 	}
 	for _, h := range r.Hosts {
 		if !h.Is4() {
@@ -121,8 +123,8 @@ func (r Rules) jumps(to string, more ...matcher) []rule {
 // that counts only together with the way they came.
 func (r Rules) arriving() []rule {
 	rules := []rule{accept("this host", from("lo"))}
-	if r.Underlay != "" {
-		rules = append(rules, accept("the underlay", from(r.Underlay)))
+	for _, name := range r.Underlay {
+		rules = append(rules, accept("the underlay", from(name)))
 	}
 	if r.Hosts != nil {
 		rules = append(rules, accept("a host by another way", sourceIsHost(), cameTheWayBack()))
@@ -138,11 +140,11 @@ func (r Rules) forward() []rule {
 		return append(rules, r.jumps(forwardedChain, destinationIsHost())...)
 	}
 	for _, p := range r.ports() {
-		if r.Underlay != "" {
-			rules = append(rules, drop("to a host, before all are known", notFrom(r.Underlay), dport(p)))
-		} else {
-			rules = append(rules, drop("to a host, before all are known", dport(p)))
+		var match []matcher
+		for _, name := range r.Underlay {
+			match = append(match, notFrom(name))
 		}
+		rules = append(rules, drop("to a host, before all are known", append(match, dport(p))...))
 	}
 	return rules
 }
@@ -152,8 +154,8 @@ func (r Rules) forward() []rule {
 // on (br_netfilter): those keep their own address.
 func (r Rules) forwarded() []rule {
 	var rules []rule
-	if r.Underlay != "" {
-		rules = append(rules, accept("between hosts", from(r.Underlay), cameTheWayBack()))
+	for _, name := range r.Underlay {
+		rules = append(rules, accept("between hosts", from(name), cameTheWayBack()))
 	}
 	return append(rules,
 		accept("a host by another way", sourceIsHost(), cameTheWayBack()),

@@ -252,6 +252,9 @@ func TestUplinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if up.Silent || !slices.Equal(up.Carriers(), []string{"vtep0"}) {
+		t.Errorf("packets to the tunnel address come by %q", up.Carriers())
+	}
 	if want := []string{"out0", "vpn0", "vtep0"}; up.Underlay != "vtep0" || !slices.Equal(up.Names, want) {
 		t.Errorf("got %+v, want vtep0 and %q", up, want)
 	}
@@ -264,6 +267,27 @@ func TestUplinks(t *testing.T) {
 	up, err = l.Uplinks(t.Context(), netip.MustParseAddr("198.18.0.99"))
 	if err != nil || up.Underlay != "" || !slices.Equal(up.Names, []string{"out0", "vpn0"}) {
 		t.Errorf("without the tunnel address: %+v, %v", up, err)
+	}
+}
+
+// TestSilentUplink: no packet comes by an interface that only has an address.
+func TestSilentUplink(t *testing.T) {
+	l := newLinks(t)
+	addDummy(t, here(t), "out0", "203.0.113.2/24")
+	run(t, "ip", "route", "add", "default", "via", "203.0.113.1", "metric", "100")
+	run(t, "ip", "addr", "add", "198.18.7.1/32", "dev", "lo")
+	t.Cleanup(func() { _ = exec.Command("ip", "addr", "del", "198.18.7.1/32", "dev", "lo").Run() })
+	addrs := map[string]string{"lo": "198.18.7.1"}
+	if exec.Command("ip", "link", "add", "dummy7", "type", "dummy").Run() == nil { // not every kernel has it
+		t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "dummy7").Run() })
+		run(t, "ip", "addr", "add", "198.18.7.2/32", "dev", "dummy7")
+		addrs["dummy7"] = "198.18.7.2"
+	}
+	for name, addr := range addrs {
+		up, err := l.Uplinks(t.Context(), netip.MustParseAddr(addr))
+		if err != nil || !up.Silent || up.Underlay != name || !slices.Equal(up.Carriers(), []string{"out0"}) {
+			t.Errorf("%s on %s: %+v, %v", addr, name, up, err)
+		}
 	}
 }
 

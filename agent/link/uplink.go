@@ -17,10 +17,23 @@ import (
 // Uplinks are the interfaces by which this host reaches the world.
 type Uplinks struct {
 	Underlay string   // the one that has the tunnel address; empty: none has it
+	Silent   bool     // no packet comes by it: it is a dummy, or loopback, and has the address alone
 	Names    []string // all of them, the underlay too, sorted
 	// Subnets are those on every interface of the host, uplink or not, without
 	// loopback and our own; sorted.
 	Subnets []Subnet
+}
+
+// Carriers are the interfaces by which packets to the tunnel address come: the one that
+// has it, or all others that lead out where no packet comes by that one.
+func (u Uplinks) Carriers() []string {
+	switch {
+	case u.Silent:
+		return slices.DeleteFunc(slices.Clone(u.Names), func(name string) bool { return name == u.Underlay })
+	case u.Underlay == "":
+		return nil
+	}
+	return []string{u.Underlay}
 }
 
 // Subnet is a subnet that this host reaches on an interface without a router.
@@ -66,6 +79,7 @@ func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
 		a := link.Attrs()
 		if a.Index == byAddr {
 			up.Underlay = a.Name
+			up.Silent = a.RawFlags&unix.IFF_LOOPBACK != 0 || link.Type() == "dummy"
 		}
 		if isOurs(a.Name) || a.RawFlags&unix.IFF_LOOPBACK != 0 {
 			continue

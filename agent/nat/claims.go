@@ -33,6 +33,8 @@ func (e *PortTakenError) Error() string {
 // that is taken, and the kernel chooses where any will do. The sockets end with
 // the process.
 type Claims struct {
+	holder func(p Port) (pid int, program string) // finds who has a port; it takes its time
+
 	mu      sync.Mutex
 	byOwner map[string][]claim
 }
@@ -56,7 +58,7 @@ func (s *socket) letGo() {
 }
 
 // NewClaims makes one that holds nothing.
-func NewClaims() *Claims { return &Claims{byOwner: map[string][]claim{}} }
+func NewClaims() *Claims { return &Claims{holder: holder, byOwner: map[string][]claim{}} }
 
 // Claim makes the ports that owner holds those given, and gives them in the
 // same order with the numbers that were chosen. What it held before it keeps,
@@ -65,6 +67,14 @@ func NewClaims() *Claims { return &Claims{byOwner: map[string][]claim{}} }
 // the owners in with holds is no conflict: both hold it then, and it is free when
 // neither does.
 func (c *Claims) Claim(owner string, ports []Port, with ...string) ([]Port, error) {
+	got, err := c.claim(owner, ports, with)
+	if taken, ok := errors.AsType[*PortTakenError](err); ok && taken.Owner == "" {
+		taken.PID, taken.Program = c.holder(taken.Port) // nobody waits for that but who asked
+	}
+	return got, err
+}
+
+func (c *Claims) claim(owner string, ports []Port, with []string) ([]Port, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ports = slices.Clone(ports)
@@ -191,8 +201,7 @@ func bind(p Port) (claim, error) {
 	}
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		pid, program := holder(p)
-		return c, &PortTakenError{Port: p, PID: pid, Program: program}
+		return c, &PortTakenError{Port: p}
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return c, fmt.Errorf("publish on %s: %w", p.hostIP(), ErrNotHere)
 	case err != nil:

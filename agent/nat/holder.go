@@ -4,13 +4,19 @@ import (
 	"bufio"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// holderTime bounds the search: any user of the host can have files and processes by
+// the hundred thousand, and the answer is for a sentence only.
+const holderTime = 500 * time.Millisecond
 
 // holder finds the process that has a port of this host, for an error's sentence.
 // 0: it is not known, or it is the kernel.
@@ -19,25 +25,48 @@ func holder(p Port) (pid int, program string) {
 	if inode == "" {
 		return 0, ""
 	}
-	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
-	if err != nil {
-		return 0, ""
-	}
-	for _, link := range links {
-		if to, err := os.Readlink(link); err != nil || to != "socket:["+inode+"]" {
-			continue
+	deadline := time.Now().Add(holderTime)
+	for pid := range numbersIn("/proc", deadline) {
+		proc := filepath.Join("/proc", pid)
+		for fd := range numbersIn(filepath.Join(proc, "fd"), deadline) {
+			if to, err := os.Readlink(filepath.Join(proc, "fd", fd)); err != nil || to != "socket:["+inode+"]" {
+				continue
+			}
+			comm, err := os.ReadFile(filepath.Join(proc, "comm"))
+			n, bad := strconv.Atoi(pid)
+			if err != nil || bad != nil { // it has just ended
+				continue
+			}
+			return n, strings.TrimSpace(string(comm))
 		}
-		text := strings.Split(link, "/")[2]
-		if pid, err = strconv.Atoi(text); err != nil {
-			continue
-		}
-		comm, err := os.ReadFile(filepath.Join("/proc", text, "comm"))
-		if err != nil { // it has just ended
-			continue
-		}
-		return pid, strings.TrimSpace(string(comm))
 	}
 	return 0, ""
+}
+
+// numbersIn gives the names in a directory that are numbers, a few at a time, until a
+// deadline.
+func numbersIn(dir string, deadline time.Time) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		d, err := os.Open(dir)
+		if err != nil {
+			return // it has just ended
+		}
+		defer d.Close() //nolint:errcheck // only read from
+		for {
+			names, err := d.Readdirnames(256)
+			for _, name := range names {
+				if time.Now().After(deadline) {
+					return
+				}
+				if name[0] >= '0' && name[0] <= '9' && !yield(name) {
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}
 }
 
 // socketOn gives the inode of a socket that keeps others off a port, as the kernel's

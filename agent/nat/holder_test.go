@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 )
 
 // TestHolder: who has a port that cannot be claimed is told by name.
@@ -38,6 +39,47 @@ func TestHolder(t *testing.T) {
 	}
 	if pid, program := holder(Port{Proto: "udp", HostIP: netip.MustParseAddr("127.0.0.2"), HostPort: udp.LocalAddr().(*net.UDPAddr).AddrPort().Port()}); pid != 0 {
 		t.Errorf("another address's is %d's, %s", pid, program)
+	}
+}
+
+// TestHolderKeepsNobody: while who has a port is looked for, others claim and release.
+func TestHolderKeepsNobody(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // nothing was sent
+	claims := NewClaims()
+	defer claims.Close()
+	looking, found := make(chan struct{}), make(chan struct{})
+	claims.holder = func(Port) (int, string) {
+		close(looking)
+		<-found
+		return 7, "somebody"
+	}
+	failed := make(chan error, 1)
+	go func() {
+		_, err := claims.Claim("web", []Port{{Proto: "tcp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: l.Addr().(*net.TCPAddr).AddrPort().Port()}})
+		failed <- err
+	}()
+	<-looking
+	done := make(chan error, 1)
+	go func() {
+		_, err := claims.Claim("db", []Port{{Proto: "tcp", HostIP: netip.MustParseAddr("127.0.0.1")}})
+		claims.Release("db")
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("another claim waits for the search")
+	}
+	close(found)
+	if taken, ok := errors.AsType[*PortTakenError](<-failed); !ok || taken.PID != 7 || taken.Program != "somebody" {
+		t.Errorf("%+v", taken)
 	}
 }
 

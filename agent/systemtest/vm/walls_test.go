@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -18,13 +19,17 @@ import (
 func (s *site) walls(from, to *node) {
 	s.t.Helper()
 	const fetch = "curl --silent --show-error --fail --max-time 10 --output /dev/null http://"
-	client := to.sh("docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' client")
+	inside := to.sh("docker exec client ip -4 -o addr show dev eth0")
+	client := regexp.MustCompile(`inet ([0-9.]+)`).FindStringSubmatch(inside)
+	if client == nil {
+		s.t.Fatalf("%s: the client's address: %q", to.name, inside)
+	}
 	for who, script := range map[string]string{
 		"root of a host to a container's own address":        fetch + "10.6.0.10/busybox",
 		"another user to it, by a tunnel with his uid":       "runuser -u nobody -- " + fetch + "10.6.0.10/busybox",
 		"a user to a published port":                         "runuser -u nobody -- " + fetch + from.address + ":8080/busybox",
 		"a container to another host's published port":       "docker exec client wget -q -O /dev/null -T 10 http://" + from.address + ":8080/busybox",
-		"both at once, by the same two addresses (learning)": "set -- 1 2 3; for i; do " + fetch + "10.6.0.10/busybox & " + fetch + from.address + ":8080/busybox & done; wait",
+		"both at once, by the same two addresses (learning)": "p=; for i in 1 2 3; do " + fetch + "10.6.0.10/busybox & p=\"$p $!\"; " + fetch + from.address + ":8080/busybox & p=\"$p $!\"; done; for q in $p; do wait $q; done",
 	} {
 		s.until(time.Minute, who, func() error {
 			_, err := to.try(script)
@@ -36,7 +41,7 @@ func (s *site) walls(from, to *node) {
 	}
 
 	// A datagram that looks like a packet of from's tunnel, for the client.
-	packet := base64.StdEncoding.EncodeToString(append(binary.BigEndian.AppendUint32([]byte{0x08, 0, 0, 0}, 0x2712<<8), smuggled(client, "smuggled")...)) // RFC 7348
+	packet := base64.StdEncoding.EncodeToString(append(binary.BigEndian.AppendUint32([]byte{0x08, 0, 0, 0}, 0x2712<<8), smuggled(client[1], "smuggled")...)) // RFC 7348
 	from.sh("echo " + packet + " | base64 -d >/run/packet; chmod 644 /run/packet; docker run -d --name bridged busybox sleep 100000; docker cp /run/packet bridged:/packet; docker cp /run/packet server:/packet")
 	send := "bash -c 'cat /run/packet >/dev/udp/" + to.address + "/4789'"
 	heard := func() (n int) { // nobody in the client listens on the port, and its kernel counts that
