@@ -96,3 +96,32 @@ func TestHoldFromLeaksNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestHoldFromNeverRun: the address of a container that was made and has never run
+// passes to the hold of its first start.
+func TestHoldFromNeverRun(t *testing.T) {
+	h := newTestHost(t)
+	empty := h.whole()
+	h.mustHold("10.6.0.9")
+	reserve := api.ReserveRequest{ID: "created-1", Network: "foo", IP: "10.6.0.9", Source: api.SourceDriver, ContainerID: "c1", ContainerName: "new"}
+	for range 2 {
+		if _, err := h.Reserve(t.Context(), reserve); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.settle()
+	h.converge() // nobody counts in who has no interface
+	if _, err := h.Hold(t.Context(), api.HoldRequest{Network: "foo", IP: "10.6.0.9", From: "created-1"}); err != nil {
+		t.Fatal(err)
+	}
+	handOver(t, h, "e1", "10.6.0.9")
+	if _, err := h.Endpoint(t.Context(), "created-1"); api.CodeOf(err) != api.CodeNotFound {
+		t.Errorf("what kept the address: %v", err)
+	}
+	if err := h.Release(t.Context(), "e1"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	h.converge()
+	h.wantWhole("given back", empty)
+}

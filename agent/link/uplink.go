@@ -116,13 +116,11 @@ const (
 // DockersBridges lists the bridges for which Docker keeps its packet filter in nftables.
 // Where it is in iptables, or there is no Docker, there are none.
 func (l *Links) DockersBridges(context.Context) ([]string, error) {
-	nft, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) { // a kernel without nftables
-		return nil, nil
+	chains, err := chainsOfIPv4()
+	for _, none := range []error{unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.ENOENT} {
+		if errors.Is(err, none) { // a kernel without nftables
+			return nil, nil
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list the chains of nftables: %w", err)
@@ -135,6 +133,14 @@ func (l *Links) DockersBridges(context.Context) ([]string, error) {
 	}
 	slices.Sort(bridges)
 	return bridges, nil
+}
+
+func chainsOfIPv4() ([]*nftables.Chain, error) {
+	nft, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	return nft.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 }
 
 func isOurs(name string) bool {

@@ -381,8 +381,8 @@ func (w *world) tell() {
 	w.mu.Lock()
 }
 
-// passing lets as much time pass as Docker never needs to write a network down
-// and to tell of it: not while it makes one.
+// passing lets as much time pass as Docker never needs to write a network down: not while
+// it makes one. Its events may be told later than that.
 func (w *world) passing() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -391,15 +391,12 @@ func (w *world) passing() bool {
 			return false
 		}
 	}
-	w.docker.mu.Lock()
-	events := len(w.docker.events)
-	w.docker.mu.Unlock()
 	select {
 	case <-w.driver.known.compared: // the sweep comes with the driver's life
 	default:
 		return false
 	}
-	if w.telling || events > 0 {
+	if w.telling {
 		return false
 	}
 	const by = expectTime + time.Second
