@@ -88,6 +88,9 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if err != nil {
 		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
+	if l.Source == api.SourceCNI {
+		a.lookAfterChain(l.ID)
+	}
 	a.Logger.Info("attached", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network, "ip", l.IP, "port", l.Port)
 	return a.shown(l, r), nil
 }

@@ -61,6 +61,7 @@ func (f Forwarding) render() ([]Flow, []string) {
 			"move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG0[],set_field:1->reg1,goto_table:%d", tablePolicy)
 	}
 	r.peerHosts(f.Peers)
+	r.probes(f.Probe, f.Self)
 	for _, g := range f.Segments {
 		r.broadcast(g)
 		r.host(g, f.Self)
