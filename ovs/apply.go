@@ -101,6 +101,9 @@ func (s *Switch) applyForwarding(ctx context.Context, f Forwarding, full bool) e
 		m.epoch++
 		return err
 	}
+	if known != nil {
+		s.tell(news(known, want))
+	}
 	m.known = make(map[flowKey]Flow, len(want))
 	for _, fl := range want {
 		m.known[fl.key()] = fl

@@ -42,7 +42,7 @@ func (f Forwarding) Flows() []Flow {
 func (f Forwarding) render() ([]Flow, []string) {
 	f, dropped := f.sane()
 	var r rendering
-	for t := tableClassify; t <= tableHost; t++ {
+	for t := tableClassify; t <= tableTell; t++ {
 		r.add(t, 0, "", "drop")
 	}
 	r.add(tableCanary, 0, "", "drop")
@@ -110,6 +110,7 @@ func (r *rendering) local(g Segment) {
 	if g.GatewayPort > 0 {
 		r.gateway(g)
 	}
+	r.asked(g)
 }
 
 // gateway renders this host's gateway. It speaks for the outside, so the

@@ -119,6 +119,8 @@ const (
 	ofSetConfig    = 9
 	ofPacketIn     = 10
 	ofPacketOut    = 13
+	ofBarrier      = 20 // the reply is 21
+	ofBarrierRe    = 21
 	ofSetAsync     = 28
 
 	nxVendor          = 0x2320
@@ -127,9 +129,11 @@ const (
 	ofppController = 0xfffffffd
 	ofNoBuffer     = 0xffffffff
 	ofReasonAction = 1 // of a packet: an action sent it here
+	ofpatSetField  = 25
 
-	oxmInPort   = 0x80000004
-	oxmTunnelID = 0x80004c08
+	oxmInPort    = 0x80000004
+	oxmTunnelID  = 0x80004c08
+	oxmRegister0 = 0x00010004
 )
 
 // subscribe has the switch hand the answers out, and nothing else.
@@ -156,20 +160,15 @@ func (p *Prober) Send(ofport, size int, nonce Nonce) error {
 	if size < MinProbe || size > MaxProbe || ofport <= 0 || ofport > maxOFPort {
 		return fmt.Errorf("probe of %d bytes by port %d: out of range", size, ofport)
 	}
-	const actions = 16 + 16 // set the VNI, output
-	body := make([]byte, 16+actions+size)
-	binary.BigEndian.PutUint32(body, ofNoBuffer)
-	binary.BigEndian.PutUint32(body[4:], ofppController)
-	binary.BigEndian.PutUint16(body[8:], actions)
-	a := body[16:]
-	binary.BigEndian.PutUint16(a, 25) // OFPAT_SET_FIELD
-	binary.BigEndian.PutUint16(a[2:], 16)
-	binary.BigEndian.PutUint32(a[4:], oxmTunnelID)
-	binary.BigEndian.PutUint64(a[8:], probeVNI)
-	a = a[16:] // OFPAT_OUTPUT is 0
-	binary.BigEndian.PutUint16(a[2:], 16)
-	binary.BigEndian.PutUint32(a[4:], uint32(ofport))
-	frame := a[16:]
+	actions := make([]byte, 16+16)
+	binary.BigEndian.PutUint16(actions, ofpatSetField)
+	binary.BigEndian.PutUint16(actions[2:], 16)
+	binary.BigEndian.PutUint32(actions[4:], oxmTunnelID)
+	binary.BigEndian.PutUint64(actions[8:], probeVNI)
+	output := actions[16:] // OFPAT_OUTPUT is 0
+	binary.BigEndian.PutUint16(output[2:], 16)
+	binary.BigEndian.PutUint32(output[4:], uint32(ofport))
+	frame := make([]byte, size)
 	target, err := net.ParseMAC(probeTarget)
 	if err != nil {
 		return err
@@ -180,7 +179,16 @@ func (p *Prober) Send(ofport, size int, nonce Nonce) error {
 	copy(frame[14:], nonce[:])
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.c.write(ofPacketOut, 0, body)
+	return p.c.write(ofPacketOut, 0, packetOut(frame, actions))
+}
+
+// packetOut is the body of a message that has the switch do actions with a frame.
+func packetOut(frame, actions []byte) []byte {
+	body := make([]byte, 16, 16+len(actions)+len(frame))
+	binary.BigEndian.PutUint32(body, ofNoBuffer)
+	binary.BigEndian.PutUint32(body[4:], ofppController)
+	binary.BigEndian.PutUint16(body[8:], uint16(len(actions)))
+	return append(append(body, actions...), frame...)
 }
 
 // Receive waits for an answer. The error says that the connection is of no more use.
@@ -258,4 +266,17 @@ func parseAnswer(body []byte) (Answer, bool) {
 	a.MTU = int(binary.BigEndian.Uint16(frame[10:]))
 	a.Nonce = Nonce(frame[14:])
 	return a, true
+}
+
+// barrier waits until the switch has done all that it was told.
+func (c *flowCounter) barrier() error {
+	if err := c.write(ofBarrier, 0, nil); err != nil {
+		return err
+	}
+	for {
+		kind, _, _, err := readMessage(c.in)
+		if err != nil || kind == ofBarrierRe {
+			return err
+		}
+	}
 }

@@ -191,6 +191,11 @@ func TestFindsPaths(t *testing.T) {
 				if all := strings.Join(says, "\n"); (tt.says == "") != (all == "") || !strings.Contains(all, tt.says) {
 					t.Errorf("said %q, want %q", all, tt.says)
 				}
+				probes, _ := f.net.count()
+				t.Logf("%d probes in 40 s", probes)
+				if probes > 250 {
+					t.Errorf("%d probes", probes)
+				}
 				if want := map[bool]int{true: 1}[tt.says != ""]; f.changed() != want {
 					t.Errorf("%d changes, want %d", f.changed(), want)
 				}

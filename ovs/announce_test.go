@@ -1,0 +1,120 @@
+package ovs
+
+import (
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// listener hears ARP replies at the far end of an endpoint's veth.
+type listener struct{ out, log lockedBuffer }
+
+func (x tracer) listen(t *testing.T, ifname string) *listener {
+	t.Helper()
+	l := &listener{}
+	cmd := exec.Command("nsenter", "--net="+filepath.Join("/run/netns", x.i.NetNS), "--", "tcpdump", "-i", ifname, "-n", "-l", "-e", "arp[6:2] == 2")
+	cmd.Stdout, cmd.Stderr = &l.out, &l.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	eventually(t, "tcpdump listens", func() bool { return strings.Contains(l.log.String(), "listening on") })
+	return l
+}
+
+func (l *listener) heard(ip, mac string) bool {
+	return strings.Contains(l.out.String(), "Reply "+ip+" is-at "+mac)
+}
+
+// A member that asked for an address in vain hears of it as soon as the switch knows
+// it; the other members may hear it too, other networks do not. Of an address that
+// nobody asked for nobody hears.
+func TestAskedForIsAnnounced(t *testing.T) {
+	x := newTracer(t)
+	const port = 1
+	a, b := x.listen(t, "a1p"), x.listen(t, "b1p")
+	ask := func(ip string) {
+		t.Helper()
+		own, err := net.ParseMAC(mac(2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := announcement{ip: netip.MustParseAddr("10.6.0.2"), mac: own}.frame()
+		q[21] = 1 // a request
+		target := netip.MustParseAddr(ip).As4()
+		copy(q[38:], target[:])
+		x.i.Run(t, "ovs-ofctl", "-O", "OpenFlow10", "packet-out", x.s.controlTarget(),
+			"in_port=1,packet="+hex.EncodeToString(q)+",actions=resubmit(,0)")
+	}
+	f := traced()
+	learn := func(ip, hw string) {
+		t.Helper()
+		f.Segments[0].Remote = append(f.Segments[0].Remote, Remote{MAC: hw, IP: netip.MustParseAddr(ip), OFPort: portT1})
+		if err := x.s.SetForwarding(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	learn("10.6.0.100", mac(100)) // nobody asked
+	ask("10.6.0.101")
+	ask("10.6.0.102")
+	asked := time.Now()
+	learn("10.6.0.101", mac(101))
+	eventually(t, "who asked hears", func() bool { return a.heard("10.6.0.101", mac(101)) })
+	if took := time.Since(asked); took < askedFor*time.Second { // else a stalled machine has forgotten the question
+		learn("10.6.0.102", mac(102))
+		eventually(t, "the second too", func() bool {
+			return a.heard("10.6.0.102", mac(102)) || time.Since(asked) > askedFor*time.Second
+		})
+	}
+	if a.heard("10.6.0.100", mac(100)) {
+		t.Errorf("told unasked:\n%s", a.out.String())
+	}
+	if s := b.out.String(); s != "" {
+		t.Errorf("another network was told:\n%s", s)
+	}
+	// What was asked for is forgotten; what is told again after that is told nobody.
+	eventually(t, "questions are forgotten", func() bool {
+		out := x.i.Run(t, "ovs-ofctl", "-O", "OpenFlow14", "dump-flows", x.s.controlTarget(), "table=11")
+		return !strings.Contains(out, "arp")
+	})
+	before := strings.Count(a.out.String(), "Reply")
+	if err := x.s.announce(t.Context(), []announcement{{vni: vniA, ip: netip.MustParseAddr("10.6.0.101"), mac: net.HardwareAddr{2, 0x42, 10, 6, 0, 101}}}); err != nil {
+		t.Fatal(err)
+	}
+	ask("10.6.0.103")
+	learn("10.6.0.103", mac(103))
+	eventually(t, "the next is told", func() bool { return a.heard("10.6.0.103", mac(103)) })
+	if n := strings.Count(a.out.String(), "Reply"); n != before+1 {
+		t.Errorf("%d replies more:\n%s", n-before, a.out.String())
+	}
+}
+
+// Questions do not fill the switch.
+func TestQuestionsAreBounded(t *testing.T) {
+	for _, f := range traced().Flows() {
+		if f.Table == tableAnswer && f.Priority == 10 && !strings.Contains(f.Actions, "limit=1024") {
+			t.Errorf("%s", f)
+		}
+	}
+	many := make([]Flow, 0, 1000)
+	var r rendering
+	for i := range 1000 {
+		r.answer(Segment{VNI: vniA}, netip.AddrFrom4([4]byte{10, 6, byte(i >> 8), byte(i)}), mac(2))
+	}
+	many = append(many, r.flows...)
+	if got := news(map[flowKey]Flow{}, many); len(got) != maxAnnounced || got[5].ip != netip.MustParseAddr("10.6.0.5") || got[5].vni != vniA || got[5].mac.String() != mac(2) {
+		t.Errorf("%d: %v", len(got), got[5])
+	}
+	have := map[flowKey]Flow{}
+	for _, f := range many[:999] {
+		have[f.key()] = f
+	}
+	if got := news(have, many); len(got) != 1 || got[0].ip != netip.MustParseAddr("10.6.3.231") {
+		t.Errorf("%v", got)
+	}
+}
