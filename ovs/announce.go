@@ -3,9 +3,13 @@ package ovs
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -55,46 +59,30 @@ type announcement struct {
 // its endpoints many are asked for again anyway.
 const maxAnnounced = 256
 
-// news finds the addresses for which one set of flows answers, and another did not.
-func news(have map[flowKey]Flow, want []Flow) []announcement {
+// announced finds an answer for an address (see rendering.answer) among the lines that
+// change flows, those of changes and those of parseDiff.
+var announced = regexp.MustCompile(`^add table=2\b[^a]*\barp,reg0=(0x[0-9a-f]+),(?:arp_op=1,)?arp_tpa=([0-9.]+)(?:,arp_op=1)? .*?actions=move:[^,]*,set_field:([0-9a-f:]{17})->eth_src`)
+
+// news finds the addresses for which the switch answers since these changes.
+func news(lines []string) []announcement {
 	var list []announcement
-	for _, f := range want {
-		if f.Table != tableAnswer || f.Priority != 100 {
+	for _, line := range lines {
+		if !strings.HasPrefix(line, "add table=2") || len(list) == maxAnnounced {
 			continue
 		}
-		if _, ok := have[f.key()]; ok {
+		m := announced.FindStringSubmatch(line)
+		if m == nil {
 			continue
 		}
-		if a, ok := announcementOf(f); ok {
-			list = append(list, a)
+		vni, err1 := strconv.ParseUint(m[1], 0, 24)
+		ip, err2 := netip.ParseAddr(m[2])
+		mac, err3 := net.ParseMAC(m[3])
+		if err := errors.Join(err1, err2, err3); err != nil || !ip.Is4() {
+			continue // no line of ours
 		}
-		if len(list) == maxAnnounced {
-			break
-		}
+		list = append(list, announcement{vni: uint32(vni), ip: ip, mac: mac})
 	}
 	return list
-}
-
-// announcementOf reads what rendering.answer wrote.
-func announcementOf(f Flow) (announcement, bool) {
-	var a announcement
-	var ip, mac string
-	if _, err := fmt.Sscanf(f.Match, "arp,reg0=%v,arp_op=1,arp_tpa=%s", &a.vni, &ip); err != nil {
-		return a, false
-	}
-	if _, err := fmt.Sscanf(f.Actions, "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:%17s->eth_src", &mac); err != nil {
-		return a, false
-	}
-	addr, err := netip.ParseAddr(ip)
-	if err != nil || !addr.Is4() {
-		return a, false
-	}
-	hw, err := net.ParseMAC(mac)
-	if err != nil {
-		return a, false
-	}
-	a.ip, a.mac = addr, hw
-	return a, true
 }
 
 // frame is a gratuitous ARP reply (RFC 5227): kernels take it for an address that
@@ -157,8 +145,9 @@ func resubmit(table byte) []byte {
 	return a
 }
 
-// tell announces beside what goes on.
-func (s *Switch) tell(list []announcement) {
+// tell announces what is new since changes of flows, beside what goes on.
+func (s *Switch) tell(lines []string) {
+	list := news(lines)
 	if len(list) == 0 {
 		return
 	}

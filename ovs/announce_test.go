@@ -2,6 +2,7 @@ package ovs
 
 import (
 	"encoding/hex"
+	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -101,20 +102,30 @@ func TestQuestionsAreBounded(t *testing.T) {
 			t.Errorf("%s", f)
 		}
 	}
-	many := make([]Flow, 0, 1000)
 	var r rendering
+	var lines, diff []string
 	for i := range 1000 {
 		r.answer(Segment{VNI: vniA}, netip.AddrFrom4([4]byte{10, 6, byte(i >> 8), byte(i)}), mac(2))
 	}
-	many = append(many, r.flows...)
-	if got := news(map[flowKey]Flow{}, many); len(got) != maxAnnounced || got[5].ip != netip.MustParseAddr("10.6.0.5") || got[5].vni != vniA || got[5].mac.String() != mac(2) {
-		t.Errorf("%d: %v", len(got), got[5])
+	for _, f := range r.flows {
+		lines = append(lines, f.addLine())
+		// As diff-flows prints it.
+		diff = append(diff, strings.Replace(strings.Replace(fmt.Sprintf("+table=2 %s cookie=%#x actions=%s", f.rule(), Cookie, f.Actions), "arp_op=1,", "", 1), " cookie", ",arp_op=1 cookie", 1))
 	}
-	have := map[flowKey]Flow{}
-	for _, f := range many[:999] {
-		have[f.key()] = f
+	diffed, err := parseDiff(strings.Join(diff, "\n"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := news(have, many); len(got) != 1 || got[0].ip != netip.MustParseAddr("10.6.3.231") {
-		t.Errorf("%v", got)
+	for _, lines := range [][]string{lines, diffed} {
+		got := news(lines)
+		if len(got) != maxAnnounced || got[5].ip != netip.MustParseAddr("10.6.0.5") || got[5].vni != vniA || got[5].mac.String() != mac(2) {
+			t.Errorf("%d of %q", len(got), lines[5])
+		}
+	}
+	for _, f := range traced().Flows() {
+		is := f.Table == tableAnswer && strings.Contains(f.Match, "arp_tpa") && f.Actions != "drop"
+		if got := news([]string{f.addLine()}); len(got) == 1 != is || len(news([]string{f.deleteLine()})) > 0 {
+			t.Errorf("%v of %s", got, f)
+		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -27,43 +26,13 @@ const (
 	secretB = "02:bb:bb:bb:bb:bb"
 )
 
-// newProbed starts two hosts with a bridge in a namespace of its own between them.
-// frames of more than wire bytes are lost on it, without a word.
+// newProbed starts two hosts on a wire that loses packets of more than wire bytes.
 func newProbed(t *testing.T, wire int) (a, b *probed) {
 	t.Helper()
 	a, b = &probed{}, &probed{}
 	a.s, a.i = open(t)
 	b.s, b.i = open(t)
-	middle := a.i.NetNS + "-wire"
-	ip := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %v: %v: %s", args, err, out)
-		}
-	}
-	ip("netns", "add", middle)
-	t.Cleanup(func() { ip("netns", "delete", middle) })
-	ip("-n", middle, "link", "add", "br0", "up", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
-	rules := "table netdev wire {\n"
-	for n, h := range []*probed{a, b} {
-		end := fmt.Sprintf("end%d", n)
-		ip("link", "add", "up0", "netns", h.i.NetNS, "type", "veth", "peer", "name", end, "netns", middle)
-		ip("-n", h.i.NetNS, "link", "set", "up0", "up")
-		ip("-n", middle, "link", "set", end, "master", "br0", "up")
-		rules += fmt.Sprintf("chain %s { type filter hook ingress device %s priority 0; meta length > %d drop; }\n", end, end, wire)
-		vsctl(t, h.i, "add-br", "br-phy", "--", "set", "Bridge", "br-phy", "datapath_type=netdev")
-		vsctl(t, h.i, "add-port", "br-phy", "up0")
-		h.i.Run(t, "ip", "addr", "add", fmt.Sprintf("198.18.0.%d/24", n+1), "dev", "br-phy")
-		h.i.Run(t, "ip", "link", "set", "br-phy", "up")
-		eventually(t, "the tunnel has a route", func() bool {
-			return strings.Contains(h.i.Run(t, "ovs-appctl", "ovs/route/show"), "198.18.0.0/24")
-		})
-	}
-	nft := exec.Command("ip", "netns", "exec", middle, "nft", "-f", "-")
-	nft.Stdin = strings.NewReader(rules + "}\n")
-	if out, err := nft.CombinedOutput(); err != nil {
-		t.Fatalf("nft: %v: %s", err, out)
-	}
+	ovstest.Join(t, a.i, b.i).Narrow(t, wire)
 	for n, h := range []*probed{a, b} {
 		self, peer := fmt.Sprintf("198.18.0.%d", n+1), fmt.Sprintf("198.18.0.%d", 2-n)
 		ports, err := h.s.SetTunnels(t.Context(), []Tunnel{{Peer: "peer", Remote: addr(peer)}})
@@ -166,9 +135,21 @@ func TestProbe(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, back := b.ask(t, MinProbe); !back && len(b.got) > 0 {
-		t.Errorf("a stranger's answers came: %v", <-b.got)
-	}
+	own := Nonce{2}
+	eventually(t, "our own probe comes back after those", func() bool {
+		if err := b.prober.Send(b.port, MinProbe, own); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case a := <-b.got:
+			if a.Nonce == (Nonce{1}) {
+				t.Errorf("an answer to a stranger came: %+v", a)
+			}
+			return a.Nonce == own
+		case <-time.After(time.Second):
+			return false
+		}
+	})
 	if len(a.got) > 0 {
 		t.Errorf("questions came out: %v", <-a.got)
 	}

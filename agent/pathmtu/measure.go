@@ -18,9 +18,11 @@ const (
 	tries     = 3
 	lastTries = 10
 	// answerTime is how long the answers of one try may take; restTime how long the
-	// others may after that to the small probe, which was sent last.
+	// others may after that to the small probe, which was sent last; lateTime how long
+	// small ones that are missing at the end are waited for.
 	answerTime = time.Second
 	restTime   = 300 * time.Millisecond
+	lateTime   = 2 * time.Second
 	// sizesAtOnce is how many sizes a round of the search tries.
 	sizesAtOnce = 15
 )
@@ -86,6 +88,28 @@ func (x *exchange) round(ctx context.Context, ofport, times int, sizes ...int) (
 		}
 	}()
 	small := 0
+	// wait takes answers until all have come, for d at most, and not for long once
+	// every small probe is back.
+	wait := func(d time.Duration, back func() bool) error {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		for !back() || len(r.arrived) < len(sizes) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-t.C:
+				return nil
+			case a := <-answers:
+				r.told = a.MTU
+				if size := asked[a.Nonce]; size > 0 {
+					r.arrived[size] = true
+				} else if small++; back() {
+					t.Reset(restTime)
+				}
+			}
+		}
+		return nil
+	}
 	for try := range times {
 		for _, size := range append(slices.DeleteFunc(slices.Clone(sizes), func(s int) bool { return r.arrived[s] }), 0) {
 			var n ovs.Nonce
@@ -102,26 +126,16 @@ func (x *exchange) round(ctx context.Context, ofport, times int, sizes ...int) (
 				return r, err
 			}
 		}
-		t := time.NewTimer(answerTime)
-		for waiting := true; waiting && (small <= try || len(r.arrived) < len(sizes)); {
-			select {
-			case <-ctx.Done():
-				t.Stop()
-				return r, ctx.Err()
-			case <-t.C:
-				waiting = false
-			case a := <-answers:
-				r.told = a.MTU
-				if size := asked[a.Nonce]; size > 0 {
-					r.arrived[size] = true
-				} else if small++; small > try {
-					t.Reset(restTime)
-				}
-			}
+		if err := wait(answerTime, func() bool { return small > try }); err != nil {
+			return r, err
 		}
-		t.Stop()
 		if len(r.arrived) == len(sizes) && small > 0 {
 			return r, nil
+		}
+	}
+	if small > 0 && small < times { // they may only be late, on a busy machine
+		if err := wait(lateTime, func() bool { return small == times }); err != nil {
+			return r, err
 		}
 	}
 	switch {
