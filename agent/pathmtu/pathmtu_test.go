@@ -266,7 +266,7 @@ func TestLossIsNoLimit(t *testing.T) {
 		time.Sleep(time.Second)
 		for _, loss := range []float64{0.1, 0.3, 0.5, 0.8, 0.95, 1} {
 			f.net.change(func() { p.loss = loss })
-			time.Sleep(6 * time.Hour)
+			time.Sleep(time.Hour)
 			f.want(t, fmt.Sprintf("%.0f %% lost", 100*loss), "1500")
 		}
 		if f.changed() > 0 {
@@ -371,9 +371,9 @@ func TestThousandPeers(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		before, bytes := f.net.count()
-		time.Sleep(time.Hour)
+		time.Sleep(20 * time.Minute)
 		after, all := f.net.count()
-		rate, volume := float64(after-before)/3600, float64(all-bytes)/3600
+		rate, volume := float64(after-before)/1200, float64(all-bytes)/1200
 		t.Logf("%.1f probes and %.0f bytes a second", rate, volume)
 		if rate > 8 || volume > 8000 {
 			t.Errorf("%.1f probes and %.0f bytes a second", rate, volume)
@@ -387,7 +387,7 @@ func TestThousandPeers(t *testing.T) {
 				p.mtu = 1400
 			}
 		})
-		time.Sleep(time.Hour)
+		time.Sleep(20 * time.Minute)
 		if _, says := f.Known(); len(says) != maxProblems+1 || !strings.Contains(says[maxProblems], "880 more hosts") {
 			t.Errorf("%d sentences, the last %q", len(says), says[len(says)-1])
 		}
