@@ -258,6 +258,7 @@ func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) 
 // unplug takes away what plug made, all or part of it.
 func (a *Agent) unplug(ctx context.Context, id string) error {
 	name := link.HostName(id)
+	a.clearNotes(noteMAC + id)
 	return errors.Join(a.Switch.RemovePort(ctx, name), a.Links.DeleteVeth(ctx, name))
 }
 

@@ -50,6 +50,9 @@ func TestStatusSaysForeignMAC(t *testing.T) {
 		if err := h.Release(t.Context(), "c1"); err != nil {
 			t.Fatal(err)
 		}
+		if st, err := h.Status(t.Context()); err != nil || len(st.Problems) > 0 {
+			t.Errorf("after its end: %q, %v", st.Problems, err)
+		}
 		wants()
 	}
 }
