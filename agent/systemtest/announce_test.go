@@ -14,11 +14,11 @@ import (
 // told as soon as its host knows it, and does not wait until it asks again. Containers
 // of a network where nobody asked are told nothing.
 func TestNewcomerIsAnnounced(t *testing.T) {
-	makeNetwork(t, 1, "newcomer", "10.150.0.0/24")
-	makeNetwork(t, 1, "nobodyasks", "10.151.0.0/24")
+	makeNetwork(t, 1, "newcomer", "10.198.0.0/24")
+	makeNetwork(t, 1, "nobodyasks", "10.199.0.0/24")
 	asker := runContainer(t, 1, "newcomer", "nc-asker")
 	silent := runContainer(t, 1, "nobodyasks", "nc-silent")
-	const late, other = "10.150.0.77", "10.151.0.77"
+	const late, other = "10.198.0.77", "10.199.0.77"
 	told := func(w *wire, ip string) bool {
 		addr := netip.MustParseAddr(ip)
 		for _, f := range w.all() {

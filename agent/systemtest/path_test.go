@@ -127,7 +127,7 @@ func (c container) transfers(t testing.TB, to container) error {
 // says which path it is. Neither who forges answers to probes and errors of ICMP nor a
 // restart changes what was found.
 func TestNarrowPath(t *testing.T) {
-	makeNetwork(t, 1, "narrow", "10.149.0.0/24")
+	makeNetwork(t, 1, "narrow", "10.197.0.0/24")
 	a, b, c := runContainer(t, 1, "narrow", "na-1"), runContainer(t, 2, "narrow", "na-2"), runContainer(t, 3, "narrow", "na-3")
 	whole := []string{"-M", "do", "-s", "1422"} // 1,450 bytes with the headers of IP and ICMP
 	fits := []string{"-M", "do", "-s", "1322"}
