@@ -26,8 +26,9 @@ const (
 
 	askedCookie = Cookie<<32 | 1<<25 // the VNI follows
 	askedFor    = 3                  // seconds; a kernel asks three times, once a second
-	// askedLimit bounds what a network's containers can have remembered.
-	askedLimit = 1024
+	// askedLimit bounds what a network's containers can have remembered: each question
+	// changes the switch's tables, which makes it look at its cached flows again.
+	askedLimit = 128
 )
 
 // asked renders the memory of questions that no flow answers.

@@ -98,7 +98,7 @@ func TestAskedForIsAnnounced(t *testing.T) {
 // Questions do not fill the switch.
 func TestQuestionsAreBounded(t *testing.T) {
 	for _, f := range traced().Flows() {
-		if f.Table == tableAnswer && f.Priority == 10 && !strings.Contains(f.Actions, "limit=1024") {
+		if f.Table == tableAnswer && f.Priority == 10 && !strings.Contains(f.Actions, fmt.Sprintf("limit=%d,hard_timeout=%d,", askedLimit, askedFor)) {
 			t.Errorf("%s", f)
 		}
 	}
