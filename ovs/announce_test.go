@@ -129,3 +129,38 @@ func TestQuestionsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// A kernel that has asked once, and would ask again in a minute only, knows the
+// address as soon as it is announced.
+func TestKernelTakesAnnouncement(t *testing.T) {
+	x := newTracer(t)
+	x.i.Run(t, "ip", "link", "set", "a1p", "address", mac(2))
+	x.i.Run(t, "ip", "addr", "add", "10.6.0.2/16", "dev", "a1p")
+	x.i.Run(t, "ip", "ntable", "change", "name", "arp_cache", "dev", "a1p", "retrans", "60000")
+	f := traced()
+	neighbour := func(ip string) string { return x.i.Run(t, "ip", "neigh", "show", ip, "dev", "a1p") }
+	for n := 101; n < 110; n++ { // again, where a stalled machine has forgotten the question
+		ip := fmt.Sprint("10.6.0.", n)
+		began := time.Now()
+		ping := exec.Command("nsenter", "--net="+filepath.Join("/run/netns", x.i.NetNS), "--", "ping", "-c", "1", "-W", "1", ip)
+		if err := ping.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the kernel asks", func() bool { return strings.Contains(neighbour(ip), "INCOMPLETE") })
+		eventually(t, "the switch has heard it", func() bool {
+			return time.Since(began) > askedFor*time.Second ||
+				strings.Contains(x.i.Run(t, "ovs-ofctl", "-O", "OpenFlow14", "dump-flows", x.s.controlTarget(), "table=11"), "arp_spa="+ip)
+		})
+		f.Segments[0].Remote = append(f.Segments[0].Remote, Remote{MAC: mac(n), IP: netip.MustParseAddr(ip), OFPort: portT1})
+		if err := x.s.SetForwarding(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		late := time.Since(began) > askedFor*time.Second
+		eventually(t, "the kernel knows", func() bool { return late || strings.Contains(neighbour(ip), mac(n)) })
+		_ = ping.Wait() // nobody answers
+		if !late {
+			return
+		}
+	}
+	t.Error("the machine is too slow to ask and to answer within three seconds")
+}
