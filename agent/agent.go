@@ -94,6 +94,7 @@ type Links interface {
 	DeleteVeth(ctx context.Context, host string) error
 	Configure(ctx context.Context, peer, nsPath string, c link.Config) error
 	Inspect(host string) (link.State, error)
+	Peer(host, nsPath string) (link.Peer, error)
 	PeerIn(host, nsPath string) (bool, error)
 	Inhabited(host string) (bool, error)
 	WatchGone(ctx context.Context, gone func(host string)) error
@@ -142,6 +143,7 @@ type Config struct {
 	NAT       NAT
 	Firewall  Firewall
 	HostPorts HostPorts
+	Paths     Paths // nil: the interfaces' MTU is believed
 	Logger    *slog.Logger
 
 	Membership   Membership    // nil: this host is alone, or somebody else's business

@@ -98,6 +98,9 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if err != nil {
 		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
+	if l.Source == api.SourceCNI {
+		a.lookAfterChain(l.ID)
+	}
 	a.Logger.Info("attached", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network, "ip", l.IP, "port", l.Port)
 	return a.shown(l, r), nil
 }
@@ -266,6 +269,7 @@ func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) 
 // unplug takes away what plug made, all or part of it.
 func (a *Agent) unplug(ctx context.Context, id string) error {
 	name := link.HostName(id)
+	a.clearNotes(noteMAC + id)
 	return errors.Join(a.Switch.RemovePort(ctx, name), a.Links.DeleteVeth(ctx, name))
 }
 

@@ -44,6 +44,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	}
 	a.convergeClaims()
 	if compare {
+		a.lookAtMACs()
 		a.compare.Store(true)
 		a.compareNAT.Store(true)
 	}
@@ -89,7 +90,8 @@ func (a *Agent) refreshSelf() error {
 func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	var tunnels []ovs.Tunnel
 	vtep := a.host().VTEP
-	for _, h := range a.trusted() {
+	peers := a.trusted()
+	for _, h := range peers {
 		t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
 		if !a.userspace() {
 			// The userspace datapath would look this address up in a route
@@ -106,6 +108,7 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	a.mu.Lock()
 	a.tunnels = maps.Clone(ports)
 	a.mu.Unlock()
+	a.probed(peers, ports)
 	return true, err
 }
 

@@ -11,7 +11,7 @@ import (
 // table, the segments, the tunnels, and of who had which address before.
 func (a *Agent) forwardingState() ovs.Forwarding {
 	tunnels := a.tunnelPorts()
-	f := ovs.Forwarding{Self: a.host().VTEP}
+	f := ovs.Forwarding{Self: a.host().VTEP, Probe: a.probe()}
 	for _, h := range a.trusted() {
 		if port := tunnels[h.ID]; port > 0 {
 			f.Peers = append(f.Peers, ovs.Peer{ID: h.ID, VTEP: h.VTEP, OFPort: port})

@@ -14,6 +14,7 @@ const (
 	noteUplink   = "uplink"   // no interface is known to lead out
 	noteFirewall = "firewall" // the kernel cannot close the cluster's ports
 	noteBlocks   = "blocks/"  // network: addresses that cannot be read
+	noteMAC      = "mac/"     // endpoint id: its interface has another MAC
 	noteMTU      = "mtu/"     // endpoint id: it keeps another MTU
 	noteNetwork  = "network/" // network: the store has lost it
 	notePorts    = "ports/"   // endpoint id: what it publishes is taken by another
@@ -47,4 +48,11 @@ func (a *Agent) clearNotes(prefix string, keep ...string) {
 	maps.DeleteFunc(a.notes, func(about, _ string) bool {
 		return strings.HasPrefix(about, prefix) && !slices.Contains(keep, about)
 	})
+}
+
+// noteOn gives the note about something; empty: there is none.
+func (a *Agent) noteOn(about string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.notes[about]
 }

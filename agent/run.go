@@ -49,6 +49,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watchPlane(ctx) })
 	g.Go(func() error { return a.Links.WatchGone(ctx, a.gone) })
 	g.Go(func() error { return a.watchHost(ctx) })
+	if a.Paths != nil {
+		g.Go(func() error { return a.Paths.Run(ctx, func() { signal(a.kick) }) })
+	}
 	if a.Detector != nil {
 		g.Go(func() error { return a.watchDead(ctx) })
 	}

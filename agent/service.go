@@ -38,8 +38,10 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 	s.Problems = append(s.Problems, a.contests.problems()...)
 	s.Overwritten = a.overwritten()
 	s.Problems = append(s.Problems, overwrittenNow(s.Overwritten, a.view.now())...)
+	paths, narrow := a.knownPaths()
+	s.Problems = append(s.Problems, narrow...)
 	for _, h := range a.view.peers() {
-		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: api.StateSuspect}
+		p := api.Peer{ID: h.ID, Name: h.Name, VTEP: h.VTEP.String(), State: api.StateSuspect, PathMTU: paths[h.ID].MTU}
 		switch {
 		case h.Alive:
 			p.State = api.StateAlive
@@ -302,7 +304,7 @@ func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 		ID: l.ID, ContainerID: l.container(), ContainerName: l.ContainerName, Network: l.Network,
 		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: bits, MTU: a.view.mtu(self),
 		Port: l.Port, IfName: l.IfName, Ports: a.led(l), Host: self.Name, Source: l.Source, Attached: l.Attached,
-		NetNS: l.NetNS,
+		NetNS: l.NetNS, Problem: a.noteOn(noteMAC + l.ID),
 	}
 	if l.Attached && l.handedOver() {
 		e.Peer = link.PeerName(l.ID)

@@ -21,6 +21,7 @@ import (
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/nat"
 	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/pathmtu"
 	"github.com/socketplane/socketplane/agent/state"
 	"github.com/socketplane/socketplane/cli/setup"
 	"github.com/socketplane/socketplane/ipam"
@@ -123,7 +124,10 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
-	host := thisHost{id: id, name: s.Host.Name, boot: boot, keeper: keeper, links: links, sw: sw}
+	paths := pathmtu.New(filepath.Join(s.Host.StateDir, "path-mtu.json"), func(ctx context.Context, mac string) (pathmtu.Wire, error) {
+		return sw.OpenProber(ctx, mac)
+	}, logger)
+	host := thisHost{id: id, name: s.Host.Name, boot: boot, keeper: keeper, links: links, sw: sw, paths: paths}
 	self := func() (cluster.Host, error) { return host.describe(ctx) }
 	member := cluster.NewMember(store, self, s.Cluster.SessionTTL.Duration, logger)
 
@@ -145,6 +149,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 		NAT:       filter,
 		Firewall:  firewall.New(logger),
 		HostPorts: claims,
+		Paths:     paths,
 		Logger:    logger,
 
 		Allowed:     allowed,
@@ -260,6 +265,7 @@ type thisHost struct {
 	keeper         *cluster.Keeper
 	links          *link.Links
 	sw             *ovs.Switch
+	paths          *pathmtu.Paths
 }
 
 // describe looks at the host as it is now.
@@ -277,7 +283,7 @@ func (h thisHost) describe(ctx context.Context) (cluster.Host, error) {
 		return cluster.Host{}, err
 	}
 	return cluster.Host{
-		ID: h.id, Name: h.name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes, Addrs: addrs,
+		ID: h.id, Name: h.name, VTEP: underlay.Addr, MTU: h.paths.Clamp(underlay.MTU), Routes: routes, Addrs: addrs,
 		Version: Version(), Capabilities: cluster.Capabilities(), Datapath: h.sw.Datapath(), Boot: h.boot,
 	}, nil
 }

@@ -17,7 +17,9 @@ func (a *app) agentStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show the agent, its peers and any problems",
 		Long: `Shows the running agent: the host as others see it, the store, the peers with their
-tunnels, and problems. In a cluster, "Consul CLI" shows the variable that root sets to
+tunnels, and problems. PATH MTU is the largest packet, in bytes, that reaches a peer; "-"
+if it is not known, since nothing has answered yet or the peer's release does not
+measure. In a cluster, "Consul CLI" shows the variable that root sets to
 use Consul's commands (CONSUL_HTTP_ADDR=... consul members). Exits 3 if no agent runs.`,
 		Example: `  socketplane agent status
   socketplane agent status -o json`,
@@ -94,7 +96,11 @@ func writeStatus(w io.Writer, st api.Status) error {
 	}
 	rows := make([][]string, 0, len(st.Peers))
 	for _, p := range st.Peers {
-		rows = append(rows, []string{named.shown(p.Name, p.ID), p.VTEP, p.State, p.Tunnel})
+		mtu := "-"
+		if p.PathMTU > 0 {
+			mtu = strconv.Itoa(p.PathMTU)
+		}
+		rows = append(rows, []string{named.shown(p.Name, p.ID), p.VTEP, p.State, p.Tunnel, mtu})
 	}
-	return writeTable(w, []string{"PEER", "ADDRESS", "STATE", "TUNNEL"}, rows)
+	return writeTable(w, []string{"PEER", "ADDRESS", "STATE", "TUNNEL", "PATH MTU"}, rows)
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 
@@ -92,13 +93,14 @@ type endpointView struct {
 
 	Ports []api.PortMapping `json:"ports,omitempty"` // published; 0 as host's port: chosen at the next start
 
-	Stopped bool `json:"stopped,omitempty"` // it holds its address and has no interface
+	Stopped bool   `json:"stopped,omitempty"` // it holds its address and has no interface
+	Problem string `json:"problem,omitempty"` // why none of its packets passes
 }
 
 func viewEndpoint(e api.Endpoint) endpointView {
 	v := endpointView{
 		ContainerID: e.ContainerID, ContainerName: e.ContainerName, Network: e.Network,
-		MAC: e.MAC, Port: e.Port, Host: e.Host, Ports: e.Ports, Stopped: !e.Attached,
+		MAC: e.MAC, Port: e.Port, Host: e.Host, Ports: e.Ports, Stopped: !e.Attached, Problem: e.Problem,
 	}
 	if v.ContainerID == "" {
 		v.ContainerID = e.ID
@@ -133,7 +135,18 @@ func writeEndpoints(w io.Writer, endpoints []endpointView) error {
 		}
 		rows = append(rows, row)
 	}
-	return writeTable(w, header, rows)
+	if err := writeTable(w, header, rows); err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		if e.Problem == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "Problem: %s\n", oneLine(e.Problem)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeAllEndpoints lists endpoints of several hosts.

@@ -112,7 +112,7 @@ func (s *Switch) applyForwarding(ctx context.Context, f Forwarding, full bool) e
 
 func (s *Switch) apply(ctx context.Context, known map[flowKey]Flow, want []Flow, full bool) error {
 	if known != nil && !full {
-		return s.send(ctx, changes(known, want))
+		return s.change(ctx, changes(known, want))
 	}
 	var file strings.Builder
 	for _, f := range want {
@@ -128,7 +128,16 @@ func (s *Switch) apply(ctx context.Context, known map[flowKey]Flow, want []Flow,
 	if err != nil {
 		return err
 	}
-	return s.send(ctx, lines)
+	return s.change(ctx, lines)
+}
+
+// change changes flows, and has members told of addresses that are new.
+func (s *Switch) change(ctx context.Context, lines []string) error {
+	if err := s.send(ctx, lines); err != nil {
+		return err
+	}
+	s.tell(lines)
+	return nil
 }
 
 // bundleLines bounds one atomic bundle: what is local comes first and does not

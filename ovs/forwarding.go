@@ -13,6 +13,7 @@ type Forwarding struct {
 	Self     netip.Addr // this host's VTEP
 	Segments []Segment  // the networks with an endpoint here
 	Peers    []Peer     // every host that a tunnel leads to
+	Probe    Probe      // how this host takes part in probing the tunnels' paths
 }
 
 // Peer is a host at the other end of a tunnel.
@@ -65,7 +66,7 @@ func parseMAC(s string) string {
 // The parts come sorted. The strings name what was left out.
 func (f Forwarding) sane() (Forwarding, []string) {
 	var (
-		out     = Forwarding{Self: f.Self.Unmap()}
+		out     = Forwarding{Self: f.Self.Unmap(), Probe: f.Probe.sane()}
 		dropped []string
 		taken   = map[int]bool{} // ports
 		vnis    = map[uint32]bool{}

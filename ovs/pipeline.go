@@ -44,7 +44,7 @@ func (f Forwarding) Flows() []Flow {
 func (f Forwarding) render() ([]Flow, []string) {
 	f, dropped := f.sane()
 	var r rendering
-	for t := tableClassify; t <= tableHost; t++ {
+	for t := tableClassify; t <= tableTell; t++ {
 		r.add(t, 0, "", "drop")
 	}
 	r.add(tableCanary, 0, "", "drop")
@@ -63,6 +63,7 @@ func (f Forwarding) render() ([]Flow, []string) {
 			"move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG0[],set_field:1->reg1,goto_table:%d", tablePolicy)
 	}
 	r.peerHosts(f.Peers)
+	r.probes(f.Probe, f.Self)
 	for _, g := range f.Segments {
 		r.broadcast(g)
 		r.host(g, f.Self)
@@ -107,6 +108,7 @@ func (r *rendering) local(g Segment) {
 	if g.GatewayPort > 0 {
 		r.gateway(g)
 	}
+	r.asked(g)
 }
 
 // noMetadata keeps a network from where clouds answer with what a host was made with.

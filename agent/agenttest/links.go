@@ -118,6 +118,24 @@ func (l *Links) Inspect(host string) (link.State, error) {
 	return link.State{Exists: true, Up: true, MTU: v.hostMTU, PeerMoved: v.NetNS != ""}, nil
 }
 
+// Peer looks at the peer.
+func (l *Links) Peer(host, nsPath string) (link.Peer, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.veths[host]
+	if v == nil || v.NetNS != nsPath || !l.isNetNS(nsPath) {
+		return link.Peer{}, link.ErrNotFound
+	}
+	return link.Peer{Name: v.IfName, MAC: v.MAC}, nil
+}
+
+// SetPeerMAC is what a plugin after ours does.
+func (l *Links) SetPeerMAC(host, mac string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.veths[host].MAC = mac
+}
+
 // PeerIn says whether the peer is in the namespace.
 func (l *Links) PeerIn(host, nsPath string) (bool, error) {
 	l.mu.Lock()

@@ -34,6 +34,9 @@ type Endpoint struct {
 	NetNS         string        `json:"netns,omitempty"` // path of the namespace as Attach was given it, while attached
 	Source        Source        `json:"source"`
 	Attached      bool          `json:"attached"` // false: the address is held, but no interface exists (a stopped container)
+	// Problem says why none of its packets passes, and what to do; empty: none is known.
+	// The endpoint's own host knows it only.
+	Problem string `json:"problem,omitempty"`
 }
 
 // ReserveRequest holds an address of a network for a container that does not

@@ -91,4 +91,7 @@ type Peer struct {
 	VTEP   string `json:"vtep"`
 	State  string `json:"state"`  // StateAlive, StateSuspect or StateGone
 	Tunnel string `json:"tunnel"` // port on the integration bridge; empty: not yet
+	// PathMTU is the largest packet that reaches it, in bytes; 0: not known (yet), as
+	// of hosts whose release does not answer probes.
+	PathMTU int `json:"path_mtu,omitempty"`
 }

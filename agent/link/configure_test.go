@@ -111,6 +111,19 @@ func testConfigure(t *testing.T, born bool) {
 	if s, err := l.Inspect(v.Host); err != nil || s.MTU != 1400 || !s.PeerMoved {
 		t.Errorf("state %+v, %v", s, err)
 	}
+	// What somebody else does to the MAC inside is seen from outside.
+	if p, err := l.Peer(v.Host, ns); err != nil || p != (Peer{Name: "eth0", MAC: link.Attrs().HardwareAddr.String()}) {
+		t.Errorf("peer %+v, %v", p, err)
+	}
+	if err := c.LinkSetHardwareAddr(link, []byte{2, 0, 0, 0, 0, 0x7a}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := l.Peer(v.Host, ns); err != nil || p.MAC != "02:00:00:00:00:7a" {
+		t.Errorf("peer %+v, %v", p, err)
+	}
+	if p, err := l.Peer(v.Host, newNamespace(t)); err == nil {
+		t.Errorf("peer in another namespace: %+v", p)
+	}
 	// The container's death takes the pair with it; here its deletion inside.
 	if err := c.LinkDel(link); err != nil {
 		t.Fatal(err)

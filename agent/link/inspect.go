@@ -108,34 +108,7 @@ func (l *Links) SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	outside, err := l.acquire()
-	if err != nil {
-		return err
-	}
-	end, err := outside.mustFind(host)
-	l.release(outside)
-	if err != nil {
-		return err
-	}
-	ns, own, err := openContainer(nsPath)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	defer own.Close()
-	c, err := ns.dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	peer, err := c.LinkByIndex(end.Attrs().ParentIndex)
-	if err != nil {
-		return fmt.Errorf("peer of %q in %q: %w", host, nsPath, err)
-	}
-	if peer.Type() != "veth" || peer.Attrs().ParentIndex != end.Attrs().Index {
-		return fmt.Errorf("peer of %q in %q: %w", host, nsPath, ErrNotFound)
-	}
-	return c.mendLink(peer, mtu, nil)
+	return l.withPeer(host, nsPath, func(c *conn, peer netlink.Link) error { return c.mendLink(peer, mtu, nil) })
 }
 
 func (c *conn) setMTU(name string, mtu int) error {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/systemtest/lab"
 )
@@ -329,10 +330,28 @@ func TestCNIChainSetsMAC(t *testing.T) {
 	if r := cnitool(t, 1, nil, "check", "mac", ns); r.code == 0 || !strings.Contains(r.stdout+r.stderr, `capability "mac"`) {
 		t.Errorf("check: %d %s%s", r.code, r.stdout, r.stderr)
 	}
+	// Status and info say so unasked, within seconds, and no more when it has gone.
+	says := func(argv ...string) error {
+		out := sp(t, 1, argv...)
+		if !strings.Contains(out, "02:00:00:00:00:7a") || !strings.Contains(out, `capability "mac"`) {
+			return errors.New(out)
+		}
+		return nil
+	}
+	eventuallyIn(t, 20*time.Second, "status says so", func() error { return says("agent", "status") })
+	if err := says("info"); err != nil {
+		t.Errorf("info: %v", err)
+	}
 	if r := cnitool(t, 1, nil, "del", "mac", ns); r.code != 0 {
 		t.Error(r.stderr)
 	}
 	leavesNothing(t, 1, before)
+	eventually(t, "status says no more", func() error {
+		if says("agent", "status") == nil {
+			return errors.New("it says so still")
+		}
+		return nil
+	})
 }
 
 // Promise: published ports work by the plugin's own capability, and by portmap
