@@ -83,6 +83,7 @@ type Switch interface {
 	SetTunnels(ctx context.Context, tunnels []ovs.Tunnel) (map[string]int, error)
 	SetForwarding(ctx context.Context, f ovs.Forwarding) error
 	Resync(ctx context.Context, f ovs.Forwarding) error
+	Drops(ctx context.Context) (map[int]map[ovs.Cause]uint64, error)
 	PinWay(ctx context.Context, w ovs.Way) error
 }
 

@@ -15,11 +15,23 @@ import (
 // that who claims it later does not get it.
 type contests struct {
 	mu   sync.Mutex
-	won  map[string]map[netip.Addr]holder // by network
-	lost map[string][]string              // by network: sentences
+	won  map[string]standing // by network
+	lost map[string][]string // by network: sentences
+}
+
+// standing is who has what on a network.
+type standing struct {
+	own     map[netip.Addr]holder
+	allowed map[sharing]bool
 }
 
 type holder struct{ host, mac string }
+
+// sharing is an address that a host's endpoint is allowed beside its own.
+type sharing struct {
+	host   string
+	prefix netip.Prefix
+}
 
 // claim is an endpoint that another host says it has.
 type claim struct {
@@ -30,10 +42,11 @@ type claim struct {
 
 // settle gives the remote endpoints of a network that are programmed: each address
 // and each MAC once. What is attached here stands before all, then what was
-// programmed before, then the older tunnel. The sentences name who lost.
-func settle(claims []claim, local []ovs.Local, before map[netip.Addr]holder, name func(string) string) ([]ovs.Remote, map[netip.Addr]holder, []string) {
+// programmed before, then the older tunnel. A new claim to what others were allowed
+// before comes to nothing. The sentences name who lost.
+func settle(claims []claim, local []ovs.Local, before standing, name func(string) string) ([]ovs.Remote, standing, []string) {
 	was := func(c claim) int {
-		if before[c.endpoint.IP] == (holder{c.host, c.endpoint.MAC}) {
+		if before.own[c.endpoint.IP] == (holder{c.host, c.endpoint.MAC}) {
 			return 0
 		}
 		return 1
@@ -43,11 +56,12 @@ func settle(claims []claim, local []ovs.Local, before map[netip.Addr]holder, nam
 	})
 	ips, macs := map[netip.Addr]string{}, make(map[string]string, len(claims)) // to who has it
 	for _, l := range local {
-		ips[l.IP], macs[l.MAC] = "this host", "this host"
+		ips[l.IP], macs[l.MAC] = thisHost, thisHost
 	}
+	allowed := allowedBefore(claims, local, before)
 	var remotes []ovs.Remote
 	var lost []string
-	won := make(map[netip.Addr]holder, len(claims))
+	won := standing{own: make(map[netip.Addr]holder, len(claims)), allowed: map[sharing]bool{}}
 	for _, c := range claims {
 		ep := c.endpoint
 		other, taken := ips[ep.IP]
@@ -56,22 +70,63 @@ func settle(claims []claim, local []ovs.Local, before map[netip.Addr]holder, nam
 			other, taken = macs[ep.MAC]
 			what = "MAC address " + ep.MAC
 		}
+		how := "has"
+		if !taken && was(c) == 1 {
+			if other, taken = allowedTo(allowed, ep.IP, c.host); taken {
+				what, how = "address "+ep.IP.String(), "is allowed"
+			}
+		}
 		if taken {
 			if other != c.host && len(lost) < maxVerdictNotes {
-				lost = append(lost, fmt.Sprintf("host %q claims %s for %q, which an endpoint of %s has; its endpoint is not reached from here", name(c.host), what, ep.ID, shownHost(other, name)))
+				lost = append(lost, fmt.Sprintf("host %q claims %s for %q, which an endpoint of %s %s; its endpoint is not reached from here", name(c.host), what, ep.ID, shownHost(other, name), how))
 			}
 			continue
 		}
 		ips[ep.IP], macs[ep.MAC] = c.host, c.host
-		won[ep.IP] = holder{c.host, ep.MAC}
-		remotes = append(remotes, ovs.Remote{OFPort: c.ofport, MAC: ep.MAC, IP: ep.IP})
+		won.own[ep.IP] = holder{c.host, ep.MAC}
+		remotes = append(remotes, ovs.Remote{OFPort: c.ofport, MAC: ep.MAC, IP: ep.IP, Allowed: ep.Allowed})
+		for _, p := range ep.Allowed {
+			won.allowed[sharing{c.host, p}] = true
+		}
 	}
 	slices.SortFunc(remotes, func(x, y ovs.Remote) int { return x.IP.Compare(y.IP) })
 	return remotes, won, lost
 }
 
+// thisHost stands for this host among the ids of others.
+const thisHost = "this host"
+
+// allowedBefore lists what endpoints of this host are allowed, and those of others
+// that were before and are still.
+func allowedBefore(claims []claim, local []ovs.Local, before standing) []sharing {
+	var list []sharing
+	for _, l := range local {
+		for _, p := range l.Allowed {
+			list = append(list, sharing{thisHost, p})
+		}
+	}
+	for _, c := range claims {
+		for _, p := range c.endpoint.Allowed {
+			if s := (sharing{c.host, p}); before.allowed[s] {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+// allowedTo says to whose endpoint, but for one host's, an address is allowed.
+func allowedTo(list []sharing, ip netip.Addr, but string) (host string, ok bool) {
+	for _, s := range list {
+		if s.host != but && s.prefix.Contains(ip) {
+			return s.host, true
+		}
+	}
+	return "", false
+}
+
 func shownHost(id string, name func(string) string) string {
-	if id == "this host" {
+	if id == thisHost {
 		return id
 	}
 	return fmt.Sprintf("host %q", name(id))
@@ -89,7 +144,7 @@ func (c *contests) settle(networkID string, claims []claim, local []ovs.Local, n
 	defer c.mu.Unlock()
 	remotes, won, lost := settle(claims, local, c.won[networkID], name)
 	if c.won == nil {
-		c.won, c.lost = map[string]map[netip.Addr]holder{}, map[string][]string{}
+		c.won, c.lost = map[string]standing{}, map[string][]string{}
 	}
 	if !slices.Equal(lost, c.lost[networkID]) {
 		news = lost

@@ -17,23 +17,26 @@ func (a *Agent) forwardingState() ovs.Forwarding {
 		}
 	}
 	used := map[string]bool{}
+	var notes []string
 	for _, seg := range a.segments.list() {
 		used[seg.record.ID] = true
-		f.Segments = append(f.Segments, a.segmentState(seg, tunnels))
+		s, more := a.segmentState(seg, tunnels)
+		f.Segments, notes = append(f.Segments, s), append(notes, more...)
 	}
 	a.contests.only(used)
+	a.clearNotes(noteAllowed, notes...)
 	return f
 }
 
-func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
+func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment, notes []string) {
 	r := seg.record
-	s := ovs.Segment{
+	s = ovs.Segment{
 		VNI: r.VNI, Subnet: r.Subnet, Gateway: r.Gateway, GatewayMAC: macOf(r.Gateway), GatewayPort: seg.ofport,
 		LinkLocal: a.metadata(r),
 	}
 	for _, l := range a.table.on(r.ID) {
 		if l.Attached && l.OFPort > 0 {
-			s.Local = append(s.Local, ovs.Local{OFPort: l.OFPort, MAC: l.MAC, IP: l.IP})
+			s.Local = append(s.Local, ovs.Local{OFPort: l.OFPort, MAC: l.MAC, IP: l.IP, Allowed: l.Allowed})
 		}
 	}
 	var claims []claim
@@ -42,6 +45,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 			// An address that is no endpoint's would be answered for by ARP and
 			// drawn away from whoever has it.
 			if ep.Attached && tunnels[hostID] > 0 && usableIn(r.Subnet, r.Gateway, ep.IP) {
+				ep.Allowed = inside(r.Subnet, ep.Allowed)
 				claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep})
 			}
 		}
@@ -51,7 +55,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 	for _, sentence := range news {
 		a.Logger.Warn("left alone: "+oneLine(sentence), "network", r.ID)
 	}
-	return s
+	return s, a.judgeAllowed(r, s.Local, s.Remote)
 }
 
 // applyForwarding programs the difference between what the switch was told

@@ -10,6 +10,7 @@ import (
 // agent cannot mend: it leaves it alone and goes on with the rest.
 const (
 	noteAddress  = "address/" // endpoint id: the store gives its address to another
+	noteAllowed  = "allowed/" // network, endpoint's address, prefix: what it is allowed and cannot have
 	noteFirewall = "firewall" // the kernel cannot close the cluster's ports
 	noteBlocks   = "blocks/"  // network: addresses that cannot be read
 	noteMTU      = "mtu/"     // endpoint id: it keeps another MTU

@@ -35,6 +35,9 @@ type endpoint struct {
 	HostPorts     []uint16          `json:"host_ports,omitempty"` // the host's ports in their order, while attached, where any was chosen
 	Source        api.Source        `json:"source"`
 	Attached      bool              `json:"attached"` // false: the address is held, nobody is there
+
+	Allowed    []netip.Prefix `json:"allowed,omitempty"`    // what it may have beside IP
+	Forwarding bool           `json:"forwarding,omitempty"` // some of that may lie outside of the network's subnet
 }
 
 // endpointList is the value of a key endpoints/<network>/<host>.
@@ -85,7 +88,7 @@ func decodeList(value []byte) ([]endpoint, error) {
 		if err != nil || mac != ep.MAC || !ep.IP.Is4() || ids[ep.ID] {
 			return nil, fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
 		}
-		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), checkPorts(ep.Ports, ep.HostPorts)); err != nil {
+		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), checkPorts(ep.Ports, ep.HostPorts), checkAllowed(ep.Allowed)); err != nil {
 			return nil, err
 		}
 		ids[ep.ID] = true

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -168,10 +169,10 @@ func (s *Switch) State() []string {
 	for _, g := range f.Segments {
 		lines = append(lines, fmt.Sprintf("segment %d %s gateway %t", g.VNI, g.Subnet, g.GatewayPort > 0))
 		for _, l := range g.Local {
-			lines = append(lines, fmt.Sprintf("local %d %s %s", g.VNI, l.IP, l.MAC))
+			lines = append(lines, fmt.Sprintf("local %d %s %s%s", g.VNI, l.IP, l.MAC, allowedText(l.Allowed)))
 		}
 		for _, r := range g.Remote {
-			lines = append(lines, fmt.Sprintf("remote %d %s %s", g.VNI, r.IP, r.MAC))
+			lines = append(lines, fmt.Sprintf("remote %d %s %s%s", g.VNI, r.IP, r.MAC, allowedText(r.Allowed)))
 		}
 	}
 	slices.Sort(lines)
@@ -180,3 +181,13 @@ func (s *Switch) State() []string {
 
 // PinWay does nothing.
 func (s *Switch) PinWay(context.Context, ovs.Way) error { return nil }
+
+func allowedText(list []netip.Prefix) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" allowed %v", list)
+}
+
+// Drops counts nothing.
+func (s *Switch) Drops(context.Context) (map[int]map[ovs.Cause]uint64, error) { return nil, nil }

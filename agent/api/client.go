@@ -86,6 +86,11 @@ func (c *Client) Endpoint(ctx context.Context, ref string) (Endpoint, error) {
 	return get[Endpoint](ctx, c, "/v1/endpoints/"+url.PathEscape(ref))
 }
 
+// Drops implements Service.
+func (c *Client) Drops(ctx context.Context) (map[string]Drops, error) {
+	return get[map[string]Drops](ctx, c, "/v1/drops")
+}
+
 // Hold implements Service.
 func (c *Client) Hold(ctx context.Context, req HoldRequest) (Hold, error) {
 	return call[Hold](ctx, c, http.MethodPost, "/v1/holds", req)

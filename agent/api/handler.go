@@ -52,6 +52,9 @@ func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 			return nil, Errorf(CodeInvalid, "the query %s is not known; write all=true, or leave it out", shown(r.URL.RawQuery))
 		}
 	}))
+	mux.HandleFunc("GET /v1/drops", h.serve(func(r *http.Request) (any, error) {
+		return svc.Drops(r.Context())
+	}))
 	mux.HandleFunc("POST /v1/holds", h.serve(withBody(svc.Hold)))
 	mux.HandleFunc("DELETE /v1/holds/{network}/{ip}", h.serve(func(r *http.Request) (any, error) {
 		network, ip := r.PathValue("network"), r.PathValue("ip")

@@ -26,6 +26,9 @@ type Service interface {
 	AllEndpoints(ctx context.Context) ([]Endpoint, error)
 	// Endpoint finds one by id, by a unique prefix of the id, or by container name.
 	Endpoint(ctx context.Context, ref string) (Endpoint, error)
+	// Drops counts, by endpoint id, what the switch dropped of what this host's endpoints
+	// sent. Endpoints of which nothing was dropped are left out.
+	Drops(ctx context.Context) (map[string]Drops, error)
 	// Hold keeps an address until an endpoint takes it over, Unhold, or a minute has gone.
 	Hold(ctx context.Context, req HoldRequest) (Hold, error)
 	// Unhold gives an address back that Hold kept. Idempotent.
