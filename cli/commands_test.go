@@ -28,6 +28,7 @@ type recordingService struct {
 	attached    []api.AttachRequest
 	released    []string
 	status      api.Status
+	drops       map[string]api.Drops
 }
 
 func (s *recordingService) Status(context.Context) (api.Status, error) { return s.status, nil }
