@@ -148,6 +148,15 @@ func TestForeignIsLeftAlone(t *testing.T) {
 // TestOwnListUnreadable: what we cannot read of our own is not written over,
 // its addresses stay taken, and the other networks go on.
 func TestOwnListUnreadable(t *testing.T) {
+	for value, remedy := range map[string]string{
+		`{"version":2,"more":true}`:          "install the newer release",
+		`{"version":1,"endpoints":[{"id":1}`: "delete the key",
+	} {
+		t.Run(remedy, func(t *testing.T) { testOwnListUnreadable(t, value, remedy) })
+	}
+}
+
+func testOwnListUnreadable(t *testing.T, value, remedy string) {
 	h := newTestHost(t)
 	h.mustAttach("c1", "foo", "/ns/1")
 	if err := h.Detach(t.Context(), "c1"); err != nil {
@@ -156,18 +165,18 @@ func TestOwnListUnreadable(t *testing.T) {
 	h.settle()
 	key := network.EndpointsKey("foo", selfID)
 	good, _ := h.store.Get(t.Context(), key)
-	h.put(key, `{"version":2,"more":true}`)
+	h.put(key, value)
 	h.start()
 	h.watch()
 	_ = h.Agent.converge(t.Context(), true)
-	if e, _ := h.store.Get(t.Context(), key); string(e.Value) != `{"version":2,"more":true}` {
+	if e, _ := h.store.Get(t.Context(), key); string(e.Value) != value {
 		t.Fatalf("written over with %s", e.Value)
 	}
 	if list, _ := h.Addresses.List(t.Context(), netip.MustParsePrefix("10.6.0.0/16")); len(list) != 1 {
 		t.Fatalf("addresses: %v", list)
 	}
 	_, err := h.Attach(t.Context(), api.AttachRequest{ID: "c2", Network: "foo", NetNS: "/ns/2"})
-	wantCode(t, err, api.CodeUnavailable, key, "delete the key")
+	wantCode(t, err, api.CodeUnavailable, key, remedy)
 	h.mustAttach("c3", "bar", "/ns/3")
 
 	h.put(key, string(good.Value))

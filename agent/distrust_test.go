@@ -340,7 +340,7 @@ func TestContestedAddresses(t *testing.T) {
 	h.mustAttach("c1", "foo", "/ns/1") // 10.6.0.2
 	remote := func(host, ip, mac string) {
 		t.Helper()
-		value, err := encodeEndpoints([]endpoint{{ID: "r" + host[:1], IP: netip.MustParseAddr(ip), MAC: mac, IfName: "eth0", Attached: true}})
+		value, err := encodeEndpoints([]endpoint{{ID: "r" + host[:1], IP: netip.MustParseAddr(ip), MAC: mac, IfName: "eth0", Attached: true}}, "")
 		if err != nil {
 			t.Fatal(err)
 		}

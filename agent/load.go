@@ -133,15 +133,16 @@ func (a *Agent) loadLists(ctx context.Context) error {
 	}
 	blocked := map[string]bool{}
 	for _, e := range entries {
-		netID, hostID, list, err := decodeEndpoints(e)
-		if hostID != a.id {
+		netID, hostID, err := whoseList(e)
+		if err != nil || hostID != a.id {
 			continue
 		}
+		list, err := decodeOwn(e)
 		if err != nil {
 			blocked[netID] = true
 			continue // the view reports it
 		}
-		for _, ep := range list {
+		for _, ep := range list.Endpoints {
 			err := a.locked(ctx, link.HostName(ep.ID), func(context.Context) error { return a.takeUp(ep, netID) })
 			if err != nil {
 				return err
@@ -159,7 +160,11 @@ func (a *Agent) loadLists(ctx context.Context) error {
 // connect attached ends with its interface. If the interface lives, only the
 // switch has lost its port.
 func (a *Agent) takeUp(ep endpoint, netID string) error {
-	if _, ok := a.table.get(ep.ID); ok {
+	if l, ok := a.table.get(ep.ID); ok {
+		if l.Network == netID && l.IP == ep.IP {
+			l.Unknown = ep.Unknown // the port on the bridge does not tell it
+			a.table.put(l)
+		}
 		return nil
 	}
 	l := local{endpoint: ep, Network: netID}

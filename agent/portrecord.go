@@ -1,14 +1,12 @@
 package agent
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // encodePorts writes ports for a port's external_ids; empty for none.
@@ -28,13 +26,8 @@ func decodePorts[T []E, E any](text string) (T, error) {
 		return nil, nil
 	}
 	var ports T
-	dec := json.NewDecoder(bytes.NewReader([]byte(text)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&ports); err != nil {
+	if err := stored.Unmarshal([]byte(text), &ports); err != nil {
 		return nil, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the value")
 	}
 	return ports, nil
 }

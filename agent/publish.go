@@ -11,6 +11,7 @@ import (
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 	"github.com/socketplane/socketplane/ipam"
 )
 
@@ -22,6 +23,7 @@ type publisher struct {
 	known   bool        // version and value are what the store has
 	version uint64      // 0: the key is absent
 	value   []byte
+	unknown stored.Unknown // what a later release has written beside our endpoints
 	own     cluster.Own
 	there   bool // the list was in the store, and we have not taken it out
 }
@@ -92,9 +94,11 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 			a.Logger.Error("somebody else wrote this host's list of endpoints; it is put right", "key", key, "version", e.Version)
 		}
 		if e.Version != 0 && !foreign {
-			if _, _, _, err := decodeEndpoints(e); err != nil { // it is left alone, as all such values are
+			was, err := decodeOwn(e)
+			if err != nil { // it is left alone, as all such values are
 				return &api.Error{Code: api.CodeUnavailable, Message: oneLine(err.Error()), Cause: err}
 			}
+			p.unknown = was.Unknown
 		}
 		p.known, p.version, p.value = true, e.Version, e.Value
 		if !foreign {
@@ -112,7 +116,7 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 	if len(list) == 0 {
 		return a.unpublish(ctx, key, p)
 	}
-	value, err := encodeEndpoints(list)
+	value, err := encodeEndpoints(list, p.unknown)
 	if err != nil {
 		return err
 	}
@@ -193,6 +197,6 @@ func (a *Agent) unpublish(ctx context.Context, key string, p *publisher) error {
 		return err
 	}
 	p.own.Wrote(nil)
-	p.version, p.value, p.there = 0, nil, false
+	p.version, p.value, p.there, p.unknown = 0, nil, false, ""
 	return nil
 }

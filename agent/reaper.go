@@ -2,13 +2,13 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 const (
@@ -27,6 +27,25 @@ type reaperRecord struct {
 	Version int    `json:"version"`
 	Host    string `json:"host"`
 	Name    string `json:"name"`
+
+	Unknown stored.Unknown `json:"-"`
+}
+
+// reaperVersion is the layout of a reaperRecord.
+const reaperVersion = 1
+
+// encodeReaper gives the value with which a host takes the key that lock is of. It
+// keeps what a later release has written there; a layout that this release does not
+// know is an error.
+func encodeReaper(lock state.Entry, host, name string) ([]byte, error) {
+	var r reaperRecord
+	if err := stored.Decode(lock.Value, reaperVersion, &r); errors.Is(err, stored.ErrNewer) {
+		return nil, fmt.Errorf("key %q: %w", reaperKey, err)
+	} else if err != nil {
+		r = reaperRecord{} // absent, or nobody's
+	}
+	r.Version, r.Host, r.Name = reaperVersion, host, name
+	return stored.Encode(r)
 }
 
 // reap takes everything of a dead host out of the store, unless another is at
@@ -53,9 +72,9 @@ func (a *Agent) reap(ctx context.Context, dead cluster.Host) (done bool, err err
 			a.Logger.Debug("the reaper's session ends by its time to live", "err", err)
 		}
 	}()
-	value, err := json.Marshal(reaperRecord{Version: 1, Host: a.id, Name: a.host().Name})
+	value, err := encodeReaper(lock, a.id, a.host().Name)
 	if err != nil {
-		return false, fmt.Errorf("encode %q: %w", reaperKey, err)
+		return false, err
 	}
 	err = a.Store.Txn(ctx, []state.Op{{Kind: state.OpCAS, Key: reaperKey, Value: value, Version: lock.Version, Session: session.ID()}})
 	if errors.Is(err, state.ErrConflict) {

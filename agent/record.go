@@ -1,12 +1,9 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +11,7 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // listVersion is the version of the layout of a stored list of endpoints.
@@ -36,49 +34,69 @@ type endpoint struct {
 	Source        api.Source        `json:"source"`
 	Attached      bool              `json:"attached"` // false: the address is held, nobody is there
 
+	// These need cluster.AllowedAddresses.
 	Allowed    []netip.Prefix `json:"allowed,omitempty"`    // what it may have beside IP
 	Forwarding bool           `json:"forwarding,omitempty"` // some of that may lie outside of the network's subnet
+
+	Unknown stored.Unknown `json:"-"` // what a later release has written beside
 }
 
 // endpointList is the value of a key endpoints/<network>/<host>.
 type endpointList struct {
 	Version   int        `json:"version"`
 	Endpoints []endpoint `json:"endpoints"`
+
+	Unknown stored.Unknown `json:"-"`
 }
 
-func encodeEndpoints(list []endpoint) ([]byte, error) {
+// encodeEndpoints writes a list with what a later release has written beside it.
+func encodeEndpoints(list []endpoint, unknown stored.Unknown) ([]byte, error) {
 	slices.SortFunc(list, func(a, b endpoint) int { return strings.Compare(a.ID, b.ID) })
-	return json.Marshal(endpointList{Version: listVersion, Endpoints: list})
+	return stored.Encode(endpointList{Version: listVersion, Endpoints: list, Unknown: unknown})
 }
 
-// decodeEndpoints reads one host's list strictly, and says whose it is also
-// when it cannot be read. A key that names no list gives neither.
+// decodeEndpoints reads one host's list, and says whose it is also when it cannot
+// be read. A key that names no list gives neither. The list is another host's:
+// what this release does not know of it is forgotten.
 func decodeEndpoints(e state.Entry) (networkID, hostID string, list []endpoint, err error) {
+	networkID, hostID, err = whoseList(e)
+	if err != nil {
+		return "", "", nil, err
+	}
+	l, err := decodeList(e, stored.Read)
+	return networkID, hostID, l.Endpoints, err
+}
+
+// whoseList says which network and host a list of endpoints is of.
+func whoseList(e state.Entry) (networkID, hostID string, err error) {
 	networkID, hostID, ok := strings.Cut(strings.TrimPrefix(e.Key, network.EndpointsPrefix), "/")
 	if !ok || networkID == "" || hostID == "" || strings.Contains(hostID, "/") {
-		return "", "", nil, fmt.Errorf("key %q is not one of a list of endpoints; delete it", e.Key)
+		return "", "", fmt.Errorf("key %q is not one of a list of endpoints; delete it", e.Key)
 	}
-	if list, err = decodeList(e.Value); err != nil {
-		return networkID, hostID, nil, fmt.Errorf("endpoints in key %q cannot be decoded (%w); mend them or delete the key", e.Key, err)
-	}
-	return networkID, hostID, list, nil
+	return networkID, hostID, nil
 }
 
-func decodeList(value []byte) ([]endpoint, error) {
+// decodeOwn reads a list of this host's, to be written again.
+func decodeOwn(e state.Entry) (endpointList, error) { return decodeList(e, stored.Decode) }
+
+func decodeList(e state.Entry, read func([]byte, int, any) error) (endpointList, error) {
 	var l endpointList
-	dec := json.NewDecoder(bytes.NewReader(value))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&l); err != nil {
-		return nil, err
+	err := read(e.Value, listVersion, &l)
+	if err == nil {
+		err = checkEndpoints(l)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the value")
+	switch {
+	case errors.Is(err, stored.ErrNewer):
+		return endpointList{}, fmt.Errorf("endpoints in key %q: %w", e.Key, err)
+	case err != nil:
+		return endpointList{}, fmt.Errorf("endpoints in key %q cannot be decoded (%w); mend them or delete the key", e.Key, err)
 	}
-	if l.Version != listVersion {
-		return nil, fmt.Errorf("layout version %d is not %d", l.Version, listVersion)
-	}
+	return l, nil
+}
+
+func checkEndpoints(l endpointList) error {
 	if len(l.Endpoints) > maxEndpoints {
-		return nil, fmt.Errorf("%d endpoints are more than the %d that a host can have on a network", len(l.Endpoints), maxEndpoints)
+		return fmt.Errorf("%d endpoints are more than the %d that a host can have on a network", len(l.Endpoints), maxEndpoints)
 	}
 	ids := make(map[string]bool, len(l.Endpoints))
 	for _, ep := range l.Endpoints {
@@ -86,14 +104,14 @@ func decodeList(value []byte) ([]endpoint, error) {
 		// belongs to something else on the segment.
 		mac, err := api.ParseMAC(ep.MAC)
 		if err != nil || mac != ep.MAC || !ep.IP.Is4() || ids[ep.ID] {
-			return nil, fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
+			return fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
 		}
 		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), checkPorts(ep.Ports, ep.HostPorts), checkAllowed(ep.Allowed)); err != nil {
-			return nil, err
+			return err
 		}
 		ids[ep.ID] = true
 	}
-	return l.Endpoints, nil
+	return nil
 }
 
 // checkContainer says whether a container can have this id and name; both may be empty.

@@ -134,6 +134,14 @@ func (v *view) isGone(id string) bool {
 	return v.gone[id]
 }
 
+// allKnow says whether every living host is capable of something, see cluster.AllKnow.
+// A host whose record cannot be read may be capable of nothing.
+func (v *view) allKnow(capability string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.seen[partHosts] && len(v.stale[partHosts]) == 0 && cluster.AllKnow(v.hosts, v.gone, capability)
+}
+
 // peers lists the other hosts, sorted by name.
 func (v *view) peers() []cluster.Host {
 	v.mu.Lock()

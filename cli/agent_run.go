@@ -277,7 +277,7 @@ func (h thisHost) describe(ctx context.Context) (cluster.Host, error) {
 	}
 	return cluster.Host{
 		ID: h.id, Name: h.name, VTEP: underlay.Addr, MTU: underlay.MTU, Routes: routes, Addrs: addrs,
-		Version: Version(), Datapath: h.sw.Datapath(), Boot: h.boot,
+		Version: Version(), Capabilities: cluster.Capabilities(), Datapath: h.sw.Datapath(), Boot: h.boot,
 	}, nil
 }
 

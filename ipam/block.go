@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/netip"
 	"unicode/utf8"
+
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 const (
@@ -22,7 +23,8 @@ type block struct {
 	version uint64 // of the key in the store; 0: not there
 	host    string // whose block it is; others take from it only when nothing else is left
 	owners  owners
-	err     error // why the value could not be decoded; then host and owners are empty
+	unknown stored.Unknown // what later releases have written beside
+	err     error          // why the value could not be decoded; then host and owners are empty
 }
 
 // blockValue is a block's value in the store.
@@ -30,6 +32,8 @@ type blockValue struct {
 	Version int    `json:"version"`
 	Host    string `json:"host"`
 	Owners  owners `json:"owners"`
+
+	Unknown stored.Unknown `json:"-"`
 }
 
 // owners is who has which address.
@@ -76,30 +80,22 @@ func checkOwner(owner string) error {
 	return nil
 }
 
-// decodeBlock reads a block's value strictly. What is wrong with it is in err of
+// decodeBlock reads a block's value. What is wrong with it is in err of
 // the block, so that a bad value stops only its own addresses.
 func decodeBlock(subnet netip.Prefix, index int, value []byte, version uint64) *block {
 	v, err := decodeValue(subnet, index, value)
 	if err != nil {
 		return &block{index: index, version: version, err: &BadBlockError{Key: blockKey(subnet, index), Cause: err}}
 	}
-	return &block{index: index, version: version, host: v.Host, owners: v.Owners}
+	return &block{index: index, version: version, host: v.Host, owners: v.Owners, unknown: v.Unknown}
 }
 
 func decodeValue(subnet netip.Prefix, index int, value []byte) (blockValue, error) {
 	var v blockValue
-	dec := json.NewDecoder(bytes.NewReader(value))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
+	if err := stored.Decode(value, blockVersion, &v); err != nil {
 		return v, err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return v, errors.New("something follows the value")
-	}
-	switch {
-	case v.Version != blockVersion:
-		return v, fmt.Errorf("layout version %d is not %d", v.Version, blockVersion)
-	case v.Host == "":
+	if v.Host == "" {
 		return v, errors.New("host is empty")
 	}
 	for addr := range v.Owners {
@@ -111,7 +107,7 @@ func decodeValue(subnet netip.Prefix, index int, value []byte) (blockValue, erro
 }
 
 func (b *block) encode() ([]byte, error) {
-	return json.Marshal(blockValue{Version: blockVersion, Host: b.host, Owners: b.owners})
+	return stored.Encode(blockValue{Version: blockVersion, Host: b.host, Owners: b.owners, Unknown: b.unknown})
 }
 
 // with gives the block with addr held by owner.

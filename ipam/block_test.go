@@ -15,7 +15,6 @@ func TestBadBlocks(t *testing.T) {
 		"not JSON":         `garbage`,
 		"empty":            ``,
 		"other version":    `{"version":2,"host":"h1","owners":{}}`,
-		"unknown field":    `{"version":1,"host":"h1","owners":{},"more":1}`,
 		"no host":          `{"version":1,"owners":{}}`,
 		"trailing":         `{"version":1,"host":"h1","owners":{}} {}`,
 		"outside block":    `{"version":1,"host":"h1","owners":{"10.6.0.64":"a"}}`,

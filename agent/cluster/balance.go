@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 const (
@@ -23,6 +24,16 @@ const (
 	turnTimeout = 45 * time.Second
 	seatTTL     = 10 * time.Second
 )
+
+// markVersion is the layout of a mark.
+const markVersion = 1
+
+// mark is the value of a key that counts by being there, or by who holds it.
+type mark struct {
+	Version int `json:"version"`
+
+	Unknown stored.Unknown `json:"-"`
+}
 
 // balance takes the turn that is this host's, if any.
 func (k *Keeper) balance(ctx context.Context) {
@@ -101,7 +112,18 @@ func hold(ctx context.Context, store state.Store, session string) error {
 	if e.Session != "" && e.Session != session {
 		return state.ErrConflict
 	}
-	return store.Txn(ctx, []state.Op{{Kind: state.OpCAS, Key: seatsKey, Value: []byte(`{"version":1}`), Version: e.Version, Session: session}})
+	var v mark
+	if err := stored.Decode(e.Value, markVersion, &v); errors.Is(err, stored.ErrNewer) {
+		return fmt.Errorf("key %q: %w", seatsKey, err)
+	} else if err != nil {
+		v = mark{} // absent, or nobody's
+	}
+	v.Version = markVersion
+	value, err := stored.Encode(v)
+	if err != nil {
+		return err
+	}
+	return store.Txn(ctx, []state.Op{{Kind: state.OpCAS, Key: seatsKey, Value: value, Version: e.Version, Session: session}})
 }
 
 // take does a turn and waits until it is done.

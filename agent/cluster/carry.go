@@ -3,21 +3,23 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // ClusterKey is where a store says which cluster it is the state of. A cluster
 // whose Consul we run has it once the state of its first host is there.
 const ClusterKey = state.Prefix + "cluster"
+
+// clusterVersion is the layout of clusterValue.
+const clusterVersion = 1
 
 // clusterValue is the value of ClusterKey.
 type clusterValue struct {
@@ -56,7 +58,7 @@ func carryOver(ctx context.Context, from, to state.Store) (int, error) {
 
 // markCluster writes which cluster a store is of, unless it says so already.
 func markCluster(ctx context.Context, store state.Store, id string) error {
-	value, err := json.Marshal(clusterValue{Version: 1, ID: id})
+	value, err := stored.Encode(clusterValue{Version: clusterVersion, ID: id})
 	if err != nil {
 		return err
 	}
@@ -80,13 +82,10 @@ func checkCluster(ctx context.Context, store state.Store, id string) error {
 		return err
 	}
 	var v clusterValue
-	dec := json.NewDecoder(bytes.NewReader(e.Value))
-	dec.DisallowUnknownFields()
-	err = dec.Decode(&v)
-	if _, more := dec.Token(); err == nil && !errors.Is(more, io.EOF) {
-		err = errors.New("something follows the value")
+	if err = stored.Read(e.Value, clusterVersion, &v); errors.Is(err, stored.ErrNewer) {
+		return fmt.Errorf("key %q: %w", ClusterKey, err)
 	}
-	if _, idErr := uuid.Parse(v.ID); err != nil || idErr != nil || v.Version != 1 {
+	if _, idErr := uuid.Parse(v.ID); err != nil || idErr != nil {
 		return fmt.Errorf("key %q does not say which cluster this is (%.80q)", ClusterKey, e.Value)
 	}
 	if v.ID != id {

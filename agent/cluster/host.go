@@ -4,11 +4,8 @@
 package cluster
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // HostsPrefix is where the records of the hosts lie, one key a host id.
@@ -49,6 +47,10 @@ type Host struct {
 	Addrs    []netip.Prefix // addresses of this host with their prefix lengths, without those of gateways; not stored
 	Alive    bool           // its session holds the record; not stored, read from the store
 	Revision uint64         // version of the record's key; not stored, read from the store
+
+	Capabilities []string // see AllKnow
+
+	Unknown stored.Unknown // what a later release has written beside
 }
 
 // record is the stored form of a Host.
@@ -59,33 +61,31 @@ type record struct {
 	VTEP     netip.Addr     `json:"vtep"`
 	MTU      int            `json:"underlay_mtu"`
 	Routes   []netip.Prefix `json:"routes"`
-	Agent    string         `json:"agent"`
+	Agent    string         `json:"agent"` // version and capabilities, see encodeAgent
 	Datapath string         `json:"datapath"`
 	Node     string         `json:"node,omitempty"`
 	Boot     string         `json:"boot,omitempty"`
+
+	Unknown stored.Unknown `json:"-"`
 }
 
 func (h Host) encode() ([]byte, error) {
-	return json.Marshal(record{
+	return stored.Encode(record{
 		Version: recordVersion, ID: h.ID, Name: h.Name, VTEP: h.VTEP, MTU: h.MTU,
-		Routes: h.Routes, Agent: h.Version, Datapath: h.Datapath, Node: h.Node, Boot: h.Boot,
+		Routes: h.Routes, Agent: encodeAgent(h.Version, h.Capabilities), Datapath: h.Datapath, Node: h.Node, Boot: h.Boot,
+		Unknown: h.Unknown,
 	})
 }
 
 // Decode reads a host's record. The error names the key.
 func Decode(e state.Entry) (Host, error) {
 	var r record
-	dec := json.NewDecoder(bytes.NewReader(e.Value))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
-		return Host{}, fmt.Errorf("record %q of a host cannot be decoded (%w); delete the key", e.Key, err)
-	}
-	_, more := dec.Token()
+	err := stored.Decode(e.Value, recordVersion, &r)
 	switch {
-	case !errors.Is(more, io.EOF):
-		return Host{}, fmt.Errorf("record %q of a host: something follows the value; delete the key", e.Key)
-	case r.Version != recordVersion:
-		return Host{}, fmt.Errorf("record %q of a host has layout %d, this agent knows %d", e.Key, r.Version, recordVersion)
+	case errors.Is(err, stored.ErrNewer):
+		return Host{}, fmt.Errorf("record %q of a host: %w", e.Key, err)
+	case err != nil:
+		return Host{}, fmt.Errorf("record %q of a host cannot be decoded (%w); delete the key", e.Key, err)
 	case r.ID != strings.TrimPrefix(e.Key, HostsPrefix):
 		return Host{}, fmt.Errorf("record %q of a host is of another, %q", e.Key, r.ID)
 	case r.ID == "" || len(r.Name) > maxName || !printable(r.Name):
@@ -97,10 +97,14 @@ func Decode(e state.Entry) (Host, error) {
 	case !r.VTEP.IsValid() || r.VTEP.IsUnspecified() || r.VTEP.IsLoopback() || r.VTEP.IsMulticast() || r.VTEP.Zone() != "":
 		return Host{}, fmt.Errorf("record %q of a host: %q is no tunnel address", e.Key, r.VTEP)
 	}
+	version, capabilities, err := decodeAgent(r.Agent)
+	if err != nil {
+		return Host{}, fmt.Errorf("record %q of a host: %w", e.Key, err)
+	}
 	return Host{
 		ID: r.ID, Name: r.Name, VTEP: r.VTEP, MTU: r.MTU, Routes: r.Routes,
-		Version: r.Agent, Datapath: r.Datapath, Node: r.Node, Boot: r.Boot,
-		Alive: e.Session != "", Revision: e.Version,
+		Version: version, Capabilities: capabilities, Datapath: r.Datapath, Node: r.Node, Boot: r.Boot,
+		Alive: e.Session != "", Revision: e.Version, Unknown: r.Unknown,
 	}, nil
 }
 

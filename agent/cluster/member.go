@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // Store is what this package needs of the key-value state.
@@ -48,12 +49,13 @@ type Member struct {
 	now    func() time.Time
 
 	session state.Session
-	node    string        // what the store calls this machine
-	asked   bool          // node is what it said since the session began
-	mute    bool          // it could not say, and that was logged
-	own     Own           // this host's record
-	look    chan struct{} // see Saw
-	rival   string        // session of what may be another machine with our identity
+	node    string         // what the store calls this machine
+	asked   bool           // node is what it said since the session began
+	mute    bool           // it could not say, and that was logged
+	own     Own            // this host's record
+	unknown stored.Unknown // what a later release of this host's agent has written into it
+	look    chan struct{}  // see Saw
+	rival   string         // session of what may be another machine with our identity
 	since   time.Time
 
 	mu       sync.Mutex
@@ -219,13 +221,21 @@ func (m *Member) askNode(ctx context.Context) {
 // never deleted, since peers would take the tunnel down.
 func (m *Member) write(ctx context.Context, self Host) error {
 	key := HostsPrefix + self.ID
-	value, err := self.encode()
-	if err != nil {
-		return fmt.Errorf("encode the record of this host: %w", err)
-	}
 	old, err := m.store.Get(ctx, key)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
+	}
+	if m.own.Is(old.Value) && old.Version != 0 {
+		was, err := Decode(old)
+		if errors.Is(err, stored.ErrNewer) {
+			return fmt.Errorf("%w; or, if that is not to come back, delete the key", err)
+		}
+		m.unknown = was.Unknown
+	}
+	self.Unknown = m.unknown
+	value, err := self.encode()
+	if err != nil {
+		return fmt.Errorf("encode the record of this host: %w", err)
 	}
 	if m.own.Foreign(old.Value, old.Version, m.now()) {
 		m.logger.Error("somebody else wrote the record of this host; it is put right", "key", key, "version", old.Version, "value", fmt.Sprintf("%.300q", old.Value))

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // Place is what this host is in a cluster whose Consul is ours, as the state
@@ -27,6 +27,8 @@ type Place struct {
 	Peers   []netip.Addr // other hosts of the cluster, as last seen: where to look for it
 	Iface   string       // by `cluster bind`; empty: the settings say, or it is found
 	Left    bool         // a host alone: it left a cluster, and joins one only when told to
+
+	Unknown stored.Unknown // what a later release has written beside
 }
 
 // placeValue is a Place in its file.
@@ -39,6 +41,8 @@ type placeValue struct {
 	Peers   []netip.Addr `json:"peers,omitempty"`
 	Iface   string       `json:"iface,omitempty"`
 	Left    bool         `json:"left,omitempty"`
+
+	Unknown stored.Unknown `json:"-"`
 }
 
 const (
@@ -60,6 +64,9 @@ func LoadPlace(dir string) (Place, error) {
 		return Place{}, err
 	}
 	p, err := decodePlace(data)
+	if errors.Is(err, stored.ErrNewer) {
+		return Place{}, fmt.Errorf("%s: %w", path, err)
+	}
 	if err != nil {
 		return Place{}, fmt.Errorf("%s does not say what this host is in the cluster (%w); mend it, or remove it and join again", path, err)
 	}
@@ -68,18 +75,11 @@ func LoadPlace(dir string) (Place, error) {
 
 func decodePlace(data []byte) (Place, error) {
 	var v placeValue
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
+	if err := stored.Decode(data, placeVersion, &v); err != nil {
 		return Place{}, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Place{}, errors.New("something follows the value")
 	}
 	_, idErr := uuid.Parse(v.Cluster)
 	switch {
-	case v.Version != placeVersion:
-		return Place{}, fmt.Errorf("its layout is %d, this agent knows %d", v.Version, placeVersion)
 	case v.Is != api.PlaceAlone && v.Is != api.PlaceBootstrapped && v.Is != api.PlaceJoined:
 		return Place{}, fmt.Errorf("%.40q is no place", v.Is)
 	case v.Is == api.PlaceAlone && (v.Cluster != "" || v.Server || v.Settled || len(v.Peers) > 0):
@@ -93,19 +93,25 @@ func decodePlace(data []byte) (Place, error) {
 	case v.Iface != "" && api.CheckIfName(v.Iface) != nil:
 		return Place{}, fmt.Errorf("%.40q is no interface", v.Iface)
 	}
-	return Place{Is: v.Is, Cluster: v.Cluster, Server: v.Server, Settled: v.Settled, Peers: v.Peers, Iface: v.Iface, Left: v.Left}, nil
+	return Place{Is: v.Is, Cluster: v.Cluster, Server: v.Server, Settled: v.Settled, Peers: v.Peers, Iface: v.Iface, Left: v.Left, Unknown: v.Unknown}, nil
 }
 
 // Save writes the place whole or not at all.
 func (p Place) Save(dir string) error {
 	peers := p.Peers[:min(len(p.Peers), maxPeers)]
-	data, err := json.MarshalIndent(placeValue{
+	data, err := stored.Encode(placeValue{
 		Version: placeVersion, Is: p.Is, Cluster: p.Cluster, Server: p.Server, Settled: p.Settled, Peers: peers, Iface: p.Iface, Left: p.Left,
-	}, "", "  ")
+		Unknown: p.Unknown,
+	})
+	var text bytes.Buffer
+	if err == nil {
+		err = json.Indent(&text, data, "", "  ")
+	}
 	if err != nil {
 		return fmt.Errorf("encode the place in the cluster: %w", err)
 	}
-	return writeSmall(filepath.Join(dir, placeFile), append(data, '\n'))
+	text.WriteByte('\n')
+	return writeSmall(filepath.Join(dir, placeFile), text.Bytes())
 }
 
 // InCluster says whether the host has a Consul that we run.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 	"github.com/socketplane/socketplane/ipam"
 )
 
@@ -171,7 +172,7 @@ func (m *Manager) remove(ctx context.Context, rec Record, bump state.Op) error {
 		return fmt.Errorf("delete network %q: %w", rec.ID, err)
 	default:
 		var v vlanValue
-		if err := decode(e.Value, &v); err == nil && v.Version == layout && v.Network == rec.ID {
+		if err := stored.Read(e.Value, layout, &v); err == nil && v.Network == rec.ID {
 			ops = append(ops, state.Op{Kind: state.OpDelete, Key: e.Key, Version: e.Version})
 		} else {
 			m.log.Warn("VLAN key is not this network's and is left alone", "network", rec.ID, "key", e.Key, "err", err)

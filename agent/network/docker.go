@@ -8,6 +8,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // DockersPrefix is where the options and labels lie with which a user of Docker made a
@@ -40,9 +41,7 @@ func (m *Manager) DockerSpec(ctx context.Context, name string, subnet netip.Pref
 		return api.DockerSpec{}, fmt.Errorf("network %q: options of Docker: %w", name, err)
 	}
 	var v dockersValue
-	if err = decode(e.Value, &v); err == nil && v.Version != layout {
-		err = fmt.Errorf("layout version %d is not %d", v.Version, layout)
-	}
+	err = stored.Read(e.Value, layout, &v)
 	spec := api.DockerSpec{Options: v.Options, Labels: v.Labels}
 	if err == nil {
 		err = spec.Check()

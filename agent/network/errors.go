@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // Sentinel errors. What is returned is one whole sentence that names the network
@@ -72,6 +74,9 @@ type BadRecordError struct {
 }
 
 func (e *BadRecordError) Error() string {
+	if errors.Is(e.Cause, stored.ErrNewer) {
+		return fmt.Sprintf("value of key %q in the store: %v", e.Key, e.Cause)
+	}
 	return fmt.Sprintf("value of key %q in the store cannot be decoded (%v); mend it or delete the key", e.Key, e.Cause)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // Store is what a Manager needs of the key-value state; state.Store is one.
@@ -126,11 +127,8 @@ func (m *Manager) bump(ctx context.Context) (state.Op, error) {
 	case err != nil:
 		return state.Op{}, fmt.Errorf("read generation of networks: %w", err)
 	default:
-		if err := decode(e.Value, &v); err != nil {
+		if err := stored.Decode(e.Value, layout, &v); err != nil {
 			return state.Op{}, &BadRecordError{Key: e.Key, Cause: err}
-		}
-		if v.Version != layout {
-			return state.Op{}, &BadRecordError{Key: e.Key, Cause: fmt.Errorf("layout version %d is not %d", v.Version, layout)}
 		}
 	}
 	v.Generation++

@@ -6,16 +6,14 @@
 package network
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strconv"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // Where things lie in the store. Each prefix ends in a slash.
@@ -59,6 +57,8 @@ type Record struct {
 	// under an endpoint.
 	Deleting bool
 	Version  uint64 // of the key in the store; it changes with every write
+
+	Unknown stored.Unknown // what a later release has written beside
 }
 
 // recordValue is a record's value in the store.
@@ -73,6 +73,8 @@ type recordValue struct {
 
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
 	ByDocker      bool `json:"by_docker,omitempty"`
+
+	Unknown stored.Unknown `json:"-"`
 }
 
 // vlanValue is the value of a VLAN's key.
@@ -86,6 +88,8 @@ type vlanValue struct {
 type generationValue struct {
 	Version    int    `json:"version"`
 	Generation uint64 `json:"generation"`
+
+	Unknown stored.Unknown `json:"-"`
 }
 
 // Key is where a network's record lies.
@@ -97,15 +101,12 @@ func VLANKey(id int) string { return VLANsPrefix + strconv.Itoa(id) }
 // EndpointsKey is where a host, given by its UUID, publishes its endpoints on a network.
 func EndpointsKey(network, host string) string { return EndpointsPrefix + network + "/" + host }
 
-// Decode reads a record strictly. Its error is a BadRecordError.
+// Decode reads a record. Its error is a BadRecordError.
 func Decode(entry state.Entry) (Record, error) {
 	bad := func(err error) (Record, error) { return Record{}, &BadRecordError{Key: entry.Key, Cause: err} }
 	var v recordValue
-	if err := decode(entry.Value, &v); err != nil {
+	if err := stored.Decode(entry.Value, layout, &v); err != nil {
 		return bad(err)
-	}
-	if v.Version != layout {
-		return bad(fmt.Errorf("layout version %d is not %d", v.Version, layout))
 	}
 	if err := api.CheckNetworkName(v.ID); err != nil {
 		return bad(err)
@@ -126,7 +127,7 @@ func Decode(entry state.Entry) (Record, error) {
 	}
 	return Record{
 		ID: v.ID, Subnet: v.Subnet, Gateway: v.Gateway, VLAN: v.VLAN, VNI: v.VNI,
-		AllowMetadata: v.AllowMetadata, ByDocker: v.ByDocker, Deleting: v.Deleting, Version: entry.Version,
+		AllowMetadata: v.AllowMetadata, ByDocker: v.ByDocker, Deleting: v.Deleting, Version: entry.Version, Unknown: v.Unknown,
 	}, nil
 }
 
@@ -139,7 +140,7 @@ func isHostAddress(subnet netip.Prefix, addr netip.Addr) bool {
 func (r Record) encode() ([]byte, error) {
 	return encode(r.ID, recordValue{
 		Version: layout, ID: r.ID, Subnet: r.Subnet, Gateway: r.Gateway, VLAN: r.VLAN, VNI: r.VNI,
-		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Deleting: r.Deleting,
+		AllowMetadata: r.AllowMetadata, ByDocker: r.ByDocker, Deleting: r.Deleting, Unknown: r.Unknown,
 	})
 }
 
@@ -155,21 +156,8 @@ func salvage(value []byte) (netip.Prefix, bool) {
 	return v.Subnet.Masked(), true
 }
 
-// decode reads one JSON value with known fields only, and nothing behind it.
-func decode(value []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(value))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the value")
-	}
-	return nil
-}
-
 func encode(name string, v any) ([]byte, error) {
-	value, err := json.Marshal(v)
+	value, err := stored.Encode(v)
 	if err != nil {
 		return nil, fmt.Errorf("network %q: encode: %w", name, err)
 	}

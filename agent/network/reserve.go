@@ -10,6 +10,7 @@ import (
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 // ReservationsPrefix is where a subnet is kept for a network that Docker is making:
@@ -38,23 +39,28 @@ type reservation struct {
 	Asked bool `json:"asked,omitempty"`
 
 	version uint64 // of the key
+	spoilt  bool   // nobody can read it: it keeps nothing but its key
 }
 
 func reservationKey(subnet netip.Prefix) string {
 	return ReservationsPrefix + strings.ReplaceAll(subnet.String(), "/", "-")
 }
 
+// subnetOfKey is the inverse of reservationKey.
+func subnetOfKey(key string) (netip.Prefix, bool) {
+	addr, bits, _ := strings.Cut(strings.TrimPrefix(key, ReservationsPrefix), "-")
+	subnet, err := netip.ParsePrefix(addr + "/" + bits)
+	return subnet, err == nil && reservationKey(subnet) == key
+}
+
 func decodeReservation(e state.Entry) (reservation, error) {
 	var r reservation
-	if err := decode(e.Value, &r); err != nil {
+	if err := stored.Read(e.Value, layout, &r); err != nil {
 		return r, &BadRecordError{Key: e.Key, Cause: err}
 	}
 	r.version = e.Version
 	_, err := api.ParseSubnet(r.Subnet.String())
-	switch {
-	case r.Version != layout:
-		err = fmt.Errorf("layout version %d is not %d", r.Version, layout)
-	case err == nil && reservationKey(r.Subnet) != e.Key:
+	if err == nil && reservationKey(r.Subnet) != e.Key {
 		err = fmt.Errorf("it is the reservation of %s", r.Subnet)
 	}
 	if err != nil {
@@ -81,6 +87,9 @@ func (m *Manager) reservations(ctx context.Context) (valid, void []reservation, 
 		switch {
 		case err != nil:
 			m.log.Warn("reservation of a subnet is left alone", "err", err)
+			if subnet, ok := subnetOfKey(e.Key); ok {
+				valid = append(valid, reservation{Subnet: subnet, spoilt: !errors.Is(err, stored.ErrNewer)})
+			}
 		case m.ours(r), r.Host != m.host && alive[r.Host]:
 			valid = append(valid, r)
 		default:
@@ -143,7 +152,9 @@ func (m *Manager) reserveOnce(ctx context.Context, subnet netip.Prefix) (netip.P
 		if asked && r.Asked && r.Subnet == subnet {
 			return subnet, nil
 		}
-		taken = append(taken, r.occupied())
+		if !r.spoilt || !asked || r.Subnet == subnet { // the key of a spoilt one cannot be written
+			taken = append(taken, r.occupied())
+		}
 	}
 	if mine >= maxReservations {
 		return netip.Prefix{}, refuse(ErrNoSubnet, "Docker on this host is making %d networks already; wait a minute and try again", mine)
@@ -202,6 +213,7 @@ func (m *Manager) around(ctx context.Context, spec Spec) (taken []occupied, ops 
 	}
 	for _, r := range valid {
 		switch {
+		case r.spoilt:
 		case !spec.ByDocker || r.Subnet != spec.Subnet || !m.ours(r) && !r.Asked:
 			taken = append(taken, r.occupied())
 		case m.ours(r):

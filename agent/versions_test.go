@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/agent/state"
+)
+
+// TestListOfALaterRelease: a peer's endpoints count whatever members its release has
+// added to the list, to an endpoint, or to a published port.
+func TestListOfALaterRelease(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.put(network.EndpointsKey("foo", peerID), `{"version":1,"later":{},"endpoints":[{"health":"ok","id":"r1","ip":"10.6.0.80","mac":"02:42:0a:06:00:50",`+
+		`"ifname":"eth0","ports":[{"proto":"tcp","host_port":80,"container_port":80,"balance":"random"}],"source":"docker","attached":true}]}`)
+	h.converge()
+	h.settle()
+	h.well()
+	if l := h.view.remotes("foo")[peerID]; len(l) != 1 || len(l[0].Ports) != 1 || l[0].Ports[0].HostPort != 80 {
+		t.Errorf("%+v", l)
+	}
+}
+
+// TestOwnListAfterADowngrade: this host's list was written by a later release of the
+// agent. This one takes its endpoints up, changes the list, and loses no member that it
+// does not know: neither of the list nor of the endpoints that are still there.
+func TestOwnListAfterADowngrade(t *testing.T) {
+	h := newTestHost(t)
+	for i, id := range []string{"c1", "c2"} {
+		h.mustAttach(id, "foo", fmt.Sprintf("/ns/%d", i))
+	}
+	h.converge()
+	key := network.EndpointsKey("foo", selfID)
+	e, err := h.store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := strings.Replace(string(e.Value), `{`, `{"later":{"a":[1.50]},`, 1)
+	value = strings.Replace(value, `"id":"c1",`, `"id":"c1","health":{"since":7.50},`, 1)
+	value = strings.Replace(value, `"id":"c2",`, `"health":{"since":8.50},"id":"c2",`, 1)
+	h.put(key, value)
+	h.start()
+	h.converge()
+	h.mustAttach("c3", "foo", "/ns/3")
+	h.converge()
+	has := func(what string, parts ...string) {
+		t.Helper()
+		h.settle()
+		e, err := h.store.Get(t.Context(), key)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		for _, part := range append(parts, `"later":{"a":[1.50]}`) {
+			if !strings.Contains(string(e.Value), part) {
+				t.Errorf("%s: the list lacks %s: %s", what, part, e.Value)
+			}
+		}
+	}
+	has("a third came", `"since":7.50`, `"since":8.50`, `"id":"c3"`)
+	if err := h.Release(t.Context(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	h.converge()
+	has("one went", `"since":8.50`)
+	if e, _ := h.store.Get(t.Context(), key); strings.Contains(string(e.Value), "7.50") {
+		t.Errorf("what was of an endpoint outlives it: %s", e.Value)
+	}
+	h.well()
+	if st, err := h.Status(t.Context()); err != nil || len(st.Overwritten) != 0 {
+		t.Errorf("%+v, %v", st.Overwritten, err)
+	}
+}
+
+// TestIncompatibleList: a list of a layout that this release does not know is left
+// alone, and status says why.
+func TestIncompatibleList(t *testing.T) {
+	h := newTestHost(t)
+	h.put(network.EndpointsKey("foo", peerID), `{"version":2,"endpoints":{}}`)
+	h.converge()
+	h.named(network.EndpointsKey("foo", peerID), "layout 2", "newer release")
+	if all := h.problems(); strings.Contains(all, "delete") {
+		t.Errorf("status says to delete what a newer release needs: %s", all)
+	}
+}
+
+// TestReapersKeyOfALaterRelease: who reaps keeps what a later release has written
+// beside the lock, and does nothing under a lock that it does not know.
+func TestReapersKeyOfALaterRelease(t *testing.T) {
+	for value, want := range map[string]string{
+		`{"later":[1.50],"version":1,"host":"x","name":"y"}`: `"later":[1.50]`,
+		``:                `"host"`,
+		`garbage`:         `"host"`, // nobody's
+		`{"version":2}`:   "",
+		`{"version":"2"}`: `"host"`,
+	} {
+		e := state.Entry{Key: reaperKey, Value: []byte(value), Version: 7}
+		got, err := encodeReaper(e, selfID, "h1")
+		if want == "" && err == nil || want != "" && (err != nil || !strings.Contains(string(got), want) || !strings.Contains(string(got), selfID)) {
+			t.Errorf("%s became %s, %v", value, got, err)
+		}
+	}
+}
+
+// TestPortsOfALaterRelease: what a port on the bridge publishes is read whatever a later
+// release has added to it: the endpoint is not dropped by a downgrade.
+func TestPortsOfALaterRelease(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	ports, err := h.sw.Ports(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ports {
+		if p.IDs[idEndpoint] != "c1" {
+			continue
+		}
+		p.IDs[idPorts] = `[{"proto":"tcp","host_port":80,"container_port":80,"balance":"random"}]`
+		if l, err := localOf(p); err != nil || len(l.Ports) != 1 || l.Ports[0].ContainerPort != 80 {
+			t.Errorf("%+v, %v", l, err)
+		}
+		return
+	}
+	t.Error("no port")
+}
+
+// TestAllKnow: a feature of a later release is used only while every living host knows
+// it: one that has just come back to an older release ends that, and one whose record
+// cannot be read may be of any release.
+func TestAllKnow(t *testing.T) {
+	h := newTestHost(t)
+	key := cluster.HostsPrefix + peerID
+	peer := func(agent string) string {
+		return fmt.Sprintf(`{"version":1,"id":%q,"name":"h2","vtep":"192.0.2.2","underlay_mtu":1500,"routes":null,"agent":%q,"datapath":"netdev"}`, peerID, agent)
+	}
+	is := func(what string, want bool) {
+		t.Helper()
+		h.watch()
+		if got := h.view.allKnow(cluster.UnknownFields); got != want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	if newView(selfID).allKnow(cluster.UnknownFields) {
+		t.Error("before the hosts were read")
+	}
+	is("the first release", false)
+	h.put(key, peer("v1 "+cluster.UnknownFields))
+	is("upgraded", true)
+	h.put(key, peer("e58e9f7"))
+	is("downgraded", false)
+	h.view.setGone(map[string]time.Time{peerID: time.Now()})
+	is("gone", true)
+	h.view.setGone(nil)
+	h.put(key, peer("v1 "+cluster.UnknownFields))
+	is("upgraded again", true)
+	h.put(cluster.HostsPrefix+"x", `{"version":2}`)
+	is("another's record cannot be read", false)
+	h.remove(cluster.HostsPrefix + "x")
+	is("it was deleted", true)
+}
