@@ -156,6 +156,7 @@ type Agent struct {
 	id string // of this host
 
 	view     *view         // the cluster as last seen
+	routes   routes        // by which endpoint a prefix is reached
 	contests contests      // who has which address on other hosts
 	judged   judgement     // what of that this host believes
 	table    *table        // the endpoints of this host

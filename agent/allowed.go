@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cluster"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/ipam"
 	"github.com/socketplane/socketplane/ovs"
@@ -168,6 +170,9 @@ func inside(subnet netip.Prefix, list []netip.Prefix) []netip.Prefix {
 // are allowed, as far as is known here.
 func (a *Agent) checkShared(r network.Record, w want) error {
 	if len(w.allowed) > 0 {
+		if err := a.allMayShare(); err != nil {
+			return err
+		}
 		own, _ := netip.ParseAddr(w.ip) // the zero Addr: any that is free
 		owners := a.owners(r.ID, w.id)
 		for _, p := range w.allowed {
@@ -188,6 +193,20 @@ func (a *Agent) checkShared(r network.Record, w want) error {
 			return api.Errorf(api.CodeConflict, "network %q: address %s is one that %s is allowed to have beside its own (%s); choose another or omit it",
 				r.ID, ip, who, api.ShowAllowed(p))
 		}
+	}
+	return nil
+}
+
+// allMayShare refuses allowed addresses while a living host does not know them: one of
+// an older release does not lead to them, and the first release cannot even read a
+// list that names them.
+func (a *Agent) allMayShare() error {
+	names, known := a.view.behind(cluster.AllowedAddresses)
+	switch {
+	case len(names) > 0:
+		return api.Errorf(api.CodeConflict, "allowed addresses need this release, or a newer one, on every host; upgrade it on: %s", strings.Join(names, ", "))
+	case !known:
+		return api.Errorf(api.CodeUnavailable, "allowed addresses need this release, or a newer one, on every host, and not all hosts' records can be read; see: socketplane agent status")
 	}
 	return nil
 }

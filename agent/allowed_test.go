@@ -14,6 +14,32 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
+// upgraded makes the peers hosts of this release.
+func (h *testHost) upgraded(peers ...string) {
+	h.t.Helper()
+	for i, id := range peers {
+		h.put(cluster.HostsPrefix+id, fmt.Sprintf(
+			`{"version":1,"id":%q,"name":"h%d","vtep":"192.0.2.%[2]d","underlay_mtu":1500,"routes":null,"agent":"v2 %s","datapath":"netdev"}`,
+			id, i+2, strings.Join(cluster.Capabilities(), " ")))
+	}
+	h.converge()
+}
+
+// A host that does not know of allowed addresses would not lead to them.
+func TestAllowAddressNeedsAllHosts(t *testing.T) {
+	h := newTestHost(t)
+	_, err := h.attachAllowed("a", "10.6.0.10", false, "10.6.0.200")
+	wantCode(t, err, api.CodeConflict, "upgrade it on: h2")
+	h.upgraded(peerID)
+	if _, err := h.attachAllowed("a", "10.6.0.10", false, "10.6.0.200"); err != nil {
+		t.Error(err)
+	}
+	h.put(cluster.HostsPrefix+peerID, "nonsense")
+	h.watch()
+	_, err = h.attachAllowed("b", "10.6.0.11", false, "10.6.0.200")
+	wantCode(t, err, api.CodeUnavailable, "agent status")
+}
+
 func (h *testHost) attachAllowed(id, ip string, forwarding bool, allow ...string) (api.Endpoint, error) {
 	h.t.Helper()
 	return h.Attach(h.t.Context(), api.AttachRequest{
@@ -25,6 +51,7 @@ func (h *testHost) attachAllowed(id, ip string, forwarding bool, allow ...string
 type peerEndpoint struct {
 	id, ip   string
 	allowed  []string
+	routes   []string
 	attached bool
 }
 
@@ -37,6 +64,9 @@ func (h *testHost) publishAs(hostID string, list ...peerEndpoint) {
 		ep := endpoint{ID: p.id, IP: ip, MAC: macOf(ip), IfName: "eth0", Source: api.SourceDocker, Attached: p.attached}
 		for _, a := range p.allowed {
 			ep.Allowed = append(ep.Allowed, netip.MustParsePrefix(a))
+		}
+		for _, r := range p.routes {
+			ep.Routes = append(ep.Routes, netip.MustParsePrefix(r))
 		}
 		eps = append(eps, ep)
 	}
@@ -68,6 +98,7 @@ func (h *testHost) allowedHere(ip string) string {
 
 func TestAllowAddress(t *testing.T) {
 	h := newTestHost(t)
+	h.upgraded(peerID)
 	e, err := h.attachAllowed("a", "10.6.0.10", false, "10.6.0.200", "10.6.1.0/24")
 	if err != nil || strings.Join(api.AllowedText(e.AllowAddresses), " ") != "10.6.0.200 10.6.1.0/24" {
 		t.Fatalf("%+v, %v", e, err)
@@ -110,7 +141,7 @@ func TestAllowAddressRefused(t *testing.T) {
 	h := newTestHost(t)
 	h.addrs = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("172.17.0.1/16")}
 	h.start()
-	h.converge()
+	h.upgraded(peerID)
 	h.mustAttach("other", "foo", "/ns/other") // 10.6.0.2
 	if _, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "stopped", Network: "foo", IP: "10.6.0.30", Source: api.SourceDocker}); err != nil {
 		t.Fatal(err)
@@ -186,6 +217,7 @@ func TestAllowAddressRefused(t *testing.T) {
 
 func TestForwardingContainer(t *testing.T) {
 	h := newTestHost(t)
+	h.upgraded(peerID)
 	if _, err := h.attachAllowed("router", "10.6.0.10", true, "10.99.0.0/16"); err != nil {
 		t.Fatal(err)
 	}
@@ -212,8 +244,7 @@ func TestForwardingContainer(t *testing.T) {
 func TestAllowedElsewhere(t *testing.T) {
 	const third = "33333333-3333-4333-8333-333333333333"
 	h := newTestHost(t)
-	h.put(cluster.HostsPrefix+third, fmt.Sprintf(
-		`{"version":1,"id":%q,"name":"h3","vtep":"192.0.2.3","underlay_mtu":1500,"routes":null,"agent":"","datapath":"netdev"}`, third))
+	h.upgraded(peerID, third)
 	if _, err := h.attachAllowed("here", "10.6.0.10", false, "10.6.0.200"); err != nil {
 		t.Fatal(err)
 	}
@@ -226,13 +257,13 @@ func TestAllowedElsewhere(t *testing.T) {
 	}
 	h.publishAs(peerID, peerEndpoint{id: "p", ip: "10.6.0.20", attached: true, allowed: []string{"10.6.0.200/32", "10.6.0.201/32", "10.99.0.0/16"}})
 	h.converge()
-	if got := remotes(); got != "10.6.0.20 10.6.0.200 10.6.0.201" {
+	if got := remotes(); got != "10.6.0.20 10.6.0.200 10.6.0.201 10.99.0.0/16" {
 		t.Errorf("programmed: %s", got)
 	}
 	// A host that claims as its endpoint's own what others are allowed comes too late.
 	h.publishAs(third, peerEndpoint{id: "x", ip: "10.6.0.200", attached: true}, peerEndpoint{id: "y", ip: "10.6.0.201", attached: true}, peerEndpoint{id: "z", ip: "10.6.0.202"})
 	h.converge()
-	if got := remotes(); got != "10.6.0.20 10.6.0.200 10.6.0.201" {
+	if got := remotes(); got != "10.6.0.20 10.6.0.200 10.6.0.201 10.99.0.0/16" {
 		t.Errorf("programmed: %s", got)
 	}
 	if got := h.allowedHere("10.6.0.10"); got != "10.6.0.200" {
@@ -254,5 +285,116 @@ func TestAllowedElsewhere(t *testing.T) {
 		if len(h.view.problems()) == 0 {
 			t.Errorf("%v was read", bad)
 		}
+	}
+}
+
+func (h *testHost) routesNow() string {
+	h.t.Helper()
+	var list []string
+	for _, g := range h.sw.Forwarding().Segments {
+		for _, r := range g.Routes {
+			list = append(list, fmt.Sprintf("%s via %s", r.Prefix, r.Via))
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(list, "; ")
+}
+
+func TestRoutes(t *testing.T) {
+	h := newTestHost(t)
+	h.upgraded(peerID)
+	h.routes = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")}
+	h.allowed = Allowed{Public: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
+	h.start()
+	h.converge()
+	if _, err := h.attachAllowed("router", "10.6.0.10", true, "10.99.0.0/16", "10.50.0.0/16", "203.0.113.0/24", "198.51.100.0/24", "10.6.0.200"); err != nil {
+		t.Fatal(err)
+	}
+	h.mustAttach("plain", "foo", "/ns/plain")
+	h.publishAs(peerID, peerEndpoint{id: "p", ip: "10.6.0.20", attached: true, allowed: []string{"10.96.0.0/16"}, routes: []string{"10.96.0.0/16"}})
+	h.converge()
+	if got := h.routesNow(); got != "10.96.0.0/16 via 10.6.0.20" {
+		t.Errorf("programmed: %s", got)
+	}
+	before := h.whole()
+	for _, c := range []struct {
+		id, route string
+		code      api.Code
+		say       string
+	}{
+		{"plain", "10.99.0.0/16", api.CodeConflict, "--forwarding --allow-address"},
+		{"router", "10.98.0.0/16", api.CodeConflict, "--allow-address"},
+		{"router", "10.98.0.0/15", api.CodeConflict, "--allow-address"},
+		{"router", "10.6.0.200", api.CodeConflict, "own subnet"},
+		{"router", "10.50.1.0/24", api.CodeConflict, "route of this host"},
+		{"router", "198.51.100.0/24", api.CodeConflict, "allow_public"},
+		{"router", "0.0.0.0/0", api.CodeInvalid, "too large"},
+		{"router", "x", api.CodeInvalid, "neither"},
+		{"none", "10.99.0.0/16", api.CodeNotFound, "none"},
+		{"../x", "10.99.0.0/16", api.CodeInvalid, "id"},
+	} {
+		_, err := h.SetRoutes(t.Context(), c.id, []string{c.route})
+		if api.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.say) {
+			t.Errorf("%s via %s: %v", c.route, c.id, err)
+		}
+	}
+	h.wantWhole("after refusals", before)
+	e, err := h.SetRoutes(t.Context(), "router", []string{"10.99.0.0/16", "203.0.113.0/25"})
+	if err != nil || len(e.Routes) != 2 {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	want := "10.96.0.0/16 via 10.6.0.20; 10.99.0.0/16 via 10.6.0.10; 203.0.113.0/25 via 10.6.0.10"
+	if got := h.routesNow(); got != want {
+		t.Errorf("programmed: %s", got)
+	}
+	if got := h.kernelRoutes("foo"); len(got) != 3 {
+		t.Errorf("in the kernel: %v", got)
+	}
+	_, err = h.attachAllowed("second", "10.6.0.11", true, "10.96.0.0/15")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.SetRoutes(t.Context(), "second", []string{"10.96.0.0/24"})
+	wantCode(t, err, api.CodeConflict, `"p" on host "h2"`)
+	// A new life knows them from the port.
+	h.start()
+	h.converge()
+	if got := h.routesNow(); got != want {
+		t.Errorf("after a restart: %s", got)
+	}
+	// Who claims a route later does not get it, nor what this host does not send into a network.
+	h.publishAs(peerID,
+		peerEndpoint{id: "p", ip: "10.6.0.20", attached: true, allowed: []string{"10.96.0.0/16"}, routes: []string{"10.96.0.0/16"}},
+		peerEndpoint{id: "q", ip: "10.6.0.3", attached: true, allowed: []string{"10.96.0.0/12", "10.99.0.0/16"}, routes: []string{"10.96.0.0/12", "10.99.0.0/16"}},
+		peerEndpoint{id: "r", ip: "10.6.0.4", attached: true, allowed: []string{"10.50.0.0/16", "8.0.0.0/8", "192.0.2.0/24", "10.7.0.0/24"}, routes: []string{"10.50.0.0/16", "8.0.0.0/8", "192.0.2.0/24", "10.7.0.0/24"}},
+		peerEndpoint{id: "s", ip: "10.6.0.5", allowed: []string{"10.95.0.0/16"}, routes: []string{"10.95.0.0/16"}}) // not attached
+	h.converge()
+	if got := h.routesNow(); got != want {
+		t.Errorf("with claims: %s", got)
+	}
+	if s, err := h.Status(t.Context()); err != nil || !strings.Contains(strings.Join(s.Problems, "\n"), "8.0.0.0/8") {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+	// Taken back, and gone with the endpoint.
+	if _, err := h.SetRoutes(t.Context(), "router", []string{"10.99.0.0/16"}); err != nil {
+		t.Fatal(err)
+	}
+	h.publishAs(peerID)
+	if err := h.Detach(t.Context(), "router"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	h.converge()
+	if got := h.routesNow(); got != "" || len(h.kernelRoutes("foo")) != 0 {
+		t.Errorf("after the end: %s", got)
+	}
+	if e := h.mustAttach("router", "", "/ns/r2"); len(e.Routes) != 1 || h.routesNow() != "10.99.0.0/16 via 10.6.0.10" {
+		t.Errorf("started again: %+v, %s", e, h.routesNow())
+	}
+	// A list with a route that leads where it may not is not read.
+	h.publishAs(peerID, peerEndpoint{id: "p", ip: "10.6.0.20", attached: true, routes: []string{"10.96.0.0/16"}})
+	h.watch()
+	if len(h.view.problems()) == 0 {
+		t.Error("a route without an allowed prefix was read")
 	}
 }

@@ -37,6 +37,7 @@ const (
 	idHostPorts = "host_ports"   // the host's ports in their order, as JSON; only where any was chosen
 	idTurn      = "turn"         // of a container's endpoints, who was attached first; only where it is not 0
 	idAllowed   = "allowed"      // addresses that it may have beside its own, separated by spaces; only where there are
+	idRoutes    = "routes"       // prefixes that are reached by way of it, as idAllowed
 	idForwards  = "forwarding"   // "true"; only where it is so
 	idSubnet    = "subnet"
 	idGateway   = "gateway"
@@ -287,6 +288,9 @@ func port(l local, r network.Record, mtu int) ovs.Port {
 	}
 	if len(l.Allowed) > 0 {
 		ids[idAllowed] = strings.Join(api.AllowedText(l.Allowed), " ")
+	}
+	if len(l.Routes) > 0 {
+		ids[idRoutes] = strings.Join(api.AllowedText(l.Routes), " ")
 	}
 	if l.Forwarding {
 		ids[idForwards] = "true"

@@ -18,9 +18,12 @@ func (a *Agent) forwardingState() ovs.Forwarding {
 	}
 	used := map[string]bool{}
 	var notes []string
-	for _, seg := range a.segments.list() {
+	segments := a.segments.list()
+	routes := a.routesNow(segments)
+	for _, seg := range segments {
 		used[seg.record.ID] = true
 		s, more := a.segmentState(seg, tunnels)
+		s.Routes = routes[seg.record.ID]
 		f.Segments, notes = append(f.Segments, s), append(notes, more...)
 	}
 	a.contests.only(used)
@@ -45,7 +48,6 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment
 			// An address that is no endpoint's would be answered for by ARP and
 			// drawn away from whoever has it.
 			if ep.Attached && tunnels[hostID] > 0 && usableIn(r.Subnet, r.Gateway, ep.IP) {
-				ep.Allowed = inside(r.Subnet, ep.Allowed)
 				claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep})
 			}
 		}

@@ -56,6 +56,10 @@ func localOf(p ovs.Port) (local, error) {
 	if err != nil {
 		return local{}, fmt.Errorf("port %q: allowed addresses in its external_ids: %w", p.Name, err)
 	}
+	routes, err := api.ParseAllowed(strings.Fields(p.IDs[idRoutes]))
+	if err = errors.Join(err, checkRoutes(routes, allowed)); err != nil {
+		return local{}, fmt.Errorf("port %q: routes in its external_ids: %w", p.Name, err)
+	}
 	turn, err := turnOf(p)
 	if err != nil {
 		return local{}, err
@@ -65,7 +69,7 @@ func localOf(p ovs.Port) (local, error) {
 		endpoint: endpoint{
 			ID: id, ContainerID: p.IDs[idContainer], ContainerName: p.IDs[idName], IP: ip, MAC: mac,
 			IfName: p.IDs[idIfName], Ports: ports, HostPorts: hostPorts, Source: api.Source(p.IDs[idSource]), Attached: true,
-			Allowed: allowed, Forwarding: p.IDs[idForwards] == "true",
+			Allowed: allowed, Forwarding: p.IDs[idForwards] == "true", Routes: routes,
 		},
 	}, nil
 }

@@ -18,6 +18,7 @@ const (
 	notePorts    = "ports/"   // endpoint id: what it publishes is taken by another
 	notePort     = "port/"    // port: its external_ids name no endpoint
 
+	noteRoute  = "route/"    // network, prefix, endpoint's address: a route that is not used here
 	noteRecord = "record/"   // network: its record is not believed, or not whole
 	notePeer   = "peer/"     // host id: its record is not believed
 	noteSmall  = "small/"    // host id: its MTU does not count

@@ -267,7 +267,7 @@ func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 		ID: l.ID, ContainerID: l.container(), ContainerName: l.ContainerName, Network: l.Network,
 		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: bits, MTU: a.view.mtu(self),
 		Port: l.Port, IfName: l.IfName, Ports: a.led(l), Host: self.Name, Source: l.Source, Attached: l.Attached,
-		NetNS: l.NetNS, AllowAddresses: l.Allowed, Forwarding: l.Forwarding,
+		NetNS: l.NetNS, AllowAddresses: l.Allowed, Forwarding: l.Forwarding, Routes: l.Routes,
 	}
 	if l.Attached && l.handedOver() {
 		e.Peer = link.PeerName(l.ID)

@@ -92,3 +92,62 @@ func TestInfoShowsDrops(t *testing.T) {
 		t.Errorf("info:\n%s", out)
 	}
 }
+
+func (s *recordingService) SetRoutes(_ context.Context, id string, routes []string) (api.Endpoint, error) {
+	s.routed = append(s.routed, id+": "+strings.Join(routes, " "))
+	return api.Endpoint{}, nil
+}
+
+func TestNetworkRoute(t *testing.T) {
+	svc := testService()
+	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	svc.endpoints[0].Routes = prefix("10.98.0.0/16")
+	svc.remote = []api.Endpoint{{ID: "far", ContainerID: "far", ContainerName: "away", Network: "web", IP: netip.MustParseAddr("10.6.0.65"), Host: "h2", Attached: true, Routes: prefix("10.97.0.0/16")}}
+	socket := serveTest(t, svc)
+	id := svc.endpoints[0].ID
+	for _, c := range []struct {
+		args, out, asked string
+	}{
+		{"add web 10.99.0.0/16 via shop", "10.99.0.0/16 via 10.6.0.2\n", id + ": 10.98.0.0/16 10.99.0.0/16"},
+		{"add web 10.98.0.0/16 via 0123456789ab", "10.98.0.0/16 via 10.6.0.2\n", id + ": 10.98.0.0/16"},
+		{"rm web 10.98.0.0/16", "10.98.0.0/16\n", id + ": "},
+	} {
+		svc.routed = nil
+		code, out, errOut := command(t, socket, append([]string{"network", "route"}, strings.Fields(c.args)...)...)
+		if code != 0 || out != c.out || strings.Join(svc.routed, "\n") != c.asked {
+			t.Errorf("%s: exit %d, %q, %s, asked %q", c.args, code, out, errOut, svc.routed)
+		}
+	}
+	svc.routed = nil
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"nonsense", 2, "nonsense"},
+		{"add web 10.99.0.0/16", 2, "CONTAINER"},
+		{"add web 10.99.0.0/16 by shop", 2, "via"},
+		{"add web 10.99.0.1/16 via shop", 2, "host bits"},
+		{"add we$b 10.99.0.0/16 via shop", 2, "network name"},
+		{"add wab 10.99.0.0/16 via shop", 1, "web"},
+		{"add web 10.99.0.0/16 via away", 1, `host "h2"`},
+		{"add web 10.99.0.0/16 via shap", 1, "shop"},
+		{"rm web 10.97.0.0/16", 1, `host "h2"`},
+		{"rm web 10.96.0.0/16", 1, "no route"},
+		{"rm other 10.98.0.0/16", 1, "no route"},
+	} {
+		code, out, errOut := command(t, socket, append([]string{"network", "route"}, strings.Fields(c.args)...)...)
+		if code != c.code || out != "" || !strings.Contains(errOut, c.says) || strings.Count(errOut, "\n") != 1 {
+			t.Errorf("%s: exit %d, %q, %s", c.args, code, out, errOut)
+		}
+	}
+	if len(svc.routed) != 0 {
+		t.Errorf("asked %q", svc.routed)
+	}
+	_, out, _ := command(t, socket, "network", "info", "web")
+	for _, want := range []string{"ROUTE          VIA         NAME   HOST", "10.98.0.0/16   10.6.0.2    shop   h1", "10.97.0.0/16   10.6.0.65   away   h2"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("lacks %q:\n%s", want, out)
+		}
+	}
+}

@@ -106,6 +106,7 @@ type endpointView struct {
 
 	Allowed    []string  `json:"allow_addresses,omitempty"`
 	Forwarding bool      `json:"forwarding,omitempty"`
+	Routes     []string  `json:"routes,omitempty"`  // prefixes that are reached by way of it
 	Dropped    api.Drops `json:"dropped,omitempty"` // packets that the switch did not take, by cause
 
 	endpoint string // id, which a container may have several of
@@ -115,7 +116,7 @@ func viewEndpoint(e api.Endpoint) endpointView {
 	v := endpointView{
 		ContainerID: e.ContainerID, ContainerName: e.ContainerName, Network: e.Network,
 		MAC: e.MAC, Port: e.Port, Host: e.Host, Ports: e.Ports, Stopped: !e.Attached,
-		Allowed: api.AllowedText(e.AllowAddresses), Forwarding: e.Forwarding, endpoint: e.ID,
+		Allowed: api.AllowedText(e.AllowAddresses), Forwarding: e.Forwarding, Routes: api.AllowedText(e.Routes), endpoint: e.ID,
 	}
 	if v.ContainerID == "" {
 		v.ContainerID = e.ID

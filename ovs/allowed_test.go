@@ -148,6 +148,56 @@ func final(raw string) string {
 	return strings.SplitN(rest, "\n", 2)[0]
 }
 
+// What a container sends to the gateway for what is behind another one goes there.
+func TestRoutes(t *testing.T) {
+	x := newTracer(t)
+	f := sharing()
+	f.Segments[0].Remote[1].Allowed = []netip.Prefix{prefix("10.98.0.0/16")}
+	f.Segments[0].Routes = []Route{
+		{prefix("10.99.0.0/16"), addr("10.6.0.2")}, {prefix("10.98.1.0/24"), addr("10.6.0.5")},
+		// What leads nowhere, or where it must not.
+		{prefix("10.99.0.0/16"), addr("10.6.0.3")}, {prefix("10.97.0.0/16"), addr("10.6.0.2")}, {prefix("10.98.0.0/15"), addr("10.6.0.5")},
+		{prefix("10.6.0.0/24"), addr("10.6.0.2")}, {prefix("10.99.1.0/24"), addr("10.6.0.99")}, {prefix("0.0.0.0/0"), addr("10.6.0.2")},
+	}
+	if _, dropped := f.sane(); len(dropped) != 6 {
+		t.Errorf("dropped %v", dropped)
+	}
+	if err := x.s.SetForwarding(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	to := func(port, src int, dst string) string {
+		return fmt.Sprintf("in_port=%d,dl_src=%s,dl_dst=%s,icmp,nw_src=10.6.0.%d,nw_ttl=64,nw_dst=%s", port, mac(src), mac(1), src, dst)
+	}
+	for name, c := range map[string]struct {
+		flow string
+		want []string
+		mac  int
+	}{
+		"behind one here":                  {to(portA2, 3, "10.99.3.4"), []string{"1"}, 2},
+		"behind one there":                 {to(portA2, 3, "10.98.1.9"), []string{"6/100"}, 5},
+		"beside that":                      {to(portA2, 3, "10.98.2.9"), []string{"4"}, 1},
+		"from the router itself":           {to(portA1, 2, "10.99.3.4"), []string{}, 2},
+		"where nobody routes":              {to(portA2, 3, "10.97.0.9"), []string{"4"}, 1},
+		"in another network":               {to(portB1, 2, "10.99.3.4"), nil, 1},
+		"by a tunnel, from another's host": {fmt.Sprintf("tun_id=%d,tun_src=198.18.0.2,tun_dst=198.18.0.1,", vniA) + to(portT1, 4, "10.99.3.4"), nil, 1},
+	} {
+		got, raw := x.trace(t, c.flow)
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s%s", name, diff, raw)
+		}
+		if len(got) > 0 && !strings.Contains(final(raw), "dl_dst="+mac(c.mac)) {
+			t.Errorf("%s: %s", name, final(raw))
+		}
+	}
+	before := x.i.Run(t, "ovs-ofctl", "-O", "OpenFlow14", "--no-names", "dump-flows", DefaultBridge, "table=4")
+	if err := x.s.Resync(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(before, "nw_dst=10.98.1.0/24") {
+		t.Errorf("flows:\n%s", before)
+	}
+}
+
 // What an endpoint cannot be allowed reaches no flow.
 func TestHostileAllowances(t *testing.T) {
 	want := text(golden())

@@ -32,6 +32,7 @@ type Segment struct {
 	LinkLocal   bool         // packets to link-local addresses (RFC 3927) pass
 	Local       []Local
 	Remote      []Remote
+	Routes      []Route // what is reached by way of an endpoint
 }
 
 // Local is an endpoint on this host.
@@ -138,7 +139,8 @@ func (g Segment) sane(taken, tunnels map[int]bool, hosts map[netip.Addr]bool) (S
 		}
 		out.Remote = append(out.Remote, r)
 	}
-	return out, append(dropped, out.cleanAllowed(ips, hosts)...)
+	dropped = append(dropped, out.cleanAllowed(ips, hosts)...)
+	return out, append(dropped, out.cleanRoutes(g.Routes)...)
 }
 
 // sorted is f with its parts in an order that depends on nothing else.

@@ -70,6 +70,7 @@ func (f Forwarding) render() ([]Flow, []string) {
 		r.host(g, f.Self)
 		r.remote(g)
 		r.shared(g, f.Self)
+		r.route(g)
 	}
 	return r.flows, dropped
 }

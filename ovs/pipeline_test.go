@@ -204,6 +204,10 @@ func randomState() *rapid.Generator[Forwarding] {
 				m, a := ip()
 				g.Remote = append(g.Remote, Remote{MAC: m, IP: a, OFPort: rapid.SampledFrom([]int{0, 100, 101, 102}).Draw(t, "tunnel"), Allowed: allowed()})
 			}
+			for range rapid.IntRange(0, 3).Draw(t, "routes") {
+				_, via := ip()
+				g.Routes = append(g.Routes, Route{Prefix: netip.PrefixFrom(addr("10.99.0.0"), rapid.IntRange(28, 32).Draw(t, "bits")), Via: via})
+			}
 			f.Segments = append(f.Segments, g)
 		}
 		return f

@@ -114,6 +114,11 @@ func (c *Client) Publish(ctx context.Context, id string, ports []PortMapping) (E
 	return call[Endpoint](ctx, c, http.MethodPost, "/v1/publish", publishRequest{ID: id, Ports: ports})
 }
 
+// SetRoutes implements Service.
+func (c *Client) SetRoutes(ctx context.Context, id string, prefixes []string) (Endpoint, error) {
+	return call[Endpoint](ctx, c, http.MethodPost, "/v1/routes", routesRequest{ID: id, Routes: prefixes})
+}
+
 // Reserve implements Service.
 func (c *Client) Reserve(ctx context.Context, req ReserveRequest) (Endpoint, error) {
 	return call[Endpoint](ctx, c, http.MethodPost, "/v1/endpoints", req)

@@ -37,6 +37,7 @@ type Endpoint struct {
 
 	AllowAddresses []netip.Prefix `json:"allow_addresses,omitempty"` // what it may have beside IP, see ReserveRequest
 	Forwarding     bool           `json:"forwarding,omitempty"`      // it sends for others, from outside the network's subnet
+	Routes         []netip.Prefix `json:"routes,omitempty"`          // what is reached by way of it, see Service.SetRoutes
 }
 
 // ReserveRequest holds an address of a network for a container that does not

@@ -39,6 +39,9 @@ type Service interface {
 	Describe(ctx context.Context, req DescribeRequest) (Endpoint, error)
 	// Publish makes the published ports of an endpoint those given; none takes all back.
 	Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error)
+	// SetRoutes makes the prefixes that hosts, and containers of the network, reach by way
+	// of an endpoint those given; none takes all back. The endpoint is allowed each.
+	SetRoutes(ctx context.Context, id string, prefixes []string) (Endpoint, error)
 	// Attach gives a namespace its interface; the same request again gives the same endpoint.
 	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
 	// Detach takes the interface away and keeps the address. It returns when that

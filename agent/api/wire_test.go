@@ -35,6 +35,7 @@ var (
 		ID: "c1", ContainerID: "c1", ContainerName: "web", Network: "foo", IP: netip.MustParseAddr("10.6.0.2"), MAC: "02:42:0a:06:00:02",
 		Gateway: netip.MustParseAddr("10.6.0.1"), PrefixLen: 16, MTU: 1450, Port: "spv1", Peer: "spp1", IfName: "eth0", Ports: somePorts, Host: "h1", Source: SourceDocker, Attached: true,
 		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("10.6.0.200/32")}, Forwarding: true,
+		Routes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")},
 	}
 	someDrops = map[string]Drops{"c1": {"source": 3}}
 	aStatus   = Status{
@@ -96,6 +97,10 @@ func (f *fakeService) Publish(_ context.Context, id string, ports []PortMapping)
 	return anEndpoint, f.ask("publish", id, ports)
 }
 
+func (f *fakeService) SetRoutes(_ context.Context, id string, routes []string) (Endpoint, error) {
+	return anEndpoint, f.ask("routes", id, routes)
+}
+
 func (f *fakeService) Attach(_ context.Context, r AttachRequest) (Endpoint, error) {
 	return anEndpoint, f.ask("attach", r)
 }
@@ -153,6 +158,9 @@ func calls() []exchange {
 		{"Unhold", func(ctx context.Context, s Service) (any, error) { return none(s.Unhold(ctx, "foo", "10.6.0.2")) }, []any{"unhold", "foo", "10.6.0.2"}, nil},
 		{"Describe", func(ctx context.Context, s Service) (any, error) { return s.Describe(ctx, describe) }, []any{"describe", describe}, anEndpoint},
 		{"Publish", func(ctx context.Context, s Service) (any, error) { return s.Publish(ctx, "c1", somePorts) }, []any{"publish", "c1", somePorts}, anEndpoint},
+		{"SetRoutes", func(ctx context.Context, s Service) (any, error) {
+			return s.SetRoutes(ctx, "c1", []string{"10.99.0.0/16"})
+		}, []any{"routes", "c1", []string{"10.99.0.0/16"}}, anEndpoint},
 		{"Reserve", func(ctx context.Context, s Service) (any, error) { return s.Reserve(ctx, reserve) }, []any{"reserve", reserve}, anEndpoint},
 		{"Attach", func(ctx context.Context, s Service) (any, error) { return s.Attach(ctx, attach) }, []any{"attach", attach}, anEndpoint},
 		{"Detach", func(ctx context.Context, s Service) (any, error) { return none(s.Detach(ctx, "c1")) }, []any{"detach", "c1"}, nil},
