@@ -132,24 +132,24 @@ func (a *Agent) owners(networkID, but string) []owner {
 func (a *Agent) shared(r network.Record, but string) map[netip.Prefix]string {
 	all := map[netip.Prefix]string{}
 	var owners []owner
-	add := func(ep endpoint, host string) {
+	add := func(ep endpoint, host func() string) {
 		for _, p := range inside(r.Subnet, ep.Allowed) {
 			if owners == nil {
 				owners = a.owners(r.ID, "")
 			}
 			if a.unusable(r, p, ep.IP, ep.Forwarding, owners) == "" {
-				all[p] = fmt.Sprintf("%q on %s", cmp.Or(ep.ContainerName, ep.ID), host)
+				all[p] = fmt.Sprintf("%q on %s", cmp.Or(ep.ContainerName, ep.ID), host())
 			}
 		}
 	}
 	for host, endpoints := range a.view.remotes(r.ID) {
 		for _, ep := range endpoints {
-			add(ep, fmt.Sprintf("host %q", a.hostName(host)))
+			add(ep, func() string { return fmt.Sprintf("host %q", a.hostName(host)) })
 		}
 	}
 	for _, l := range a.table.on(r.ID) {
 		if l.ID != but && !l.Releasing {
-			add(l.endpoint, "this host")
+			add(l.endpoint, func() string { return thisHost })
 		}
 	}
 	return all

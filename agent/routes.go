@@ -106,27 +106,26 @@ func (a *Agent) unroutable(p netip.Prefix) string {
 
 // routesNow gives the routes in force by the networks that are used here.
 func (a *Agent) routesNow(segments []segment) map[string][]ovs.Route {
-	tunnels := a.tunnelPorts()
+	used := make(map[string]network.Record, len(segments))
+	for _, seg := range segments {
+		used[seg.record.ID] = seg.record
+	}
 	var claims []claimedRoute
-	claim := func(r network.Record, ep endpoint) {
+	claim := func(networkID string, ep endpoint) {
+		r, ok := used[networkID]
 		for _, p := range ep.Routes {
-			if ep.Attached && !r.Subnet.Overlaps(p) {
+			if ok && ep.Attached && !r.Subnet.Overlaps(p) && usableIn(r.Subnet, r.Gateway, ep.IP) {
 				claims = append(claims, claimedRoute{p, routeVia{r.ID, ep.IP}})
 			}
 		}
 	}
-	for _, seg := range segments {
-		for _, l := range a.table.on(seg.record.ID) {
-			claim(seg.record, l.endpoint)
+	a.table.routing(claim)
+	tunnels := a.tunnelPorts()
+	a.view.routing(func(networkID, host string, ep endpoint) {
+		if tunnels[host] > 0 {
+			claim(networkID, ep)
 		}
-		for host, list := range a.view.remotes(seg.record.ID) {
-			for _, ep := range list {
-				if tunnels[host] > 0 && usableIn(seg.record.Subnet, seg.record.Gateway, ep.IP) {
-					claim(seg.record, ep)
-				}
-			}
-		}
-	}
+	})
 	all, notes := a.settleRoutes(claims)
 	var keep []string
 	for about, sentence := range notes {

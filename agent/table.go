@@ -79,6 +79,17 @@ func (t *table) on(network string) []local {
 	return slices.DeleteFunc(t.all(), func(l local) bool { return l.Network != network })
 }
 
+// routing calls f for the endpoints to which routes lead, few as they are.
+func (t *table) routing(f func(network string, ep endpoint)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.byID {
+		if len(l.Routes) > 0 {
+			f(l.Network, l.endpoint)
+		}
+	}
+}
+
 // find looks an endpoint up by its id or its container's, by container name, or
 // by a unique beginning of an id. Of a container with several it gives the first.
 func (t *table) find(ref string) (local, error) {
