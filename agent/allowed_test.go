@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -396,5 +397,34 @@ func TestRoutes(t *testing.T) {
 	h.watch()
 	if len(h.view.problems()) == 0 {
 		t.Error("a route without an allowed prefix was read")
+	}
+}
+
+// What the switch counts by port is told by endpoint, and only when somebody asks.
+func TestDropsByEndpoint(t *testing.T) {
+	h := newTestHost(t)
+	a, b := h.mustAttach("a", "foo", "/ns/a"), h.mustAttach("b", "bar", "/ns/b")
+	ofport := func(id string) int { l, _ := h.table.get(id); return l.OFPort }
+	h.sw.Drop(ofport("a"), map[ovs.Cause]uint64{ovs.CauseSource: 3, ovs.CauseMAC: 1})
+	h.sw.Drop(ofport("a")+1000, map[ovs.Cause]uint64{ovs.CauseARP: 9}) // of a port that is nobody's
+	h.calls.Reset()
+	h.converge()
+	if slices.Contains(h.calls.Names(), "Switch.Drops") {
+		t.Error("the counters are read without a question")
+	}
+	got, err := h.Drops(t.Context())
+	if want := map[string]api.Drops{"a": {"source": 3, "mac": 1}}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := h.Detach(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	if got, err := h.Drops(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("after the end of %s beside %s: %v, %v", a.IP, b.IP, got, err)
+	}
+	h.calls.Fail("Switch.Drops", ovs.ErrUnavailable)
+	if _, err := h.Drops(t.Context()); api.CodeOf(err) != api.CodeUnavailable {
+		t.Errorf("without the switch: %v", err)
 	}
 }

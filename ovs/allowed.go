@@ -113,6 +113,17 @@ func (g Segment) movable(allowed []netip.Prefix) []netip.Prefix {
 	return list
 }
 
+// beyond are those outside of the subnet: what the endpoint routes for.
+func (g Segment) beyond(allowed []netip.Prefix) []netip.Prefix {
+	var list []netip.Prefix
+	for _, p := range allowed {
+		if !g.Subnet.Overlaps(p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // shares says whether an endpoint here, and whether one on another host, is allowed
 // an address of the segment's subnet.
 func (g Segment) shares() (here, there bool) {
@@ -132,6 +143,10 @@ func (r *rendering) guardAllowed(g Segment, l Local) {
 	own := fmt.Sprintf("in_port=%d,dl_src=%s,%s", l.OFPort, l.MAC, untagged)
 	for _, p := range l.Allowed {
 		r.add(tableGuard, 100, fmt.Sprintf("%s,ip,nw_src=%s", own, cidr(p)), "goto_table:%d", tablePolicy)
+	}
+	for _, p := range g.beyond(l.Allowed) {
+		// Linux asks from the address that the waiting packet has.
+		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_op=1,arp_spa=%s,arp_sha=%s", own, cidr(p), l.MAC), "goto_table:%d", tableAnswer)
 	}
 	for _, p := range g.movable(l.Allowed) {
 		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_spa=%s,arp_sha=%s", own, cidr(p), l.MAC), "goto_table:%d", tableAnswer)
@@ -206,7 +221,9 @@ func (r *rendering) shared(g Segment, self netip.Addr) {
 			r.speak(g, tableTeach, fmt.Sprintf("arp,%s,arp_spa=%s", said, cidr(p)))
 		}
 		if here { // only then does anybody there ask
-			r.add(tableTeach, 60, fmt.Sprintf("arp,arp_op=1,%s,arp_spa=%s", said, m.IP), "goto_table:%d", tableAsk)
+			for _, from := range append(g.beyond(m.Allowed), netip.PrefixFrom(m.IP, 32)) {
+				r.add(tableTeach, 60, fmt.Sprintf("arp,arp_op=1,%s,arp_spa=%s", said, cidr(from)), "goto_table:%d", tableAsk)
+			}
 		}
 	}
 	if there && g.GatewayPort > 0 && self.Is4() {

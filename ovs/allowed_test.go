@@ -16,7 +16,7 @@ func sharing() Forwarding {
 	f := traced()
 	vip := prefix("10.6.0.200/32")
 	f.Segments[0].Local[0].Allowed = []netip.Prefix{vip, prefix("10.99.0.0/16")}
-	f.Segments[0].Remote[0].Allowed = []netip.Prefix{vip}
+	f.Segments[0].Remote[0].Allowed = []netip.Prefix{vip, prefix("10.98.0.0/16")}
 	f.Segments[1].Local[0].Allowed = []netip.Prefix{prefix("10.6.0.201/32")}
 	return f
 }
@@ -60,12 +60,15 @@ func TestAllowedPackets(t *testing.T) {
 		"one who may asks the others":            {from(portA1, mac(2), all, arp(1, mac(2), "10.6.0.2", vip)), []string{"5/100"}},
 		"this host asks":                         {from(portGW, mac(1), all, arp(1, mac(1), "10.6.0.1", vip)), []string{"1", "5/100"}},
 		"a request from there":                   {tunnel(portT2, vniA, mac(5), all, arp(1, mac(5), "10.6.0.5", vip)), []string{"1"}},
+		"one there that routes asks":             {tunnel(portT1, vniA, mac(4), all, arp(1, mac(4), "10.98.0.9", vip)), []string{"1"}},
 		"another host asks":                      {tunnel(portT2, vniA, peer1, all, arp(1, peer1, "198.18.0.3", vip)), []string{"1"}},
 		"an announcement from there":             {tunnel(portT1, vniA, mac(4), all, arp(1, mac(4), vip, vip)), []string{"4", "1", "2"}},
 		"an answer from there":                   {tunnel(portT1, vniA, mac(4), mac(3), arp(2, mac(4), vip, "10.6.0.3")), []string{"2"}},
 		"an answer from there to this host":      {tunnel(portT1, vniA, mac(4), self, arp(2, mac(4), vip, "198.18.0.1")), []string{"4"}},
 		"in the other network, for who may":      {from(portB1, mac(2), mac(6), ip("10.6.0.201", "10.6.0.6")), []string{"5/200"}},
 		"to the world from the allowed address":  {from(portA1, mac(2), mac(1), ip(vip, "203.0.113.1")), []string{"4"}},
+		"who routes asks from behind it":         {from(portA1, mac(2), all, arp(1, mac(2), "10.99.0.1", "10.6.0.3")), []string{"IN_PORT"}},
+		"who routes asks from behind it, shared": {from(portA1, mac(2), all, arp(1, mac(2), "10.99.0.1", vip)), []string{"5/100"}},
 		"a known endpoint's ARP is still simple": {from(portA2, mac(3), all, arp(1, mac(3), "10.6.0.3", "10.6.0.5")), []string{"IN_PORT"}},
 
 		// Attacks of a container.
@@ -81,6 +84,8 @@ func TestAllowedPackets(t *testing.T) {
 		"what is allowed in A, in B":                   {from(portB1, mac(2), mac(6), ip(vip, "10.6.0.6")), nil},
 		"an announcement of what is allowed in A in B": {from(portB1, mac(2), all, arp(1, mac(2), vip, vip)), nil},
 		"ARP for a prefix that it routes for":          {from(portA1, mac(2), all, arp(1, mac(2), "10.99.0.1", "10.99.0.1")), nil},
+		"an answer for a prefix that it routes for":    {from(portA1, mac(2), mac(3), arp(2, mac(2), "10.99.0.1", "10.6.0.3")), nil},
+		"ARP from behind another":                      {from(portA2, mac(3), all, arp(1, mac(3), "10.99.0.1", "10.6.0.2")), nil},
 		"the gateway's address":                        {from(portA1, mac(2), all, arp(1, mac(2), "10.6.0.1", "10.6.0.1")), nil},
 		"a request as a host":                          {from(portA2, peer0, all, arp(1, peer0, "198.18.0.2", vip)), nil},
 		"an answer of its own address to another host": {from(portA2, mac(3), peer0, arp(2, mac(3), "10.6.0.3", "198.18.0.2")), nil},
@@ -101,6 +106,7 @@ func TestAllowedPackets(t *testing.T) {
 		"a host asks as its own with a lie":      {tunnel(portT1, vniA, mac(4), all, arp(1, mac(4), "10.6.0.3", vip)), nil},
 		"a host asks as another host":            {tunnel(portT1, vniA, peer1, all, arp(1, peer1, "198.18.0.3", vip)), nil},
 		"a host asks for one that is not shared": {tunnel(portT1, vniA, mac(4), all, arp(1, mac(4), "10.6.0.4", "10.6.0.3")), nil},
+		"a host announces from behind":           {tunnel(portT1, vniA, mac(4), all, arp(1, mac(4), "10.98.0.9", "10.98.0.9")), nil},
 		"a host answers for its endpoint's own":  {tunnel(portT1, vniA, mac(4), mac(3), arp(2, mac(4), "10.6.0.4", "10.6.0.3")), nil},
 		"a host answers this host as another":    {tunnel(portT2, vniA, mac(4), self, arp(2, mac(4), vip, "198.18.0.1")), nil},
 	} {

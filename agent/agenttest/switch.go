@@ -22,6 +22,7 @@ type Switch struct {
 	ports   map[string]ovs.Port
 	flows   ovs.Forwarding
 	resyncs int
+	drops   map[int]map[ovs.Cause]uint64
 }
 
 // NewSwitch makes a bridge without ports.
@@ -189,5 +190,23 @@ func allowedText(list []netip.Prefix) string {
 	return fmt.Sprintf(" allowed %v", list)
 }
 
-// Drops counts nothing.
-func (s *Switch) Drops(context.Context) (map[int]map[ovs.Cause]uint64, error) { return nil, nil }
+// Drops gives what Drop was told.
+func (s *Switch) Drops(ctx context.Context) (drops map[int]map[ovs.Cause]uint64, err error) {
+	err = s.calls.do(ctx, "Switch.Drops", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		drops = s.drops
+		return nil
+	})
+	return drops, err
+}
+
+// Drop has Drops give this for a port.
+func (s *Switch) Drop(ofport int, causes map[ovs.Cause]uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drops == nil {
+		s.drops = map[int]map[ovs.Cause]uint64{}
+	}
+	s.drops[ofport] = causes
+}
