@@ -305,7 +305,9 @@ func TestRoutes(t *testing.T) {
 	h := newTestHost(t)
 	h.upgraded(peerID)
 	h.routes = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")}
-	h.allowed = Allowed{Public: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
+	for _, p := range []string{"10.96.0.0/11", "10.50.0.0/16", "10.6.0.0/16", "10.7.0.0/16", "192.0.2.0/24", "203.0.113.0/24"} {
+		h.allowed.Routes = append(h.allowed.Routes, netip.MustParsePrefix(p))
+	}
 	h.start()
 	h.converge()
 	if _, err := h.attachAllowed("router", "10.6.0.10", true, "10.99.0.0/16", "10.50.0.0/16", "203.0.113.0/24", "198.51.100.0/24", "10.6.0.200"); err != nil {
@@ -328,7 +330,7 @@ func TestRoutes(t *testing.T) {
 		{"router", "10.98.0.0/15", api.CodeConflict, "--allow-address"},
 		{"router", "10.6.0.200", api.CodeConflict, "own subnet"},
 		{"router", "10.50.1.0/24", api.CodeConflict, "route of this host"},
-		{"router", "198.51.100.0/24", api.CodeConflict, "allow_public"},
+		{"router", "198.51.100.0/24", api.CodeConflict, "allow_routes"},
 		{"router", "0.0.0.0/0", api.CodeInvalid, "too large"},
 		{"router", "x", api.CodeInvalid, "neither"},
 		{"none", "10.99.0.0/16", api.CodeNotFound, "none"},

@@ -14,7 +14,6 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/link"
 	"github.com/socketplane/socketplane/agent/network"
-	"github.com/socketplane/socketplane/agent/verdict"
 	"github.com/socketplane/socketplane/ovs"
 )
 
@@ -91,10 +90,12 @@ func (a *Agent) settleRoutes(claims []claimedRoute) (map[string][]ovs.Route, map
 }
 
 // unroutable says why this host does not send a prefix into a network; empty: it can.
-// It is judged as a network's subnet is.
+// The store alone must not decide: a host that claims a prefix would draw to itself
+// what this host and its containers send there, by a default route otherwise.
 func (a *Agent) unroutable(p netip.Prefix) string {
-	if why := verdict.Range(p, a.Allowed.Public); why != "" {
-		return why
+	within := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
+	if !slices.ContainsFunc(a.Allowed.Routes, within) {
+		return "is not allowed by the settings of this host: add it to allow_routes in section [network] of /etc/socketplane/socketplane.toml and restart the agent"
 	}
 	for _, r := range a.host().Routes {
 		if r.Overlaps(p) {
@@ -222,7 +223,7 @@ func (a *Agent) mayRoute(r network.Record, l local, want []netip.Prefix) error {
 			why = fmt.Sprintf("lies in the network's own subnet %s", r.Subnet)
 		}
 		if why != "" {
-			return api.Errorf(api.CodeConflict, "network %q: route %s %s; choose another", r.ID, p, why)
+			return api.Errorf(api.CodeConflict, "network %q: route %s %s", r.ID, p, why)
 		}
 		if who, other, ok := a.routed(p, l.ID); ok {
 			return api.Errorf(api.CodeConflict, "network %q: route %s overlaps the route %s via %s; remove that first", r.ID, p, other, who)

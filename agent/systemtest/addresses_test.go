@@ -123,7 +123,7 @@ func TestMovingAddress(t *testing.T) {
 	t.Logf("the move back took %d of %d pings", len(lost), sent)
 
 	// A container that takes the address without being allowed it.
-	before := info(t, 1, "vip-a")
+	eventually(t, "vip-x reaches the client", func() error { return liar.pings(t, client.ip) }) // it has its MAC from now on
 	ns := []string{"nsenter", "-t", pidOf(t, liar), "-n"}
 	must(t, 3, append(ns, "ip", "addr", "add", vip+"/32", "dev", "eth0")...)
 	for _, how := range []string{"-U", "-A"} {
@@ -139,7 +139,7 @@ func TestMovingAddress(t *testing.T) {
 		out := sp(t, 3, "info", "vip-x")
 		return boolError(strings.Contains(out, "ARP for an address not its own: ") && strings.Contains(out, "source address not its own: "), out)
 	})
-	if out := sp(t, 1, "info", "vip-a"); !strings.Contains(out, vip) || strings.Contains(out, "DROPPED") || before.IP != a.ip {
+	if out := sp(t, 1, "info", "vip-a"); !strings.Contains(out, vip) || strings.Contains(out, "ARP for an address not its own") {
 		t.Errorf("info of who is allowed the address:\n%s", out)
 	}
 	if r := try(t, 3, "socketplane", "run", "-n", "vip", "--rm", "--ip", vip, "lab", "true"); r.code != 125 || !strings.Contains(r.stderr, "allowed") {
@@ -194,7 +194,25 @@ func TestRouterContainer(t *testing.T) {
 	if r := try(t, 2, "socketplane", "network", "route", "add", "routed", "10.199.0.0/24", "via", "rt"); r.code != 1 || !strings.Contains(r.stderr, "h1") {
 		t.Errorf("a route on another host: status %d, %s", r.code, r.stderr)
 	}
+	// The settings of each host say what may lead there.
+	if r := try(t, 1, "socketplane", "network", "route", "add", "routed", "10.199.0.0/24", "via", "rt"); r.code != 1 || !strings.Contains(r.stderr, "allow_routes") {
+		t.Errorf("a route that the settings do not allow: status %d, %s", r.code, r.stderr)
+	}
+	t.Cleanup(func() {
+		for k := 1; k <= 2; k++ {
+			restartAgent(t, k)
+		}
+	})
+	restartAgent(t, 1, "SOCKETPLANE_NETWORK_ALLOW_ROUTES=10.199.0.0/16")
 	sp(t, 1, "network", "route", "add", "routed", "10.199.0.0/24", "via", "rt")
+	eventually(t, "h2 says that its settings do not allow the route", func() error {
+		out := sp(t, 2, "agent", "status")
+		return boolError(strings.Contains(out, "allow_routes"), out)
+	})
+	if err := client.pings(t, "10.199.0.2"); err == nil {
+		t.Error("a route is used that the settings of the host do not allow")
+	}
+	restartAgent(t, 2, "SOCKETPLANE_NETWORK_ALLOW_ROUTES=10.199.0.0/16")
 	if out := sp(t, 2, "network", "info", "routed"); !strings.Contains(out, "10.199.0.0/24") {
 		t.Errorf("network info on h2:\n%s", out)
 	}
