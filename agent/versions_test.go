@@ -1,14 +1,20 @@
 package agent
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/jsonobject"
 	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/agent/state"
+	"github.com/socketplane/socketplane/ipam"
 )
 
 // TestListOfALaterRelease: a peer's endpoints count whatever members its release has
@@ -161,4 +167,90 @@ func TestAllKnow(t *testing.T) {
 	is("another's record cannot be read", false)
 	h.remove(cluster.HostsPrefix + "x")
 	is("it was deleted", true)
+}
+
+// firstRelease is what the first release knows in the values of the store, by the
+// beginning of their keys: it refuses a value with any other member, and drops the
+// host, network or endpoints in it.
+var firstRelease = map[string]string{
+	network.NetworksPrefix:     "version id subnet gateway vlan vni deleting allow_metadata by_docker",
+	network.VLANsPrefix:        "version network",
+	network.GenerationKey:      "version generation",
+	network.EndpointsPrefix:    "version endpoints",
+	network.DockersPrefix:      "version subnet options labels",
+	network.ReservationsPrefix: "version subnet host life asked",
+	ipam.BlocksPrefix:          "version host owners",
+	cluster.HostsPrefix:        "version id name vtep underlay_mtu routes agent datapath node boot",
+}
+
+const firstEndpoint = "id container_id container_name ip mac ifname ports host_ports source attached"
+
+// TestFirstReleaseReadsWhatIsWritten: as long as hosts of the first release live, nothing
+// is in the store that they refuse. A new member must depend on view.allKnow.
+func TestFirstReleaseReadsWhatIsWritten(t *testing.T) {
+	h := newTestHost(t)
+	e, err := h.Attach(t.Context(), api.AttachRequest{
+		ID: "c1", ContainerID: "c", ContainerName: "web", Network: "foo", NetNS: "/ns/1", Source: api.SourceDocker,
+		Ports: []api.PortMapping{{Proto: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), ContainerPort: 80}},
+	})
+	if err != nil || len(e.Ports) != 1 {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	manager := network.New(network.Config{Store: h.store, Host: selfID})
+	if _, _, err := manager.Create(t.Context(), network.Spec{
+		Name: "dockers", Subnet: netip.MustParsePrefix("10.9.0.0/16"), AllowMetadata: true, ByDocker: true,
+		Docker: &api.DockerSpec{Options: map[string]string{"a": "b"}, Labels: map[string]string{"c": "d"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := manager.Reserve(t.Context(), netip.MustParsePrefix("10.10.0.0/16")); err != nil {
+		t.Fatal(err)
+	}
+	h.converge()
+	entries, err := h.store.List(t.Context(), state.Prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := func(what string, value []byte, known string) *jsonobject.Object {
+		t.Helper()
+		o, err := jsonobject.Parse(value)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		for _, m := range o.Keys() {
+			if !slices.Contains(strings.Fields(known), m) {
+				t.Errorf("%s: the first release refuses member %q", what, m)
+			}
+		}
+		return o
+	}
+	seen := map[string]bool{}
+	for _, e := range entries {
+		for prefix, known := range firstRelease {
+			if !strings.HasPrefix(e.Key, prefix) {
+				continue
+			}
+			seen[prefix] = true
+			o := members(e.Key, e.Value, known)
+			var list []json.RawMessage
+			if raw := o.Get("endpoints"); raw != nil {
+				if err := json.Unmarshal(raw, &list); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, one := range list {
+				ep := members(e.Key, one, firstEndpoint)
+				var ports []json.RawMessage
+				if err := json.Unmarshal(ep.Get("ports"), &ports); err != nil || len(ports) != 1 {
+					t.Fatalf("%s, %v", one, err)
+				}
+				members(e.Key, ports[0], "proto host_ip host_port container_port")
+			}
+		}
+	}
+	for prefix := range firstRelease {
+		if !seen[prefix] {
+			t.Errorf("nothing was written below %s: the test proves less than it says", prefix)
+		}
+	}
 }

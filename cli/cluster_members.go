@@ -1,6 +1,12 @@
 package cli
 
-import "github.com/spf13/cobra"
+import (
+	"cmp"
+
+	"github.com/spf13/cobra"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
 
 func (a *app) clusterMembersCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -10,7 +16,9 @@ func (a *app) clusterMembersCommand() *cobra.Command {
 is silent; its containers may still run. It is gone if its machine is dead too. The
 others then send nothing to it, and after a while they release its addresses and remove
 it from the list. The role is that of its Consul: a cluster of three or more hosts has
-three servers.`,
+three servers. The version is that of the host's agent; it is marked as behind if a living
+host runs a newer one. Hosts of different versions work together while they are upgraded
+one by one.`,
 		Example: `  socketplane cluster members
   socketplane cluster members -o json`,
 		Args: args(0, 0),
@@ -41,9 +49,18 @@ three servers.`,
 			if m.Self {
 				name += " *"
 			}
-			rows = append(rows, []string{name, m.Address, m.State, m.Role})
+			rows = append(rows, []string{name, m.Address, m.State, m.Role, shownVersion(m)})
 		}
-		return writeTable(a.stdout, []string{"HOST", "ADDRESS", "STATE", "ROLE"}, rows)
+		return writeTable(a.stdout, []string{"HOST", "ADDRESS", "STATE", "ROLE", "VERSION"}, rows)
 	}
 	return cmd
+}
+
+// shownVersion is a host's version, and whether it should be upgraded.
+func shownVersion(m api.Member) string {
+	version := cmp.Or(m.Version, "unknown")
+	if m.Behind {
+		version += " (behind)"
+	}
+	return version
 }

@@ -8,7 +8,7 @@ command -v go >/dev/null || {
 	echo "build: no go on the PATH: Go 1.26 or newer is needed (https://go.dev/dl)" >&2
 	exit 1
 }
-version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
+version=$(scripts/version.sh)
 mkdir -p bin
 # The small program first: the other one carries it (agent/docker/install.go).
 carried=agent/docker/embedded/socketplane-runc.gz

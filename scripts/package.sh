@@ -17,11 +17,11 @@ if ! [ -x $nfpm ]; then
 fi
 
 # A version of Debian's begins with a digit and sorts: v1.2.3-4-gabc becomes
-# 1.2.3+4.gabc, a bare commit 0~gabc.
-described=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# 1.2.3+4.gabc, and v1.2.3-rc.1 becomes 1.2.3~rc.1.
+described=$(scripts/version.sh)
 case $described in
-v[0-9]*) version=$(echo "${described#v}" | sed 's/-/+/; s/-/./g') ;;
-*) version=0~g$(echo "$described" | sed 's/-/./g') ;;
+v[0-9]*) version=$(echo "${described#v}" | sed 's/-rc\./~rc./; s/-/+/; s/-/./g') ;;
+*) version=0~$described ;;
 esac
 arch=$(go env GOARCH)
 

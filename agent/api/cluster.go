@@ -58,6 +58,8 @@ type Member struct {
 	Role    string `json:"role"`  // server, client, or empty: its Consul is not ours
 	State   string `json:"state"` // StateAlive, StateSuspect or StateGone
 	Self    bool   `json:"self"`
+	Version string `json:"version"` // of its agent
+	Behind  bool   `json:"behind"`  // a living host runs a newer one
 }
 
 // Token is what lets a host join.

@@ -127,9 +127,12 @@ func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := []api.Member{}
+	list, behind := []api.Member{}, Behind(hosts)
 	for _, h := range hosts {
-		m := api.Member{ID: h.ID, Name: h.Name, Address: h.VTEP.String(), Role: roles[h.ID], State: api.StateSuspect, Self: h.ID == k.HostID}
+		m := api.Member{
+			ID: h.ID, Name: h.Name, Address: h.VTEP.String(), Role: roles[h.ID], State: api.StateSuspect, Self: h.ID == k.HostID,
+			Version: h.Version, Behind: behind[h.ID],
+		}
 		if h.Alive {
 			m.State = api.StateAlive
 		} else if slices.ContainsFunc(status.Peers, func(p api.Peer) bool { return p.ID == h.ID && p.State == api.StateGone }) {

@@ -105,7 +105,7 @@ func TestReservation(t *testing.T) {
 		if _, err := h2.Reserve(t.Context(), prefix("10.202.0.0/24")); err != nil {
 			t.Errorf("what a dead host has reserved: %v", err)
 		}
-		set(t, store, network.ReservationsPrefix+"10.203.0.0-24", `{"version":9}`)
+		set(t, store, network.ReservationsPrefix+"10.203.0.0-24", `{"version":1,"subnet":9}`)
 		if _, err := h2.Reserve(t.Context(), prefix("10.203.0.0/25")); err != nil {
 			t.Errorf("beside what cannot be read: %v", err)
 		}

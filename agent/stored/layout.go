@@ -14,6 +14,7 @@ var unknownType = reflect.TypeFor[Unknown]()
 type layout struct {
 	keeps   bool           // a field of type Unknown is in it or below
 	members map[string]int // of a struct: the field of each name
+	below   []string       // of a struct: the members that keep
 	unknown int            // of a struct: its field of type Unknown; -1: none
 }
 
@@ -50,7 +51,9 @@ func look(t reflect.Type) layout {
 				name = f.Name
 			}
 			l.members[name] = i
-			l.keeps = l.keeps || layoutOf(f.Type).keeps
+			if layoutOf(f.Type).keeps {
+				l.keeps, l.below = true, append(l.below, name)
+			}
 		}
 	}
 	return l

@@ -6,9 +6,11 @@
 package stored
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"unicode/utf8"
 
@@ -83,10 +85,23 @@ func Read(value []byte, layout int, into any) error {
 // Decode is Read that keeps what it does not know, in the fields of type Unknown of
 // the struct and of the structs in its lists.
 func Decode(value []byte, layout int, into any) error {
+	if err := bounded(value); err != nil {
+		return err
+	}
+	v := reflect.ValueOf(into).Elem()
+	// Nearly all values have known members only: then there is nothing to look for.
+	dec := json.NewDecoder(bytes.NewReader(value))
+	dec.DisallowUnknownFields()
+	if dec.Decode(into) == nil && v.FieldByName("Version").Int() == int64(layout) {
+		if _, err := dec.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+	}
+	v.SetZero()
 	if err := Read(value, layout, into); err != nil {
 		return err
 	}
-	return keep(reflect.ValueOf(into).Elem(), value)
+	return keep(v, value)
 }
 
 // Encode writes a value with the members that Decode kept.
@@ -193,9 +208,9 @@ func restore(v reflect.Value, data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for key, index := range l.members {
+	for _, key := range l.below {
 		if raw := o.Get(key); raw != nil {
-			if raw, err = restore(v.Field(index), raw); err != nil {
+			if raw, err = restore(v.Field(l.members[key]), raw); err != nil {
 				return nil, err
 			}
 			o.Set(key, raw)
@@ -251,8 +266,8 @@ func kept(v reflect.Value) bool {
 		if l.unknown >= 0 && v.Field(l.unknown).Len() > 0 {
 			return true
 		}
-		for _, index := range l.members {
-			if kept(v.Field(index)) {
+		for _, key := range l.below {
+			if kept(v.Field(l.members[key])) {
 				return true
 			}
 		}

@@ -88,7 +88,7 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	for name, text := range map[string]string{
-		"twice": `{"version":1,"x":1,"x":2}`, "known twice": `{"version":1,"name":"a","name":"b"}`, "another case": `{"version":1,"Name":"a"}`,
+		"twice": `{"version":1,"x":1,"x":2}`, "known twice": `{"version":1,"name":"a","name":"b","x":1}`, "another case": `{"version":1,"Name":"a","x":1}`,
 		"much": `{"version":1,"x":"` + strings.Repeat("x", 9<<10) + `"}`, "much in a part": `{"version":1,"parts":[{"id":"a","x":"` + strings.Repeat("x", 9<<10) + `"}]}`,
 		"no UTF-8": "{\"version\":1,\"x\":\"\xff\"}",
 	} {

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,12 +10,17 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/socketplane/socketplane/agent/stored"
 )
 
 var errNotEmpty error = syscall.ENOTEMPTY
 
 // recordFile, in the state directory, holds how the host was before.
 const recordFile = "before.json"
+
+// recordVersion is the layout of a Record.
+const recordVersion = 1
 
 // restored are the kernel settings that the agent may change for the whole host
 // (link.PrepareHost).
@@ -32,6 +38,8 @@ type Record struct {
 	Packages   []string          `json:"packages,omitempty"` // that install brought
 
 	ForwardPolicy string `json:"forward_policy,omitempty"` // of iptables' chain FORWARD, before the agent made it DROP
+
+	Unknown stored.Unknown `json:"-"` // what a later release has noted beside
 }
 
 // Remember notes how the host is, unless that was noted before. It is called
@@ -41,7 +49,7 @@ func (h *Host) Remember(stateDir, daemonJSON string) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	r := Record{Version: 1, Sysctls: map[string]string{}}
+	r := Record{Version: recordVersion, Sysctls: map[string]string{}}
 	for _, name := range restored {
 		// A namespace of its own lacks those of the machine.
 		if value, err := os.ReadFile(h.path("/proc/sys/" + name)); err == nil {
@@ -62,7 +70,11 @@ func (h *Host) record(stateDir string) (Record, error) {
 		return Record{}, err
 	}
 	var r Record
-	if err := json.Unmarshal(data, &r); err != nil || r.Version != 1 {
+	err = stored.Decode(data, recordVersion, &r)
+	if errors.Is(err, stored.ErrNewer) {
+		return Record{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if err != nil {
 		return Record{}, fmt.Errorf("%s cannot be read (%w); remove it; uninstall then does not restore how the host was before", path, errors.Join(err, fs.ErrInvalid))
 	}
 	return r, nil
@@ -95,11 +107,16 @@ func (h *Host) writeRecord(stateDir string, r Record) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(r, "", "  ")
+	data, err := stored.Encode(r)
 	if err != nil {
 		return err
 	}
-	_, err = ensureFile(filepath.Join(dir, recordFile), append(data, '\n'), 0o600)
+	var text bytes.Buffer
+	if err := json.Indent(&text, data, "", "  "); err != nil {
+		return err
+	}
+	text.WriteByte('\n')
+	_, err = ensureFile(filepath.Join(dir, recordFile), text.Bytes(), 0o600)
 	return err
 }
 
@@ -109,7 +126,7 @@ func (h *Host) note(stateDir string, change func(*Record)) error {
 	if err != nil {
 		return err
 	}
-	r.Version = 1
+	r.Version = recordVersion
 	change(&r)
 	return h.writeRecord(stateDir, r)
 }

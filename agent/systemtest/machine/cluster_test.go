@@ -65,7 +65,7 @@ func (m *tested) members(want ...string) {
 		var have []string
 		for _, line := range strings.Split(strings.TrimSpace(out), "\n")[1:] {
 			f := strings.Fields(strings.Replace(line, " *", "", 1))
-			if len(f) != 4 || f[2] != "alive" {
+			if len(f) != 5 || f[2] != "alive" {
 				return fmt.Errorf("%q", line)
 			}
 			have = append(have, f[0]+" "+f[3])
