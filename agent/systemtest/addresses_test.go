@@ -77,7 +77,7 @@ func TestMovingAddress(t *testing.T) {
 		if r.code == 0 {
 			b = container{host: 2, name: "vip-b", ip: info(t, 2, "vip-b").IP}
 		}
-		return errors.Join(boolError(r.code == 0, r.stderr))
+		return boolError(r.code == 0, r.stderr)
 	})
 	client := runContainer(t, 3, "vip", "vip-c")
 	beside := runContainer(t, 2, "vip", "vip-d")
@@ -161,8 +161,8 @@ func boolError(ok bool, otherwise string) error {
 // with what it is allowed, and with nothing else.
 func TestRouterContainer(t *testing.T) {
 	makeNetwork(t, 1, "routed", "10.161.0.0/24")
-	router, behind := namespace(t, 1, "rt"), namespace(t, 1, "rt-behind")
-	_ = behind
+	router := namespace(t, 1, "rt")
+	namespace(t, 1, "rt-behind")
 	sp(t, 1, "connect", "-n", "routed", "--netns", router, "--id", "rt", "--forwarding", "--allow-address", "10.199.0.0/24")
 	in := func(ns string, argv ...string) {
 		t.Helper()
