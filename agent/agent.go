@@ -85,6 +85,7 @@ type Switch interface {
 	SetTunnels(ctx context.Context, tunnels []ovs.Tunnel) (map[string]int, error)
 	SetForwarding(ctx context.Context, f ovs.Forwarding) error
 	Resync(ctx context.Context, f ovs.Forwarding) error
+	Drops(ctx context.Context) (map[int]map[ovs.Cause]uint64, error)
 	PinWay(ctx context.Context, w ovs.Way) error
 }
 
@@ -163,6 +164,7 @@ type Agent struct {
 	id string // of this host
 
 	view     *view         // the cluster as last seen
+	routes   routes        // by which endpoint a prefix is reached
 	contests contests      // who has which address on other hosts
 	judged   judgement     // what of that this host believes
 	table    *table        // the endpoints of this host

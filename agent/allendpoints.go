@@ -43,6 +43,7 @@ func remoteEndpoint(e endpoint, networkID string, r network.Record, host string,
 		ID: e.ID, ContainerID: e.container(), ContainerName: e.ContainerName, Network: networkID,
 		IP: e.IP, MAC: e.MAC, Gateway: r.Gateway, PrefixLen: max(r.Subnet.Bits(), 0), MTU: mtu,
 		IfName: e.IfName, Ports: e.published(), Host: host, Source: e.Source, Attached: e.Attached,
+		AllowAddresses: e.Allowed, Forwarding: e.Forwarding, Routes: e.Routes,
 	}
 }
 

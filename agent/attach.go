@@ -36,6 +36,9 @@ const (
 	idPorts     = "ports"        // published ones as asked for, as JSON; only where there are
 	idHostPorts = "host_ports"   // the host's ports in their order, as JSON; only where any was chosen
 	idTurn      = "turn"         // of a container's endpoints, who was attached first; only where it is not 0
+	idAllowed   = "allowed"      // addresses that it may have beside its own, separated by spaces; only where there are
+	idRoutes    = "routes"       // prefixes that are reached by way of it, as idAllowed
+	idForwards  = "forwarding"   // "true"; only where it is so
 	idSubnet    = "subnet"
 	idGateway   = "gateway"
 	idVNI       = "vni"
@@ -58,7 +61,7 @@ const loadTimeout = 12 * time.Second
 func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint, error) {
 	w := want{
 		id: req.ID, container: req.ContainerID, name: req.ContainerName, network: req.Network, ip: req.IP, mac: req.MAC,
-		ifname: req.IfName, ports: req.Ports, source: req.Source,
+		ifname: req.IfName, ports: req.Ports, source: req.Source, allow: req.AllowAddresses, forwarding: req.Forwarding,
 	}
 	if w.ifname == "" {
 		w.ifname = defaultIfName
@@ -297,6 +300,15 @@ func port(l local, r network.Record, mtu int) ovs.Port {
 		if value != "" {
 			ids[key] = value
 		}
+	}
+	if len(l.Allowed) > 0 {
+		ids[idAllowed] = strings.Join(api.AllowedText(l.Allowed), " ")
+	}
+	if len(l.Routes) > 0 {
+		ids[idRoutes] = strings.Join(api.AllowedText(l.Routes), " ")
+	}
+	if l.Forwarding {
+		ids[idForwards] = "true"
 	}
 	if l.Turn != 0 {
 		ids[idTurn] = strconv.Itoa(l.Turn)

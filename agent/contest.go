@@ -15,11 +15,23 @@ import (
 // that who claims it later does not get it.
 type contests struct {
 	mu   sync.Mutex
-	won  map[string]map[netip.Addr]holder // by network
-	lost map[string][]string              // by network: sentences
+	won  map[string]standing // by network
+	lost map[string][]string // by network: sentences
+}
+
+// standing is who has what on a network.
+type standing struct {
+	own     map[netip.Addr]holder
+	allowed map[sharing]bool
 }
 
 type holder struct{ host, mac string }
+
+// sharing is an address that a host's endpoint is allowed beside its own.
+type sharing struct {
+	host   string
+	prefix netip.Prefix
+}
 
 // claim is an endpoint that another host says it has.
 type claim struct {
@@ -37,15 +49,16 @@ const (
 
 // settle decides who has which address and which MAC on a network, each of them once.
 // The gateway stands before all, then what is attached here, then what was programmed
-// before, then the older tunnel, and last what has vanished a moment ago. This is the one place where that is decided: package
-// ovs leaves out what is ambiguous still, and nobody would be told. The sentences name
-// who lost.
-func settle(claims []claim, seg ovs.Segment, before map[netip.Addr]holder, name func(string) string) (ovs.Segment, map[netip.Addr]holder, []string) {
+// before, then the older tunnel, and last what has vanished a moment ago. A new claim to
+// what others were allowed before comes to nothing. This is the one place where that is
+// decided: package ovs leaves out what is ambiguous still, and nobody would be told. The
+// sentences name who lost.
+func settle(claims []claim, seg ovs.Segment, before standing, name func(string) string) (ovs.Segment, standing, []string) {
 	was := func(c claim) int {
 		switch {
 		case c.missed:
 			return 2
-		case before[c.endpoint.IP] == (holder{c.host, c.endpoint.MAC}):
+		case before.own[c.endpoint.IP] == (holder{c.host, c.endpoint.MAC}):
 			return 0
 		}
 		return 1
@@ -82,13 +95,20 @@ func settle(claims []claim, seg ovs.Segment, before map[netip.Addr]holder, name 
 		}
 		seg.Local = append(seg.Local, l)
 	}
-	won := make(map[netip.Addr]holder, len(claims))
+	allowed := allowedBefore(claims, seg.Local, before)
+	won := standing{own: make(map[netip.Addr]holder, len(claims)), allowed: map[sharing]bool{}}
 	for _, c := range claims {
 		ep := c.endpoint
 		if ep.IP != seg.Gateway && !usableIn(seg.Subnet, seg.Gateway, ep.IP) {
 			// It would be answered for by ARP and drawn away from whoever has it.
 			lose("host %q claims address %s for %q, which no endpoint in subnet %s can have; its endpoint is not reached from here", name(c.host), ep.IP, ep.ID, seg.Subnet)
 			continue
+		}
+		if was(c) > 0 {
+			if other, ok := allowedTo(allowed, ep.IP, c.host); ok {
+				lose("host %q claims address %s for %q, which %s is allowed; its endpoint is not reached from here", name(c.host), ep.IP, ep.ID, shownHost(other, name))
+				continue
+			}
 		}
 		if what, other, ok := take(ep.IP, ep.MAC, c.host); !ok {
 			if c.missed {
@@ -97,11 +117,43 @@ func settle(claims []claim, seg ovs.Segment, before map[netip.Addr]holder, name 
 			lose("host %q claims %s for %q, which %s has; its endpoint is not reached from here", name(c.host), what, ep.ID, shownHost(other, name))
 			continue
 		}
-		won[ep.IP] = holder{c.host, ep.MAC}
-		seg.Remote = append(seg.Remote, ovs.Remote{OFPort: c.ofport, MAC: ep.MAC, IP: ep.IP})
+		won.own[ep.IP] = holder{c.host, ep.MAC}
+		seg.Remote = append(seg.Remote, ovs.Remote{OFPort: c.ofport, MAC: ep.MAC, IP: ep.IP, Allowed: ep.Allowed})
+		for _, p := range ep.Allowed {
+			won.allowed[sharing{c.host, p}] = true
+		}
 	}
 	slices.SortFunc(seg.Remote, func(x, y ovs.Remote) int { return x.IP.Compare(y.IP) })
 	return seg, won, lost
+}
+
+// allowedBefore lists what endpoints of this host are allowed, and those of others
+// that were before and are still.
+func allowedBefore(claims []claim, local []ovs.Local, before standing) []sharing {
+	var list []sharing
+	for _, l := range local {
+		for _, p := range l.Allowed {
+			list = append(list, sharing{thisHost, p})
+		}
+	}
+	for _, c := range claims {
+		for _, p := range c.endpoint.Allowed {
+			if s := (sharing{c.host, p}); before.allowed[s] {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+// allowedTo says to whose endpoint, but for one host's, an address is allowed.
+func allowedTo(list []sharing, ip netip.Addr, but string) (host string, ok bool) {
+	for _, s := range list {
+		if s.host != but && s.prefix.Contains(ip) {
+			return s.host, true
+		}
+	}
+	return "", false
 }
 
 func shownHost(id string, name func(string) string) string {
@@ -126,7 +178,7 @@ func (c *contests) settle(networkID string, claims []claim, seg ovs.Segment, nam
 	defer c.mu.Unlock()
 	settled, won, lost := settle(claims, seg, c.won[networkID], name)
 	if c.won == nil {
-		c.won, c.lost = map[string]map[netip.Addr]holder{}, map[string][]string{}
+		c.won, c.lost = map[string]standing{}, map[string][]string{}
 	}
 	if !slices.Equal(lost, c.lost[networkID]) {
 		news = lost

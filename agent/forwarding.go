@@ -18,23 +18,29 @@ func (a *Agent) forwardingState() ovs.Forwarding {
 		}
 	}
 	used := map[string]bool{}
-	for _, seg := range a.segments.list() {
+	var notes []string
+	segments := a.segments.list()
+	routes := a.routesNow(segments)
+	for _, seg := range segments {
 		used[seg.record.ID] = true
-		f.Segments = append(f.Segments, a.segmentState(seg, tunnels))
+		s, more := a.segmentState(seg, tunnels)
+		s.Routes = routes[seg.record.ID]
+		f.Segments, notes = append(f.Segments, s), append(notes, more...)
 	}
 	a.contests.only(used)
+	a.clearNotes(noteAllowed, notes...)
 	return f
 }
 
-func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
+func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment, notes []string) {
 	r := seg.record
-	s := ovs.Segment{
+	s = ovs.Segment{
 		VNI: r.VNI, Subnet: r.Subnet, Gateway: r.Gateway, GatewayMAC: macOf(r.Gateway), GatewayPort: seg.ofport,
 		Metadata: a.metadata(r),
 	}
 	for _, l := range a.table.on(r.ID) {
 		if l.Attached && l.OFPort > 0 {
-			s.Local = append(s.Local, ovs.Local{OFPort: l.OFPort, MAC: l.MAC, IP: l.IP})
+			s.Local = append(s.Local, ovs.Local{OFPort: l.OFPort, MAC: l.MAC, IP: l.IP, Allowed: l.Allowed})
 		}
 	}
 	var claims []claim
@@ -53,7 +59,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) ovs.Segment {
 	for _, sentence := range news {
 		a.Logger.Warn("left alone: "+oneLine(sentence), "network", r.ID)
 	}
-	return s
+	return s, a.judgeAllowed(r, s.Local, s.Remote)
 }
 
 // followMissed has the flows of vanished endpoints go once they do not count any more.

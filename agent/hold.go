@@ -114,7 +114,7 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 	if err != nil {
 		return api.Hold{}, translate(err)
 	}
-	within := pool(r)
+	within := a.poolToChoose(r, nil)
 	if req.Range != "" {
 		part, err := api.ParseRange(req.Range, r.Subnet)
 		if err != nil {

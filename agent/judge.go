@@ -20,6 +20,7 @@ import (
 // not: who can write to it is not root of this host.
 type Allowed struct {
 	Public   []netip.Prefix // subnets that are no private range
+	Routes   []netip.Prefix // prefixes that may lead to containers
 	Metadata []string       // names of networks whose containers reach link-local addresses; "*": all
 }
 

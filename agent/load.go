@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/link"
@@ -51,6 +52,14 @@ func localOf(p ovs.Port) (local, error) {
 	if err = errors.Join(err, hostErr, checkPorts(ports, hostPorts)); err != nil {
 		return local{}, fmt.Errorf("port %q: published ports in its external_ids: %w", p.Name, err)
 	}
+	allowed, err := api.ParseAllowed(strings.Fields(p.IDs[idAllowed]))
+	if err != nil {
+		return local{}, fmt.Errorf("port %q: allowed addresses in its external_ids: %w", p.Name, err)
+	}
+	routes, err := api.ParseAllowed(strings.Fields(p.IDs[idRoutes]))
+	if err = errors.Join(err, checkRoutes(routes, allowed)); err != nil {
+		return local{}, fmt.Errorf("port %q: routes in its external_ids: %w", p.Name, err)
+	}
 	turn, err := turnOf(p)
 	if err != nil {
 		return local{}, err
@@ -60,6 +69,7 @@ func localOf(p ovs.Port) (local, error) {
 		endpoint: endpoint{
 			ID: id, ContainerID: p.IDs[idContainer], ContainerName: p.IDs[idName], IP: ip, MAC: mac,
 			IfName: p.IDs[idIfName], Ports: ports, HostPorts: hostPorts, Source: api.Source(p.IDs[idSource]), Attached: true,
+			Allowed: allowed, Forwarding: p.IDs[idForwards] == "true", Routes: routes,
 		},
 	}, nil
 }

@@ -12,6 +12,7 @@ import (
 const (
 	noteAddress  = "address/" // endpoint id: the store gives its address to another
 	noteUplink   = "uplink"   // no interface is known to lead out
+	noteAllowed  = "allowed/" // network, endpoint's address, prefix: what it is allowed and cannot have
 	noteFirewall = "firewall" // the kernel cannot close the cluster's ports
 	noteBlocks   = "blocks/"  // network: addresses that cannot be read
 	noteMAC      = "mac/"     // endpoint id: its interface has another MAC
@@ -20,6 +21,7 @@ const (
 	notePorts    = "ports/"   // endpoint id: what it publishes is taken by another
 	notePort     = "port/"    // port: its external_ids name no endpoint
 
+	noteRoute  = "route/"    // network, prefix, endpoint's address: a route that is not used here
 	noteRecord = "record/"   // network: its record is not believed, or not whole
 	notePeer   = "peer/"     // host id: its record is not believed
 	noteSmall  = "small/"    // host id: its MTU does not count

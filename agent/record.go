@@ -34,6 +34,11 @@ type endpoint struct {
 	Source        api.Source        `json:"source"`
 	Attached      bool              `json:"attached"` // false: the address is held, nobody is there
 
+	// These need cluster.AllowedAddresses.
+	Allowed    []netip.Prefix `json:"allowed,omitempty"`    // what it may have beside IP
+	Forwarding bool           `json:"forwarding,omitempty"` // some of that may lie outside of the network's subnet
+	Routes     []netip.Prefix `json:"routes,omitempty"`     // what hosts and containers of the network reach by way of it
+
 	Unknown stored.Unknown `json:"-"` // what a later release has written beside
 }
 
@@ -102,7 +107,7 @@ func checkEndpoints(l endpointList) error {
 		if err != nil || mac != ep.MAC || !ep.IP.Is4() || ids[ep.ID] {
 			return fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
 		}
-		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), checkPorts(ep.Ports, ep.HostPorts)); err != nil {
+		if err := errors.Join(api.CheckEndpointID(ep.ID), checkContainer(ep.ContainerID, ep.ContainerName), checkPorts(ep.Ports, ep.HostPorts), checkAllowed(ep.Allowed), checkRoutes(ep.Routes, ep.Allowed)); err != nil {
 			return err
 		}
 		ids[ep.ID] = true

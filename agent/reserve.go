@@ -18,6 +18,10 @@ type want struct {
 	id, container, name, network, ip, mac, ifname string
 	ports                                         []api.PortMapping
 	source                                        api.Source
+	allow                                         []string
+	forwarding                                    bool
+
+	allowed []netip.Prefix // allow, read by check
 }
 
 func (w *want) check() error {
@@ -32,6 +36,13 @@ func (w *want) check() error {
 	}
 	if err := api.CheckPorts(w.ports); err != nil {
 		return err
+	}
+	var err error
+	if w.allowed, err = api.ParseAllowed(w.allow); err != nil {
+		return err
+	}
+	if w.forwarding && len(w.allowed) == 0 {
+		return api.Errorf(api.CodeInvalid, "forwarding needs the prefixes from which the container may send for others; name them with --allow-address")
 	}
 	if w.mac != "" {
 		mac, err := api.ParseMAC(w.mac)
@@ -60,7 +71,7 @@ func (w *want) check() error {
 func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoint, error) {
 	w := want{
 		id: req.ID, container: req.ContainerID, name: req.ContainerName, network: req.Network, ip: req.IP, mac: req.MAC,
-		ifname: defaultIfName, ports: req.Ports, source: req.Source,
+		ifname: defaultIfName, ports: req.Ports, source: req.Source, allow: req.AllowAddresses, forwarding: req.Forwarding,
 	}
 	if w.network == "" {
 		w.network = api.DefaultNetwork
@@ -135,9 +146,12 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	if err := a.checkMAC(r, w); err != nil {
 		return local{}, r, nil, err
 	}
+	if err := a.checkShared(r, w); err != nil {
+		return local{}, r, nil, err
+	}
 	l = local{Network: r.ID, pool: pool(r), version: r.Version, since: time.Now(), endpoint: endpoint{
 		ID: w.id, ContainerID: w.container, ContainerName: w.name, IfName: w.ifname, Ports: w.ports,
-		Source: cmp.Or(w.source, api.SourceConnect),
+		Source: cmp.Or(w.source, api.SourceConnect), Allowed: w.allowed, Forwarding: w.forwarding,
 	}}
 	if l.IP, err = a.allocate(ctx, r, w); err != nil {
 		if away(err) || ctx.Err() != nil {
@@ -198,7 +212,7 @@ func (a *Agent) unreserve(ctx context.Context, id string) error {
 
 func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.Addr, error) {
 	if w.ip == "" {
-		return a.Addresses.Allocate(ctx, pool(r), a.owner(w.id))
+		return a.Addresses.Allocate(ctx, a.poolToChoose(r, w.allowed), a.owner(w.id))
 	}
 	ip, err := api.ParseIP(w.ip)
 	if err != nil {
@@ -293,6 +307,9 @@ func same(l local, w want) error {
 	}
 	if len(w.ports) > 0 && !slices.Equal(w.ports, l.Ports) {
 		return api.Errorf(api.CodeConflict, "%q publishes other ports already; disconnect it first, or use another id", l.ID)
+	}
+	if len(w.allowed) > 0 && (!slices.Equal(w.allowed, l.Allowed) || w.forwarding != l.Forwarding) {
+		return api.Errorf(api.CodeConflict, "%q is allowed other addresses already; disconnect it first, or use another id", l.ID)
 	}
 	if w.source != "" && l.Source != "" && w.source != l.Source {
 		return api.Errorf(api.CodeConflict, "%q was made by %s; use another id", l.ID, who[l.Source])

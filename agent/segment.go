@@ -317,7 +317,7 @@ func (a *Agent) gatewayOf(r network.Record) link.Gateway {
 	self := a.host()
 	return link.Gateway{
 		Name: link.GatewayName(r.ID), MAC: macOf(r.Gateway), MTU: a.view.mtu(self), Source: self.VTEP, Userspace: a.userspace(),
-		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()),
+		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()), Routes: a.kernelRoutes(r.ID),
 	}
 }
 

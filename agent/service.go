@@ -305,6 +305,7 @@ func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: bits, MTU: a.view.mtu(self),
 		Port: l.Port, IfName: l.IfName, Ports: a.led(l), Host: self.Name, Source: l.Source, Attached: l.Attached,
 		NetNS: l.NetNS, Problem: a.noteOn(noteMAC + l.ID),
+		AllowAddresses: l.Allowed, Forwarding: l.Forwarding, Routes: l.Routes,
 	}
 	if l.Attached && l.handedOver() {
 		e.Peer = link.PeerName(l.ID)

@@ -173,6 +173,17 @@ func sortLocals(list []local) {
 	})
 }
 
+// routing calls f for the endpoints to which routes lead, few as they are.
+func (t *table) routing(f func(network string, ep endpoint)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.byID {
+		if len(l.Routes) > 0 {
+			f(l.Network, l.endpoint)
+		}
+	}
+}
+
 // find looks an endpoint up by its id or its container's, by container name, or
 // by a unique beginning of an id. Of a container with several it gives the first.
 func (t *table) find(ref string) (local, error) {

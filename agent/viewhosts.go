@@ -138,6 +138,19 @@ func (v *view) allKnow(capability string) bool {
 	return v.seen[partHosts] && len(v.stale[partHosts]) == 0 && cluster.AllKnow(v.hosts, v.gone, capability)
 }
 
+// behind lists the names of other living hosts that are not capable of something, and
+// says whether it is known of all.
+func (v *view) behind(capability string) (names []string, known bool) {
+	for _, h := range v.reachable() {
+		if !h.Knows(capability) {
+			names = append(names, h.Name)
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return names, v.seen[partHosts] && len(v.stale[partHosts]) == 0
+}
+
 // peers lists the other hosts, sorted by name.
 func (v *view) peers() []cluster.Host {
 	v.mu.Lock()

@@ -135,3 +135,18 @@ func (v *view) remotes(netID string) map[string][]endpoint {
 	}
 	return all
 }
+
+// routing calls f for the endpoints of other hosts to which routes lead, few as they are.
+func (v *view) routing(f func(network, host string, ep endpoint)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for netID, hosts := range v.endpoints {
+		for hostID, l := range hosts {
+			for _, ep := range l.endpoints {
+				if len(ep.Routes) > 0 {
+					f(netID, hostID, ep)
+				}
+			}
+		}
+	}
+}

@@ -28,6 +28,8 @@ type recordingService struct {
 	attached    []api.AttachRequest
 	released    []string
 	status      api.Status
+	drops       map[string]api.Drops
+	routed      []string
 }
 
 func (s *recordingService) Status(context.Context) (api.Status, error) { return s.status, nil }
@@ -271,7 +273,7 @@ func TestHelp(t *testing.T) {
 	root := a.rootCommand()
 	for _, path := range []string{
 		"agent run", "agent start", "agent stop", "agent restart", "agent status", "agent logs",
-		"network create", "network list", "network info", "network delete",
+		"network create", "network list", "network info", "network delete", "network route", "network route add", "network route rm",
 		"run", "start", "stop", "restart", "rm", "attach", "info", "connect", "disconnect", "deps", "version", "help",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(path))

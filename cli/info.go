@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/spf13/cobra"
@@ -18,7 +17,12 @@ func (a *app) infoCommand() *cobra.Command {
 		Long: `Shows the containers of this host that have an interface on a network, or one of
 them, by its name, its id or the beginning of its id. A stopped container that keeps
 its address has no interface; --stopped shows it too. --all shows the containers of
-all hosts, including stopped ones.`,
+all hosts, including stopped ones.
+
+ALLOWED lists what a container may have beside its address (--allow-address).
+DROPPED counts the packets that the switch dropped because the container sent them
+from an address that is not its own, and says why. -o json counts IPv6 too, which
+every Linux container sends and which networks do not carry.`,
 		Example: `  socketplane info
   socketplane info shop
   socketplane info --all
@@ -44,7 +48,12 @@ all hosts, including stopped ones.`,
 			if err != nil {
 				return didYouMean(cmd.Context(), err, args[0], containerNames(svc))
 			}
-			return writeEndpoint(a.stdout, *format, e)
+			views := []endpointView{viewEndpoint(e)}
+			addDrops(cmd.Context(), svc, views)
+			if *format == outputJSON {
+				return writeJSON(a.stdout, views[0])
+			}
+			return writeEndpoints(a.stdout, views)
 		}
 		endpoints, err := svc.Endpoints(cmd.Context())
 		if err != nil {
@@ -56,6 +65,7 @@ all hosts, including stopped ones.`,
 				views = append(views, viewEndpoint(e))
 			}
 		}
+		addDrops(cmd.Context(), svc, views)
 		if *format == outputJSON {
 			return writeJSON(a.stdout, views)
 		}
@@ -95,12 +105,20 @@ type endpointView struct {
 
 	Stopped bool   `json:"stopped,omitempty"` // it holds its address and has no interface
 	Problem string `json:"problem,omitempty"` // why none of its packets passes
+
+	Allowed    []string  `json:"allow_addresses,omitempty"`
+	Forwarding bool      `json:"forwarding,omitempty"`
+	Routes     []string  `json:"routes,omitempty"`  // prefixes that are reached by way of it
+	Dropped    api.Drops `json:"dropped,omitempty"` // packets that the switch did not take, by cause
+
+	endpoint string // id, which a container may have several of
 }
 
 func viewEndpoint(e api.Endpoint) endpointView {
 	v := endpointView{
 		ContainerID: e.ContainerID, ContainerName: e.ContainerName, Network: e.Network,
 		MAC: e.MAC, Port: e.Port, Host: e.Host, Ports: e.Ports, Stopped: !e.Attached, Problem: e.Problem,
+		Allowed: api.AllowedText(e.AllowAddresses), Forwarding: e.Forwarding, Routes: api.AllowedText(e.Routes), endpoint: e.ID,
 	}
 	if v.ContainerID == "" {
 		v.ContainerID = e.ID
@@ -123,15 +141,28 @@ func writeEndpoint(w io.Writer, format outputFormat, e api.Endpoint) error {
 
 func writeEndpoints(w io.Writer, endpoints []endpointView) error {
 	header := []string{"CONTAINER", "NAME", "NETWORK", "IP", "MAC", "GATEWAY", "PORT"}
-	publishes := slices.ContainsFunc(endpoints, func(e endpointView) bool { return len(e.Ports) > 0 })
-	if publishes { // a wide column, and most hosts have no use for it
-		header = append(header, "PUBLISHED")
+	// Wide columns, and most hosts have no use for them.
+	columns := []struct {
+		header string
+		shown  bool
+		text   func(endpointView) string
+	}{
+		{"PUBLISHED", some(endpoints, func(e endpointView) bool { return len(e.Ports) > 0 }), func(e endpointView) string { return publishedText(e.Ports) }},
+		{"ALLOWED", some(endpoints, func(e endpointView) bool { return len(e.Allowed) > 0 }), allowedText},
+		{"DROPPED", some(endpoints, func(e endpointView) bool { return droppedText(e.Dropped) != "-" }), func(e endpointView) string { return droppedText(e.Dropped) }},
+	}
+	for _, c := range columns {
+		if c.shown {
+			header = append(header, c.header)
+		}
 	}
 	rows := make([][]string, 0, len(endpoints))
 	for _, e := range endpoints {
 		row := []string{shortID(e.ContainerID), e.ContainerName, e.Network, e.IP, e.MAC, e.Gateway, e.Port}
-		if publishes {
-			row = append(row, publishedText(e.Ports))
+		for _, c := range columns {
+			if c.shown {
+				row = append(row, c.text(e))
+			}
 		}
 		rows = append(rows, row)
 	}
@@ -151,15 +182,24 @@ func writeEndpoints(w io.Writer, endpoints []endpointView) error {
 
 // writeAllEndpoints lists endpoints of several hosts.
 func writeAllEndpoints(w io.Writer, endpoints []endpointView) error {
+	header := []string{"HOST", "CONTAINER", "NAME", "NETWORK", "IP", "MAC", "STATE", "PUBLISHED"}
+	allows := some(endpoints, func(e endpointView) bool { return len(e.Allowed) > 0 })
+	if allows {
+		header = append(header, "ALLOWED")
+	}
 	rows := make([][]string, 0, len(endpoints))
 	for _, e := range endpoints {
 		state := "attached"
 		if e.Stopped {
 			state = "stopped"
 		}
-		rows = append(rows, []string{e.Host, shortID(e.ContainerID), e.ContainerName, e.Network, e.IP, e.MAC, state, publishedText(e.Ports)})
+		row := []string{e.Host, shortID(e.ContainerID), e.ContainerName, e.Network, e.IP, e.MAC, state, publishedText(e.Ports)}
+		if allows {
+			row = append(row, allowedText(e))
+		}
+		rows = append(rows, row)
 	}
-	return writeTable(w, []string{"HOST", "CONTAINER", "NAME", "NETWORK", "IP", "MAC", "STATE", "PUBLISHED"}, rows)
+	return writeTable(w, header, rows)
 }
 
 // shortID cuts a container id to the 12 characters that Docker shows; other

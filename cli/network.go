@@ -20,7 +20,7 @@ hosts of the cluster. Containers reach those of other networks only by published
   socketplane network list
   socketplane network delete web`,
 	})
-	cmd.AddCommand(a.networkCreateCommand(), a.networkListCommand(), a.networkInfoCommand(), a.networkDeleteCommand())
+	cmd.AddCommand(a.networkCreateCommand(), a.networkListCommand(), a.networkInfoCommand(), a.networkRouteCommand(), a.networkDeleteCommand())
 	return cmd
 }
 

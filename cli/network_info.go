@@ -14,7 +14,8 @@ func (a *app) networkInfoCommand() *cobra.Command {
 		Use:     "info NAME",
 		Aliases: []string{"inspect"},
 		Short:   "Show one network and its endpoints",
-		Long: `Shows a network: subnet, gateway, VLAN, VNI and MTU, and its endpoints on all hosts.
+		Long: `Shows a network: subnet, gateway, VLAN, VNI and MTU, its endpoints on all hosts, and the
+routes to what is behind them.
 An endpoint without an interface is a stopped container that keeps its address.`,
 		Example: `  socketplane network info web
   socketplane network info web -o json`,
@@ -71,5 +72,8 @@ func writeNetworkDetails(w io.Writer, format outputFormat, n api.Network, endpoi
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	return writeAllEndpoints(w, d.Endpoints)
+	if err := writeAllEndpoints(w, d.Endpoints); err != nil {
+		return err
+	}
+	return writeRoutes(w, d.Endpoints)
 }

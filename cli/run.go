@@ -19,16 +19,21 @@ import (
 
 func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "run [-n NETWORK] [--ip ADDR] [-p PORTS] DOCKER_RUN_ARGS...",
+		Use:   "run [-n NETWORK] [--ip ADDR] [-p PORTS] [--allow-address ADDR]... [--forwarding] DOCKER_RUN_ARGS...",
 		Short: "docker run, with the container on a network",
 		Long: `Runs a container like docker run. The network is there before the container's first
-instruction. -n (--network), --ip, -p (--publish) and -P (--publish-all) may be
-anywhere before the image; all other flags go to Docker unchanged. Without -n
-the network is "default".
+instruction. -n (--network), --ip, -p (--publish), -P (--publish-all),
+--allow-address and --forwarding may be anywhere before the image; all other flags
+go to Docker unchanged. Without -n the network is "default".
 
 -p takes all of Docker's forms: 80 (any free port of the host; socketplane info
 shows it), 8080:80, 127.0.0.1:8080:80/udp, 8000-8002:8000-8002. Docker itself does
 not show these ports. A container that asks for a taken port does not start.
+
+--allow-address lets the container have another address of the network as well. Several
+containers may be allowed the same address, for a program such as keepalived to move
+it between them. With --forwarding the addresses may lie outside of the network: the
+container routes for what is behind it. Both may be needed with --cap-add NET_ADMIN.
 
 The exit code is the container's, 125 if the container could not be created or
 started, 126 or 127 if its command could not be run.`,
@@ -150,7 +155,10 @@ func reserve(ctx context.Context, svc api.Service, engine *docker.Engine, id str
 		}
 		ports = withExposed(ports, exposed)
 	}
-	_, err := svc.Reserve(ctx, api.ReserveRequest{ID: id, ContainerName: name, Network: r.network, IP: r.ip, Ports: ports, Source: api.SourceDocker})
+	_, err := svc.Reserve(ctx, api.ReserveRequest{
+		ID: id, ContainerName: name, Network: r.network, IP: r.ip, Ports: ports, Source: api.SourceDocker,
+		AllowAddresses: r.allow, Forwarding: r.forwarding,
+	})
 	return err
 }
 

@@ -14,6 +14,8 @@ type runArgs struct {
 	ip         string
 	ports      []api.PortMapping
 	publishAll bool
+	allow      []string
+	forwarding bool
 	help       bool
 	debug      bool
 	socket     string
@@ -163,6 +165,10 @@ func (r *runArgs) take(t flagToken) (pass bool, err error) {
 			return false, err
 		}
 		r.ports = append(r.ports, ports...)
+	case "allow-address":
+		r.allow = append(r.allow, t.value)
+	case "forwarding":
+		return false, boolean(t, &r.forwarding)
 	case "publish-all":
 		return false, boolean(t, &r.publishAll)
 	case "socket":
@@ -224,6 +230,9 @@ func (r *runArgs) check() error {
 		}
 	}
 	if err := api.CheckPorts(r.ports); err != nil {
+		return err
+	}
+	if err := checkAllowed(r.allow, r.forwarding); err != nil {
 		return err
 	}
 	if r.detach && len(r.attach) > 0 {

@@ -23,7 +23,7 @@ func dockerBooleans() map[string]bool {
 		"t":         true, "tty": true,
 		"use-api-socket": true,
 
-		"debug": true, // ours
+		"debug": true, "forwarding": true, // ours
 	}
 }
 

@@ -61,6 +61,7 @@ type Settings struct {
 		DaemonJSON      string `toml:"daemon_json"`
 	} `toml:"docker"`
 	Network struct {
+		AllowRoutes   []string `toml:"allow_routes"`   // prefixes that may lead to containers
 		AllowPublic   []string `toml:"allow_public"`   // subnets that networks may have beside the private ranges
 		AllowMetadata []string `toml:"allow_metadata"` // networks whose containers may read the cloud's metadata; "*": all
 		Uplinks       []string `toml:"uplinks"`        // interfaces by which containers may leave, beside those that are found
@@ -178,6 +179,7 @@ func settingTable() []setting {
 		{"docker.register_runtime", "", "name our runtime in Docker's daemon.json", false, func(s *Settings) any { return &s.Docker.RegisterRuntime }, nil},
 		{"docker.daemon_json", "", "dockerd's configuration file", false, func(s *Settings) any { return &s.Docker.DaemonJSON }, checkAbs},
 		{"network.allow_public", "", "subnets that networks may have on this host beside the private ranges", false, func(s *Settings) any { return &s.Network.AllowPublic }, checkPublic},
+		{"network.allow_routes", "", "prefixes that may lead to containers which route for them, see socketplane network route", false, func(s *Settings) any { return &s.Network.AllowRoutes }, checkRoutes},
 		{"network.allow_metadata", "", "networks whose containers may reach the cloud's metadata from this host; * is all", false, func(s *Settings) any { return &s.Network.AllowMetadata }, checkMetadata},
 		{"network.uplinks", "", "interfaces by which containers may leave this host, beside those that the agent finds", false, func(s *Settings) any { return &s.Network.Uplinks }, checkInterfaces},
 		{"network.deny_forward", "", "on a host that did not forward packets before: drop forwarded packets that no rule accepts (iptables -P FORWARD DROP), as Docker does", false, func(s *Settings) any { return &s.Network.DenyForward }, nil},

@@ -122,6 +122,16 @@ func checkPublic(s string) error {
 	return nil
 }
 
+// checkRoutes takes prefixes that can lead to containers.
+func checkRoutes(s string) error {
+	for _, one := range list(s) { // one by one: a list may be longer than that of a container
+		if _, err := api.ParseAllowed([]string{one}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkMetadata takes names of networks.
 func checkMetadata(s string) error {
 	for _, one := range list(s) {
@@ -155,6 +165,13 @@ func (s *Settings) allowed() (agent.Allowed, error) {
 			return agent.Allowed{}, fmt.Errorf("network.allow_public: %w", err)
 		}
 		allowed.Public = append(allowed.Public, p)
+	}
+	for _, one := range s.Network.AllowRoutes {
+		p, err := api.ParseAllowed([]string{one})
+		if err != nil {
+			return agent.Allowed{}, fmt.Errorf("network.allow_routes: %w", err)
+		}
+		allowed.Routes = append(allowed.Routes, p...)
 	}
 	return allowed, nil
 }

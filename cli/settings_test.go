@@ -81,6 +81,8 @@ func TestSettingsRefuses(t *testing.T) {
 		{name: "two tokens", file: "[consul]\ntoken=\"x\"\ntoken_file=\"/y\"\n", says: []string{"choose one"}},
 		{name: "public subnet", file: "[network]\nallow_public = [\"203.0.113.0/24\", \"203.0.113.1/24\"]\n", says: []string{"network.allow_public", "host bits"}},
 		{name: "loopback allowed", env: map[string]string{"SOCKETPLANE_NETWORK_ALLOW_PUBLIC": "127.0.0.0/8"}, says: []string{"network.allow_public", "loopback"}},
+		{name: "routes", file: "[network]\nallow_routes = [\"10.99.0.1/16\"]\n", says: []string{"network.allow_routes", "host bits"}},
+		{name: "routes to everywhere", env: map[string]string{"SOCKETPLANE_NETWORK_ALLOW_ROUTES": "0.0.0.0/0"}, says: []string{"network.allow_routes", "too large"}},
 		{name: "metadata", file: "[network]\nallow_metadata = [\"a b\"]\n", says: []string{"network.allow_metadata"}},
 		{name: "metadata no list", file: "[network]\nallow_metadata = true\n", says: []string{"allow_metadata"}},
 		{name: "certificate without key", file: "[consul]\ncert_file=\"/y\"\n", says: []string{"belong together"}},
@@ -121,13 +123,13 @@ func TestSettingsFileMissing(t *testing.T) {
 // What networks may do is a list, in the file and in the environment, and printed
 // as it is read.
 func TestSettingsLists(t *testing.T) {
-	file := "[network]\nallow_public = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\nallow_metadata = [\"a\"]\n"
+	file := "[network]\nallow_public = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\nallow_metadata = [\"a\"]\nallow_routes = [\"10.99.0.0/16\"]\n"
 	for _, c := range []struct {
 		env  map[string]string
 		want agent.Allowed
 	}{
-		{nil, agent.Allowed{Public: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.0/24")}, Metadata: []string{"a"}}},
-		{map[string]string{"SOCKETPLANE_NETWORK_ALLOW_PUBLIC": "", "SOCKETPLANE_NETWORK_ALLOW_METADATA": "b,*"}, agent.Allowed{Metadata: []string{"b", "*"}}},
+		{nil, agent.Allowed{Public: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.0/24")}, Metadata: []string{"a"}, Routes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}}},
+		{map[string]string{"SOCKETPLANE_NETWORK_ALLOW_PUBLIC": "", "SOCKETPLANE_NETWORK_ALLOW_METADATA": "b,*", "SOCKETPLANE_NETWORK_ALLOW_ROUTES": ""}, agent.Allowed{Metadata: []string{"b", "*"}}},
 	} {
 		for text, env := file, c.env; ; env = nil {
 			s, from, err := loadSettings(testSources(t, text, env, nil))

@@ -140,7 +140,7 @@ func (b *block) free(pool Pool, after int) (netip.Addr, bool) {
 			continue
 		}
 		addr := nth(pool.Subnet, n)
-		if _, held := b.owners[addr]; !held && pool.reserved(addr) == "" {
+		if _, held := b.owners[addr]; !held && pool.reserved(addr) == "" && !pool.avoids(addr) {
 			return addr, true
 		}
 	}

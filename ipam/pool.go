@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -26,6 +27,9 @@ type Pool struct {
 	// Range is where Allocate chooses from; the zero Prefix: the whole subnet. It bounds
 	// nothing else: AllocateAddr gives any address of the subnet.
 	Range netip.Prefix
+	// Avoid is what Allocate does not choose, since somebody may use it without an
+	// allocation. Like Range it bounds nothing else.
+	Avoid []netip.Prefix
 }
 
 // Prefix is under which the blocks of a subnet lie in the store; deleting that
@@ -89,6 +93,11 @@ func (p Pool) reserved(addr netip.Addr) string {
 		return "broadcast address"
 	}
 	return ""
+}
+
+// avoids says whether Allocate leaves an address alone.
+func (p Pool) avoids(addr netip.Addr) bool {
+	return slices.ContainsFunc(p.Avoid, func(a netip.Prefix) bool { return a.Contains(addr) })
 }
 
 func subnetSize(subnet netip.Prefix) int { return 1 << (32 - subnet.Bits()) }

@@ -31,12 +31,17 @@ const (
 	askedLimit = 128
 )
 
-// asked renders the memory of questions that no flow answers.
-func (r *rendering) asked(g Segment) {
-	r.add(tableAnswer, 10, fmt.Sprintf("arp,reg0=%#x,arp_op=1", g.VNI),
+// remember renders the memory of questions that no other flow of a table answers.
+func (r *rendering) remember(table int, g Segment) {
+	r.add(table, 10, fmt.Sprintf("arp,reg0=%#x,arp_op=1", g.VNI),
 		"learn(table=%d,priority=100,cookie=%#x,limit=%d,hard_timeout=%d,eth_type=0x806,NXM_NX_REG0[],"+
 			"NXM_OF_ARP_SPA[]=NXM_OF_ARP_TPA[],load:1->NXM_NX_REG4[0])",
 		tableAsked, askedCookie|uint64(g.VNI), askedLimit, askedFor)
+}
+
+// asked renders which questions are remembered, and who is told.
+func (r *rendering) asked(g Segment) {
+	r.remember(tableAnswer, g)
 	tell := ""
 	for _, l := range g.Local {
 		tell += fmt.Sprintf("output:%d,", l.OFPort)

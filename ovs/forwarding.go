@@ -33,20 +33,23 @@ type Segment struct {
 	Metadata    bool         // packets to the cloud's metadata pass
 	Local       []Local
 	Remote      []Remote
+	Routes      []Route // what is reached by way of an endpoint
 }
 
 // Local is an endpoint on this host.
 type Local struct {
-	OFPort int
-	MAC    string
-	IP     netip.Addr
+	OFPort  int
+	MAC     string
+	IP      netip.Addr
+	Allowed []netip.Prefix // what it may send from beside IP, see allowance
 }
 
 // Remote is an endpoint on another host.
 type Remote struct {
-	MAC    string
-	IP     netip.Addr
-	OFPort int // of the tunnel to its host; 0: none yet, it only gets its ARP answered
+	MAC     string
+	IP      netip.Addr
+	OFPort  int            // of the tunnel to its host; 0: none yet, it only gets its ARP answered
+	Allowed []netip.Prefix // what it may have beside IP, says its host
 }
 
 // parseMAC gives the canonical form of a unicast MAC address, empty for all
@@ -89,14 +92,14 @@ func (f Forwarding) sane() (Forwarding, []string) {
 			continue
 		}
 		vnis[g.VNI] = true
-		seg, names := g.sane(taken, tunnels)
+		seg, names := g.sane(taken, tunnels, vteps)
 		out.Segments = append(out.Segments, seg)
 		dropped = append(dropped, names...)
 	}
 	return out, dropped
 }
 
-func (g Segment) sane(taken, tunnels map[int]bool) (Segment, []string) {
+func (g Segment) sane(taken, tunnels map[int]bool, hosts map[netip.Addr]bool) (Segment, []string) {
 	var dropped []string
 	macs, ips := map[string]bool{}, map[netip.Addr]bool{g.Gateway: true}
 	out := Segment{VNI: g.VNI, Subnet: g.Subnet, Gateway: g.Gateway, GatewayMAC: parseMAC(g.GatewayMAC), GatewayPort: g.GatewayPort, Metadata: g.Metadata}
@@ -137,7 +140,8 @@ func (g Segment) sane(taken, tunnels map[int]bool) (Segment, []string) {
 		}
 		out.Remote = append(out.Remote, r)
 	}
-	return out, dropped
+	dropped = append(dropped, out.cleanAllowed(ips, hosts)...)
+	return out, append(dropped, out.cleanRoutes(g.Routes)...)
 }
 
 // sorted is f with its parts in an order that depends on nothing else.

@@ -26,6 +26,8 @@ const (
 	tablePeer      = 8  // picks what a peer's host sends
 	tableLearn     = 9  // has the switch remember it in table 7
 	tableHost      = 10 // to this host, the outside and peers' hosts
+	tableTeach     = 13 // ARP that came by a tunnel: only what its host's list of endpoints bears out
+	tableAsk       = 14 // ARP requests for addresses that endpoints are allowed beside their own
 	tableCanary    = 63
 )
 
@@ -44,10 +46,11 @@ func (f Forwarding) Flows() []Flow {
 func (f Forwarding) render() ([]Flow, []string) {
 	f, dropped := f.sane()
 	var r rendering
-	for t := tableClassify; t <= tableTell; t++ {
+	for t := tableClassify; t <= tableAsk; t++ {
 		r.add(t, 0, "", "drop")
 	}
 	r.add(tableCanary, 0, "", "drop")
+	r.add(tablePolicy, 130, "arp,reg1=0x1", "goto_table:%d", tableTeach)
 	r.add(tableForward, 200, "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00", "goto_table:%d", tableBroadcast)
 	for _, g := range f.Segments {
 		r.local(g)
@@ -64,10 +67,13 @@ func (f Forwarding) render() ([]Flow, []string) {
 	}
 	r.peerHosts(f.Peers)
 	r.probes(f.Probe, f.Self)
+	r.sharedPeers(f)
 	for _, g := range f.Segments {
 		r.broadcast(g)
 		r.host(g, f.Self)
 		r.remote(g)
+		r.shared(g, f.Self)
+		r.route(g)
 	}
 	return r.flows, dropped
 }
@@ -100,6 +106,8 @@ func (r *rendering) local(g Segment) {
 		own := fmt.Sprintf("in_port=%d,dl_src=%s,%s", l.OFPort, l.MAC, untagged)
 		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_spa=%s,arp_sha=%s", own, l.IP, l.MAC), "goto_table:%d", tableAnswer)
 		r.add(tableGuard, 100, fmt.Sprintf("%s,ip,nw_src=%s", own, l.IP), "goto_table:%d", tablePolicy)
+		r.guardAllowed(g, l)
+		r.countDrops(l)
 		// An answer for its own address would tell it that another has it (RFC 5227).
 		r.add(tableAnswer, 110, fmt.Sprintf("arp,in_port=%d,arp_tpa=%s", l.OFPort, l.IP), "drop")
 		r.answer(g, l.IP, l.MAC)

@@ -189,13 +189,24 @@ func randomState() *rapid.Generator[Forwarding] {
 				n := rapid.IntRange(1, 8).Draw(t, "host")
 				return mac(n), addr(fmt.Sprintf("10.6.0.%d", n))
 			}
+			allowed := func() (list []netip.Prefix) {
+				for range rapid.IntRange(0, 3).Draw(t, "allowed") {
+					a := addr(fmt.Sprintf("%s.0.%d", rapid.SampledFrom([]string{"10.6", "10.99"}).Draw(t, "net"), rapid.IntRange(1, 16).Draw(t, "vip")))
+					list = append(list, netip.PrefixFrom(a, rapid.IntRange(28, 32).Draw(t, "bits")).Masked())
+				}
+				return list
+			}
 			for range rapid.IntRange(0, 4).Draw(t, "local") {
 				m, a := ip()
-				g.Local = append(g.Local, Local{OFPort: rapid.IntRange(4, 12).Draw(t, "port"), MAC: m, IP: a})
+				g.Local = append(g.Local, Local{OFPort: rapid.IntRange(4, 12).Draw(t, "port"), MAC: m, IP: a, Allowed: allowed()})
 			}
 			for range rapid.IntRange(0, 4).Draw(t, "remote") {
 				m, a := ip()
-				g.Remote = append(g.Remote, Remote{MAC: m, IP: a, OFPort: rapid.SampledFrom([]int{0, 100, 101, 102}).Draw(t, "tunnel")})
+				g.Remote = append(g.Remote, Remote{MAC: m, IP: a, OFPort: rapid.SampledFrom([]int{0, 100, 101, 102}).Draw(t, "tunnel"), Allowed: allowed()})
+			}
+			for range rapid.IntRange(0, 3).Draw(t, "routes") {
+				_, via := ip()
+				g.Routes = append(g.Routes, Route{Prefix: netip.PrefixFrom(addr("10.99.0.0"), rapid.IntRange(28, 32).Draw(t, "bits")), Via: via})
 			}
 			f.Segments = append(f.Segments, g)
 		}

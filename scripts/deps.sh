@@ -41,6 +41,7 @@ need tcpdump tcpdump
 need iperf3 iperf3
 need docker-compose docker-compose
 need jq jq
+need keepalived keepalived
 need curl curl
 need git git
 need make make

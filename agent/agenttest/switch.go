@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -24,6 +25,7 @@ type Switch struct {
 	ways    []ovs.Way
 
 	datapath string
+	drops    map[int]map[ovs.Cause]uint64
 }
 
 // NewSwitch makes a bridge without ports.
@@ -182,10 +184,10 @@ func (s *Switch) State() []string {
 	for _, g := range f.Segments {
 		lines = append(lines, fmt.Sprintf("segment %d %s gateway %t", g.VNI, g.Subnet, g.GatewayPort > 0))
 		for _, l := range g.Local {
-			lines = append(lines, fmt.Sprintf("local %d %s %s", g.VNI, l.IP, l.MAC))
+			lines = append(lines, fmt.Sprintf("local %d %s %s%s", g.VNI, l.IP, l.MAC, allowedText(l.Allowed)))
 		}
 		for _, r := range g.Remote {
-			lines = append(lines, fmt.Sprintf("remote %d %s %s", g.VNI, r.IP, r.MAC))
+			lines = append(lines, fmt.Sprintf("remote %d %s %s%s", g.VNI, r.IP, r.MAC, allowedText(r.Allowed)))
 		}
 	}
 	slices.Sort(lines)
@@ -216,4 +218,32 @@ func (s *Switch) SetDatapath(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.datapath = name
+}
+
+func allowedText(list []netip.Prefix) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" allowed %v", list)
+}
+
+// Drops gives what CountDrops was told.
+func (s *Switch) Drops(ctx context.Context) (drops map[int]map[ovs.Cause]uint64, err error) {
+	err = s.calls.do(ctx, "Switch.Drops", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		drops = s.drops
+		return nil
+	})
+	return drops, err
+}
+
+// CountDrops has Drops give this for a port.
+func (s *Switch) CountDrops(ofport int, causes map[ovs.Cause]uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drops == nil {
+		s.drops = map[int]map[ovs.Cause]uint64{}
+	}
+	s.drops[ofport] = causes
 }

@@ -86,6 +86,11 @@ func (c *Client) Endpoint(ctx context.Context, ref string) (Endpoint, error) {
 	return get[Endpoint](ctx, c, "/v1/endpoints/"+url.PathEscape(ref))
 }
 
+// Drops implements Service.
+func (c *Client) Drops(ctx context.Context) (map[string]Drops, error) {
+	return get[map[string]Drops](ctx, c, "/v1/drops")
+}
+
 // Hold implements Service.
 func (c *Client) Hold(ctx context.Context, req HoldRequest) (Hold, error) {
 	return call[Hold](ctx, c, http.MethodPost, "/v1/holds", req)
@@ -107,6 +112,11 @@ func (c *Client) Describe(ctx context.Context, req DescribeRequest) (Endpoint, e
 // Publish implements Service.
 func (c *Client) Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error) {
 	return call[Endpoint](ctx, c, http.MethodPost, "/v1/publish", publishRequest{ID: id, Ports: ports})
+}
+
+// SetRoutes implements Service.
+func (c *Client) SetRoutes(ctx context.Context, id string, prefixes []string) (Endpoint, error) {
+	return call[Endpoint](ctx, c, http.MethodPost, "/v1/routes", routesRequest{ID: id, Routes: prefixes})
 }
 
 // Reserve implements Service.

@@ -37,6 +37,10 @@ type Endpoint struct {
 	// Problem says why none of its packets passes, and what to do; empty: none is known.
 	// The endpoint's own host knows it only.
 	Problem string `json:"problem,omitempty"`
+
+	AllowAddresses []netip.Prefix `json:"allow_addresses,omitempty"` // what it may have beside IP, see ReserveRequest
+	Forwarding     bool           `json:"forwarding,omitempty"`      // it sends for others, from outside the network's subnet
+	Routes         []netip.Prefix `json:"routes,omitempty"`          // what is reached by way of it, see Service.SetRoutes
 }
 
 // ReserveRequest holds an address of a network for a container that does not
@@ -50,6 +54,12 @@ type ReserveRequest struct {
 	MAC           string        `json:"mac,omitempty"` // empty: 02:42 and the address
 	Ports         []PortMapping `json:"ports,omitempty"`
 	Source        Source        `json:"source"`
+
+	// AllowAddresses are addresses and prefixes that the endpoint may have beside its
+	// own; others may be allowed the same. They lie in the network's subnet, or with
+	// Forwarding outside of it: then the container routes for what is behind it.
+	AllowAddresses []string `json:"allow_addresses,omitempty"`
+	Forwarding     bool     `json:"forwarding,omitempty"`
 }
 
 // DescribeRequest says whose an endpoint is. Docker tells of its own networks'
@@ -74,6 +84,9 @@ type AttachRequest struct {
 	NetNS         string        `json:"netns"`               // path of the namespace, such as /proc/1234/ns/net
 	IfName        string        `json:"ifname,omitempty"`    // name inside the namespace; empty: eth0
 	HandOver      bool          `json:"hand_over,omitempty"` // leave the interface on the host, as Endpoint.Peer: the caller moves it into NetNS and gives it name, address and routes
+
+	AllowAddresses []string `json:"allow_addresses,omitempty"` // as in ReserveRequest
+	Forwarding     bool     `json:"forwarding,omitempty"`
 }
 
 // HoldRequest asks for an address before there is an endpoint that has it.

@@ -29,6 +29,12 @@ type publishRequest struct {
 	Ports []PortMapping `json:"ports"`
 }
 
+// routesRequest is how a call of SetRoutes travels.
+type routesRequest struct {
+	ID     string   `json:"id"`
+	Routes []string `json:"routes"`
+}
+
 // NewHandler serves svc as HTTP under /v1/.
 func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 	h := &handler{logger: logger}
@@ -52,6 +58,9 @@ func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 			return nil, Errorf(CodeInvalid, "the query %s is not known; write all=true, or leave it out", shown(r.URL.RawQuery))
 		}
 	}))
+	mux.HandleFunc("GET /v1/drops", h.serve(func(r *http.Request) (any, error) {
+		return svc.Drops(r.Context())
+	}))
 	mux.HandleFunc("POST /v1/holds", h.serve(withBody(svc.Hold)))
 	mux.HandleFunc("DELETE /v1/holds/{network}/{ip}", h.serve(func(r *http.Request) (any, error) {
 		network, ip := r.PathValue("network"), r.PathValue("ip")
@@ -66,6 +75,9 @@ func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("POST /v1/describe", h.serve(withBody(svc.Describe)))
 	mux.HandleFunc("POST /v1/publish", h.serve(withBody(func(ctx context.Context, req publishRequest) (Endpoint, error) {
 		return svc.Publish(ctx, req.ID, req.Ports)
+	})))
+	mux.HandleFunc("POST /v1/routes", h.serve(withBody(func(ctx context.Context, req routesRequest) (Endpoint, error) {
+		return svc.SetRoutes(ctx, req.ID, req.Routes)
 	})))
 	mux.HandleFunc("POST /v1/endpoints", h.serve(withBody(svc.Reserve)))
 	mux.HandleFunc("POST /v1/attach", h.serve(withBody(svc.Attach)))

@@ -26,6 +26,9 @@ type Service interface {
 	AllEndpoints(ctx context.Context) ([]Endpoint, error)
 	// Endpoint finds one by id, by a unique prefix of the id, or by container name.
 	Endpoint(ctx context.Context, ref string) (Endpoint, error)
+	// Drops counts, by endpoint id, what the switch dropped of what this host's endpoints
+	// sent. Endpoints of which nothing was dropped are left out.
+	Drops(ctx context.Context) (map[string]Drops, error)
 	// Hold keeps an address until an endpoint takes it over, Unhold, or a minute has gone.
 	Hold(ctx context.Context, req HoldRequest) (Hold, error)
 	// Unhold gives an address back that Hold kept. Idempotent.
@@ -36,6 +39,9 @@ type Service interface {
 	Describe(ctx context.Context, req DescribeRequest) (Endpoint, error)
 	// Publish makes the published ports of an endpoint those given; none takes all back.
 	Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error)
+	// SetRoutes makes the prefixes that hosts, and containers of the network, reach by way
+	// of an endpoint those given; none takes all back. The endpoint is allowed each.
+	SetRoutes(ctx context.Context, id string, prefixes []string) (Endpoint, error)
 	// Attach gives a namespace its interface; the same request again gives the same endpoint.
 	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
 	// Detach takes the interface away and keeps the address. It returns when that

@@ -34,8 +34,11 @@ var (
 	anEndpoint = Endpoint{
 		ID: "c1", ContainerID: "c1", ContainerName: "web", Network: "foo", IP: netip.MustParseAddr("10.6.0.2"), MAC: "02:42:0a:06:00:02",
 		Gateway: netip.MustParseAddr("10.6.0.1"), PrefixLen: 16, MTU: 1450, Port: "spv1", Peer: "spp1", IfName: "eth0", Ports: somePorts, Host: "h1", Source: SourceDocker, Attached: true,
+		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("10.6.0.200/32")}, Forwarding: true,
+		Routes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")},
 	}
-	aStatus = Status{
+	someDrops = map[string]Drops{"c1": {"source": 3}}
+	aStatus   = Status{
 		Version: "1", PID: 7, Host: Host{ID: "x", Name: "h1", VTEP: "192.0.2.1", Datapath: "netdev"}, Ready: true, Problems: []string{"p"},
 		Store: "embedded", Bridge: "docker0-ovs", Peers: []Peer{{ID: "y", Name: "h2", VTEP: "192.0.2.2", State: "alive", Tunnel: "vxlan-1"}},
 	}
@@ -66,6 +69,10 @@ func (f *fakeService) AllEndpoints(context.Context) ([]Endpoint, error) {
 	return []Endpoint{anEndpoint, anEndpoint}, f.ask("all endpoints")
 }
 
+func (f *fakeService) Drops(context.Context) (map[string]Drops, error) {
+	return someDrops, f.ask("drops")
+}
+
 func (f *fakeService) Endpoint(_ context.Context, ref string) (Endpoint, error) {
 	return anEndpoint, f.ask("endpoint", ref)
 }
@@ -88,6 +95,10 @@ func (f *fakeService) Describe(_ context.Context, r DescribeRequest) (Endpoint, 
 
 func (f *fakeService) Publish(_ context.Context, id string, ports []PortMapping) (Endpoint, error) {
 	return anEndpoint, f.ask("publish", id, ports)
+}
+
+func (f *fakeService) SetRoutes(_ context.Context, id string, routes []string) (Endpoint, error) {
+	return anEndpoint, f.ask("routes", id, routes)
 }
 
 func (f *fakeService) Attach(_ context.Context, r AttachRequest) (Endpoint, error) {
@@ -126,10 +137,12 @@ func calls() []exchange {
 	hold := HoldRequest{Network: "foo", IP: "10.6.0.2"}
 	reserve := ReserveRequest{
 		ID: "c1", ContainerID: "c", ContainerName: "web", Network: "foo", IP: "10.6.0.2", MAC: "02:00:00:00:00:01", Ports: somePorts, Source: SourceDocker,
+		AllowAddresses: []string{"10.6.0.200"}, Forwarding: true,
 	}
 	attach := AttachRequest{
 		ID: "c1", ContainerID: "c", ContainerName: "web", Network: "foo", IP: "10.6.0.2", MAC: "02:00:00:00:00:01", Ports: somePorts,
 		Source: SourceConnect, NetNS: "/proc/1/ns/net", IfName: "eth1", HandOver: true,
+		AllowAddresses: []string{"10.6.0.192/28"}, Forwarding: true,
 	}
 	return []exchange{
 		{"Status", func(ctx context.Context, s Service) (any, error) { return s.Status(ctx) }, []any{"status"}, aStatus},
@@ -140,10 +153,14 @@ func calls() []exchange {
 		{"Endpoints", func(ctx context.Context, s Service) (any, error) { return s.Endpoints(ctx) }, []any{"endpoints"}, []Endpoint{anEndpoint}},
 		{"AllEndpoints", func(ctx context.Context, s Service) (any, error) { return s.AllEndpoints(ctx) }, []any{"all endpoints"}, []Endpoint{anEndpoint, anEndpoint}},
 		{"Endpoint", func(ctx context.Context, s Service) (any, error) { return s.Endpoint(ctx, "web") }, []any{"endpoint", "web"}, anEndpoint},
+		{"Drops", func(ctx context.Context, s Service) (any, error) { return s.Drops(ctx) }, []any{"drops"}, someDrops},
 		{"Hold", func(ctx context.Context, s Service) (any, error) { return s.Hold(ctx, hold) }, []any{"hold", hold}, aHold},
 		{"Unhold", func(ctx context.Context, s Service) (any, error) { return none(s.Unhold(ctx, "foo", "10.6.0.2")) }, []any{"unhold", "foo", "10.6.0.2"}, nil},
 		{"Describe", func(ctx context.Context, s Service) (any, error) { return s.Describe(ctx, describe) }, []any{"describe", describe}, anEndpoint},
 		{"Publish", func(ctx context.Context, s Service) (any, error) { return s.Publish(ctx, "c1", somePorts) }, []any{"publish", "c1", somePorts}, anEndpoint},
+		{"SetRoutes", func(ctx context.Context, s Service) (any, error) {
+			return s.SetRoutes(ctx, "c1", []string{"10.99.0.0/16"})
+		}, []any{"routes", "c1", []string{"10.99.0.0/16"}}, anEndpoint},
 		{"Reserve", func(ctx context.Context, s Service) (any, error) { return s.Reserve(ctx, reserve) }, []any{"reserve", reserve}, anEndpoint},
 		{"Attach", func(ctx context.Context, s Service) (any, error) { return s.Attach(ctx, attach) }, []any{"attach", attach}, anEndpoint},
 		{"Detach", func(ctx context.Context, s Service) (any, error) { return none(s.Detach(ctx, "c1")) }, []any{"detach", "c1"}, nil},

@@ -13,6 +13,10 @@ const (
 	// know, and keeps those when it writes them again. A new member of a value that has
 	// many readers depends on it.
 	UnknownFields = "unknown-fields"
+	// AllowedAddresses: the host lets other hosts' endpoints have addresses beside their
+	// own, and knows the routes that lead to them. Its containers do not find such an
+	// address otherwise.
+	AllowedAddresses = "allowed-addresses"
 )
 
 const (
@@ -21,7 +25,7 @@ const (
 )
 
 // Capabilities lists what this release is capable of.
-func Capabilities() []string { return []string{UnknownFields} }
+func Capabilities() []string { return []string{UnknownFields, AllowedAddresses} }
 
 // Knows says whether the host has said that it is capable of something.
 func (h Host) Knows(capability string) bool { return slices.Contains(h.Capabilities, capability) }

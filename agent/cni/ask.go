@@ -3,6 +3,7 @@ package cni
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -79,6 +80,11 @@ func asked(c config, args *skel.CmdArgs) (api.AttachRequest, error) {
 	var err error
 	if req.IP, err = oneAddress(ips); err != nil {
 		return req, err
+	}
+	req.AllowAddresses = slices.Concat(c.Allow, c.Args.CNI.Allow)
+	req.Forwarding = c.Forwarding || c.Args.CNI.Forwarding
+	if _, err := api.ParseAllowed(req.AllowAddresses); err != nil {
+		return req, failf(types.ErrInvalidNetworkConfig, "allowAddresses: %v", err)
 	}
 	if mac == "" {
 		mac = string(env.MAC)

@@ -3,6 +3,8 @@ package cni
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -66,6 +68,13 @@ func given(req api.AttachRequest, e api.Endpoint) error {
 	}
 	if req.MAC != "" && req.MAC != e.MAC {
 		return failf(codeDiffers, "MAC address %s is asked for, the endpoint of interface %q has %s", req.MAC, e.IfName, e.MAC)
+	}
+	allowed, err := api.ParseAllowed(req.AllowAddresses)
+	if err != nil {
+		return err
+	}
+	if len(allowed) > 0 && (!slices.Equal(allowed, e.AllowAddresses) || req.Forwarding != e.Forwarding) {
+		return failf(codeDiffers, "the endpoint of interface %q is allowed other addresses (%s) than are asked for", e.IfName, strings.Join(api.AllowedText(e.AllowAddresses), ", "))
 	}
 	return nil
 }

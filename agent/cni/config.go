@@ -23,10 +23,14 @@ type config struct {
 	types.PluginConf
 	Network       string                     `json:"network"` // SocketPlane's; empty: the configuration's name
 	Socket        string                     `json:"socket"`
+	Allow         []string                   `json:"allowAddresses"` // for every container of this configuration
+	Forwarding    bool                       `json:"forwarding"`
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
 	Args          struct {
 		CNI struct {
-			IPs []string `json:"ips"`
+			IPs        []string `json:"ips"`
+			Allow      []string `json:"allowAddresses"` // for one container
+			Forwarding bool     `json:"forwarding"`
 		} `json:"cni"`
 	} `json:"args"`
 
@@ -39,7 +43,7 @@ type config struct {
 var keys = map[string]bool{
 	"cniVersion": true, "cniVersions": true, "name": true, "type": true, "capabilities": true, "runtimeConfig": true,
 	"args": true, "dns": true, "ipam": true, "ipMasq": true, "prevResult": true,
-	"network": true, "socket": true,
+	"network": true, "socket": true, "allowAddresses": true, "forwarding": true,
 }
 
 // decode reads a network configuration. It is strict about what is ours, so
@@ -56,7 +60,7 @@ func decode(data []byte, judge bool) (config, error) {
 			continue
 		}
 		if judge {
-			return config{}, failf(types.ErrUnsupportedField, "key %s of the network configuration, with value %s, is unknown; ours are \"network\" and \"socket\"",
+			return config{}, failf(types.ErrUnsupportedField, "key %s of the network configuration, with value %s, is unknown; ours are \"network\", \"socket\", \"allowAddresses\" and \"forwarding\"",
 				shown(key), short(string(value)))
 		}
 		delete(all, key)

@@ -22,6 +22,13 @@ type Gateway struct {
 	Source netip.Addr   // what this host speaks to the subnet as, its VTEP; the gateway's address is every host's
 	// Userspace: the port is a tap of a switch in user space.
 	Userspace bool
+	Routes    []Route // what this host reaches by way of an endpoint of the network
+}
+
+// Route leads to what is behind an endpoint.
+type Route struct {
+	Prefix netip.Prefix // IPv4, outside of the network's subnet
+	Via    netip.Addr   // inside of it
 }
 
 // routeProtocol marks our routes for people who read `ip route`: RTPROT_STATIC.
@@ -75,7 +82,47 @@ func (l *Links) ensureGateway(ctx context.Context, g Gateway) error {
 			return fmt.Errorf("set up: %w", err)
 		}
 	}
-	return c.subnetRoute(port, g)
+	if err := c.subnetRoute(port, g); err != nil {
+		return err
+	}
+	return c.onlyRoutes(port, g)
+}
+
+// onlyRoutes leaves the port with the routes to what is behind endpoints, and with
+// no other of ours. The kernel does nothing where a route is there already.
+func (c *conn) onlyRoutes(port netlink.Link, g Gateway) error {
+	have, err := dump(func() ([]netlink.Route, error) {
+		return c.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: port.Attrs().Index, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN},
+			netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	want := map[netip.Prefix]bool{}
+	for _, r := range g.Routes {
+		want[r.Prefix] = true
+	}
+	for _, r := range have {
+		if r.Gw == nil || r.Dst != nil && want[prefixOf(r.Dst)] {
+			continue
+		}
+		if err := c.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route %s: %w", r.Dst, err)
+		}
+	}
+	for _, r := range g.Routes {
+		if !r.Prefix.IsValid() || !r.Prefix.Addr().Is4() || r.Prefix.Bits() == 0 || r.Prefix.Overlaps(g.Addr.Masked()) || !g.Addr.Contains(r.Via) {
+			return fmt.Errorf("route %s via %s does not lead out of %s", r.Prefix, r.Via, g.Addr.Masked())
+		}
+		route := &netlink.Route{LinkIndex: port.Attrs().Index, Dst: ipNet(r.Prefix), Gw: r.Via.AsSlice(), Protocol: routeProtocol}
+		if g.Source.IsValid() {
+			route.Src = g.Source.AsSlice()
+		}
+		if err := c.RouteReplace(route); err != nil {
+			return fmt.Errorf("route %s via %s: %w", r.Prefix, r.Via, err)
+		}
+	}
+	return nil
 }
 
 // gatewaySysctls sets what must be so before the port comes up.

@@ -162,6 +162,9 @@ func (a *agent) Unhold(_ context.Context, network, ip string) error {
 func (a *agent) Reserve(_ context.Context, req api.ReserveRequest) (api.Endpoint, error) {
 	time.Sleep(a.stall)
 	a.ask("reserve %s %s %s %s %s", req.ID, req.Network, req.IP, req.MAC, req.Source)
+	if len(req.AllowAddresses) > 0 {
+		a.ask("allow %v forwarding %t", req.AllowAddresses, req.Forwarding)
+	}
 	mac := req.MAC
 	if mac == "" {
 		mac = "02:42:0a:06:00:02"

@@ -92,6 +92,7 @@ func TestCalls(t *testing.T) {
 
 		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24"}}`, `"MacAddress":"02:42:0a:06:00:02"`, false, []string{"reserve e foo 10.6.0.2  driver"}},
 		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24","MacAddress":"02:00:00:00:00:01"}}`, `"MacAddress":""`, false, []string{"reserve e foo 10.6.0.2 02:00:00:00:00:01 driver"}},
+		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24"},"Options":{"socketplane.allow-address":"10.6.0.200, 10.99.0.0/16","socketplane.forwarding":"true"}}`, `"MacAddress":"02:42:0a:06:00:02"`, false, []string{"reserve e foo 10.6.0.2  driver", "allow [10.6.0.200 10.99.0.0/16] forwarding true"}},
 		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e"}`, `no address`, true, nil},
 		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"x"}}`, `not a CIDR`, true, nil},
 		{"NetworkDriver.CreateEndpoint", `{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.6.0.2/24","AddressIPv6":"fd00::2/64"}}`, `IPv4`, true, nil},

@@ -31,7 +31,8 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 	if req.Interface.AddressIPv6 != "" {
 		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "networks are IPv4; leave out the IPv6 address")
 	}
-	if err := checkEndpointOptions(req.Options); err != nil {
+	wish, err := endpointOptions(req.Options)
+	if err != nil {
 		return endpointAnswer{}, err
 	}
 	addr, err := netip.ParsePrefix(req.Interface.Address)
@@ -44,6 +45,7 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 	err = d.onNetwork(ctx, addr.Masked(), func(network string) (err error) {
 		e, err = d.Service.Reserve(ctx, api.ReserveRequest{
 			ID: req.EndpointID, Network: network, IP: addr.Addr().String(), MAC: req.Interface.MacAddress, Source: api.SourceDriver,
+			AllowAddresses: wish.allow, Forwarding: wish.forwarding,
 		})
 		return err
 	})

@@ -98,19 +98,48 @@ var dockersEndpointOptions = map[string]bool{
 	dockersPrefix + "endpoint.sysctls":    true, // Docker sets them itself, whatever the driver
 }
 
-// checkEndpointOptions refuses what docker network connect --driver-opt gave, and
-// run --network name=...,driver-opt=.... Docker adds options of its own to the same
-// map. A user's values are strings; Docker's are lists and numbers, and pass, also
-// those that only a later Docker has.
-func checkEndpointOptions(options map[string]json.RawMessage) error {
+// Options of an endpoint that are ours. Docker keeps one value for each key, so the
+// addresses are one text, with commas or spaces between them.
+const (
+	optionAllow      = docker.DriverName + ".allow-address"
+	optionForwarding = docker.DriverName + ".forwarding"
+)
+
+// endpointWish is what the options of an endpoint ask for.
+type endpointWish struct {
+	allow      []string
+	forwarding bool
+}
+
+// endpointOptions reads what docker network connect --driver-opt gave, and run
+// --network name=...,driver-opt=..., and refuses what it does not know. Docker adds
+// options of its own to the same map. A user's values are strings; Docker's are
+// lists and numbers, and pass, also those that only a later Docker has.
+func endpointOptions(options map[string]json.RawMessage) (w endpointWish, err error) {
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		users := bytes.HasPrefix(bytes.TrimSpace(options[key]), []byte(`"`))
 		if strings.HasPrefix(key, dockersPrefix) && (!users || dockersEndpointOptions[key]) {
 			continue
 		}
-		return unknownOption("--driver-opt", key)
+		var value string
+		if key != optionAllow && key != optionForwarding {
+			return w, unknownOption("--driver-opt", key)
+		}
+		if err := json.Unmarshal(options[key], &value); err != nil {
+			return w, api.Errorf(api.CodeInvalid, "option %s is not a string", key)
+		}
+		if key == optionForwarding {
+			if w.forwarding, err = strconv.ParseBool(value); err != nil {
+				return w, api.Errorf(api.CodeInvalid, "option %s is true or false, not %.40q", key, value)
+			}
+			continue
+		}
+		w.allow = strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })
+		if len(w.allow) == 0 {
+			return w, api.Errorf(api.CodeInvalid, "option %s names no address; leave it out", key)
+		}
 	}
-	return nil
+	return w, nil
 }
 
 func unknownOption(flag, key string) error {

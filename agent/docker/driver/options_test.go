@@ -56,6 +56,11 @@ func TestOptions(t *testing.T) {
 
 		{"--driver-opt", of(endpoint(`"x":"y"`)), `"x" (--driver-opt)`},
 		{"--driver-opt socketplane.else", of(endpoint(`"socketplane.else":"y"`)), `"socketplane.else"`},
+		{"--driver-opt socketplane.allow-address", of(endpoint(`"socketplane.allow-address":"10.6.0.200 10.6.1.0/24"`)), ""},
+		{"--driver-opt socketplane.allow-address, none", of(endpoint(`"socketplane.allow-address":" , "`)), "names no address"},
+		{"--driver-opt socketplane.allow-address, a list", of(endpoint(`"socketplane.allow-address":["10.6.0.200"]`)), "not a string"},
+		{"--driver-opt socketplane.forwarding", of(endpoint(`"socketplane.allow-address":"10.99.0.0/16","socketplane.forwarding":"true"`)), ""},
+		{"--driver-opt socketplane.forwarding, nonsense", of(endpoint(`"socketplane.forwarding":"maybe"`)), "true or false"},
 		{"--driver-opt ifname", of(endpoint(`"com.docker.network.endpoint.ifname":"net0"`)), `"com.docker.network.endpoint.ifname"`},
 		{"--driver-opt sysctls", of(endpoint(`"com.docker.network.endpoint.sysctls":"net.ipv4.conf.IFNAME.log_martians=1"`)), ""},
 		{"what Docker adds", of(endpoint(`"com.docker.network.endpoint.exposedports":[{"Proto":6,"Port":80}],"com.docker.network.portmap":[],` +

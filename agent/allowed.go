@@ -1,0 +1,278 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/cluster"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/ipam"
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// checkAllowed says whether an endpoint can be allowed these addresses, whatever the
+// network. Values of the store are bounded by it.
+func checkAllowed(list []netip.Prefix) error {
+	if len(list) > api.MaxAllowed {
+		return fmt.Errorf("%d allowed addresses are more than the %d that an endpoint can have", len(list), api.MaxAllowed)
+	}
+	for _, p := range list {
+		if err := api.CheckAllowed(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// owner is who has an address of a network as its own.
+type owner struct {
+	ip  netip.Addr
+	who string // for people
+}
+
+// covered gives the first of the owners, sorted by address, whose address a prefix
+// covers, but for one address.
+func covered(p netip.Prefix, owners []owner, but netip.Addr) (owner, bool) {
+	i, _ := slices.BinarySearchFunc(owners, p.Addr(), func(o owner, ip netip.Addr) int { return o.ip.Compare(ip) })
+	for ; i < len(owners) && p.Contains(owners[i].ip); i++ {
+		if owners[i].ip != but {
+			return owners[i], true
+		}
+	}
+	return owner{}, false
+}
+
+// unusable says why an endpoint with address ip cannot be allowed a prefix; empty:
+// it can. Inside the network's subnet it must cover nothing that has an owner. A
+// container that forwards may send from outside of it, too, but not from where
+// hosts or other networks are.
+func (a *Agent) unusable(r network.Record, p netip.Prefix, ip netip.Addr, forwarding bool, owners []owner) string {
+	switch {
+	case p.Bits() == 32 && p.Addr() == ip:
+		return "is its own address"
+	case !r.Subnet.Overlaps(p) && forwarding:
+		return a.barredOutside(p)
+	case !r.Subnet.Overlaps(p):
+		return fmt.Sprintf("is not in the network's subnet %s; a container that routes for others needs --forwarding", r.Subnet)
+	case p.Bits() < r.Subnet.Bits():
+		return fmt.Sprintf("covers the network's subnet %s", r.Subnet)
+	case p.Contains(r.Gateway):
+		return fmt.Sprintf("covers the gateway, %s", r.Gateway)
+	case p.Contains(r.Subnet.Addr()):
+		return fmt.Sprintf("covers the network address, %s", r.Subnet.Addr())
+	}
+	if last := lastOf(r.Subnet); p.Contains(last) {
+		return fmt.Sprintf("covers the broadcast address, %s", last)
+	}
+	if o, ok := covered(p, owners, ip); ok {
+		return fmt.Sprintf("covers %s, which is the own address of %s", o.ip, o.who)
+	}
+	return ""
+}
+
+// barredOutside says what stands in the way of sending from a prefix outside of the
+// network's subnet.
+func (a *Agent) barredOutside(p netip.Prefix) string {
+	self := a.host()
+	for _, addr := range self.Addrs {
+		if p.Overlaps(addr.Masked()) {
+			return fmt.Sprintf("overlaps %s, where this host has an address", addr.Masked())
+		}
+	}
+	for _, h := range a.view.reachable() {
+		if p.Contains(h.VTEP) {
+			return fmt.Sprintf("covers %s, the address of host %q", h.VTEP, h.Name)
+		}
+	}
+	if p.Contains(self.VTEP) {
+		return fmt.Sprintf("covers %s, the address of this host", self.VTEP)
+	}
+	for _, other := range a.view.stored().Networks {
+		if other.Subnet.Overlaps(p) {
+			return fmt.Sprintf("overlaps the subnet %s of network %q", other.Subnet, other.ID)
+		}
+	}
+	return ""
+}
+
+// lastOf is a subnet's broadcast address.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	for i := range 32 - p.Bits() {
+		b[3-i/8] |= 1 << (i % 8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+// owners lists who has an address on a network, here and elsewhere, also without an
+// interface, but for the endpoint with this id here.
+func (a *Agent) owners(networkID, but string) []owner {
+	var list []owner
+	for _, l := range a.table.on(networkID) {
+		if l.ID != but && !l.Releasing && l.IP.IsValid() {
+			list = append(list, owner{l.IP, fmt.Sprintf("%q on this host", cmp.Or(l.ContainerName, l.ID))})
+		}
+	}
+	for host, endpoints := range a.view.remotes(networkID) {
+		for _, ep := range endpoints {
+			list = append(list, owner{ep.IP, fmt.Sprintf("%q on host %q", cmp.Or(ep.ContainerName, ep.ID), a.hostName(host))})
+		}
+	}
+	slices.SortFunc(list, func(x, y owner) int { return x.ip.Compare(y.ip) })
+	return list
+}
+
+// shared lists what endpoints on a network are allowed inside its subnet, with who.
+// What cannot be in force keeps nobody else from anything.
+func (a *Agent) shared(r network.Record, but string) map[netip.Prefix]string {
+	all := map[netip.Prefix]string{}
+	var owners []owner
+	add := func(ep endpoint, host func() string) {
+		for _, p := range inside(r.Subnet, ep.Allowed) {
+			if owners == nil {
+				owners = a.owners(r.ID, "")
+			}
+			if a.unusable(r, p, ep.IP, ep.Forwarding, owners) == "" {
+				all[p] = fmt.Sprintf("%q on %s", cmp.Or(ep.ContainerName, ep.ID), host())
+			}
+		}
+	}
+	for host, endpoints := range a.view.remotes(r.ID) {
+		for _, ep := range endpoints {
+			add(ep, func() string { return fmt.Sprintf("host %q", a.hostName(host)) })
+		}
+	}
+	for _, l := range a.table.on(r.ID) {
+		if l.ID != but && !l.Releasing {
+			add(l.endpoint, func() string { return thisHost })
+		}
+	}
+	return all
+}
+
+// inside are the prefixes that lie in a subnet.
+func inside(subnet netip.Prefix, list []netip.Prefix) []netip.Prefix {
+	var in []netip.Prefix
+	for _, p := range list {
+		if p.IsValid() && p.Bits() >= subnet.Bits() && subnet.Contains(p.Addr()) {
+			in = append(in, p)
+		}
+	}
+	return in
+}
+
+// checkShared refuses allowed addresses that cannot be, and an address that others
+// are allowed, as far as is known here.
+func (a *Agent) checkShared(r network.Record, w want) error {
+	if len(w.allowed) > 0 {
+		if err := a.allMayShare(); err != nil {
+			return err
+		}
+		own, _ := netip.ParseAddr(w.ip) // the zero Addr: any that is free
+		owners := a.owners(r.ID, w.id)
+		for _, p := range w.allowed {
+			if why := a.unusable(r, p, own, w.forwarding, owners); why != "" {
+				return api.Errorf(api.CodeConflict, "network %q: allowed address %s %s; choose another", r.ID, api.ShowAllowed(p), why)
+			}
+		}
+	}
+	if w.ip == "" {
+		return nil
+	}
+	ip, err := api.ParseIP(w.ip)
+	if err != nil {
+		return err
+	}
+	for p, who := range a.shared(r, w.id) {
+		if p.Contains(ip) {
+			return api.Errorf(api.CodeConflict, "network %q: address %s is one that %s is allowed to have beside its own (%s); choose another or omit it",
+				r.ID, ip, who, api.ShowAllowed(p))
+		}
+	}
+	return nil
+}
+
+// allMayShare refuses allowed addresses while a living host does not know them: one of
+// an older release does not lead to them, and the first release cannot even read a
+// list that names them.
+func (a *Agent) allMayShare() error {
+	names, known := a.view.behind(cluster.AllowedAddresses)
+	switch {
+	case len(names) > 0:
+		return api.Errorf(api.CodeConflict, "allowed addresses need this release, or a newer one, on every host; upgrade it on: %s", strings.Join(names, ", "))
+	case !known:
+		return api.Errorf(api.CodeUnavailable, "allowed addresses need this release, or a newer one, on every host, and not all hosts' records can be read; see: socketplane agent status")
+	}
+	return nil
+}
+
+// poolToChoose is a network's pool for an endpoint that takes the next free address:
+// not one that others, or itself, are allowed.
+func (a *Agent) poolToChoose(r network.Record, own []netip.Prefix) ipam.Pool {
+	p := pool(r)
+	p.Avoid = inside(r.Subnet, own)
+	for prefix := range a.shared(r, "") {
+		p.Avoid = append(p.Avoid, prefix)
+	}
+	return p
+}
+
+// judgeAllowed leaves of what the endpoints of this host may have beside their own
+// address what can be, and has status say what cannot. It gives the notes.
+func (a *Agent) judgeAllowed(r network.Record, locals []ovs.Local, remotes []ovs.Remote) (notes []string) {
+	if !slices.ContainsFunc(locals, func(l ovs.Local) bool { return len(l.Allowed) > 0 }) {
+		return nil
+	}
+	var owners []owner
+	for _, l := range locals {
+		owners = append(owners, owner{l.IP, "an endpoint on this host"})
+	}
+	for _, m := range remotes {
+		owners = append(owners, owner{m.IP, "an endpoint on another host"})
+	}
+	slices.SortFunc(owners, func(x, y owner) int { return x.ip.Compare(y.ip) })
+	forwards := map[netip.Addr]bool{}
+	for _, l := range a.table.on(r.ID) {
+		forwards[l.IP] = l.Forwarding
+	}
+	for i, l := range locals {
+		locals[i].Allowed = slices.DeleteFunc(slices.Clone(l.Allowed), func(p netip.Prefix) bool {
+			why := a.unusable(r, p, l.IP, forwards[l.IP], owners)
+			if why != "" {
+				about := noteAllowed + r.ID + "/" + l.IP.String() + "/" + p.String()
+				a.note(about, fmt.Sprintf("network %q: the endpoint with address %s cannot use %s, which it is allowed: it %s", r.ID, l.IP, api.ShowAllowed(p), why))
+				notes = append(notes, about)
+			}
+			return why != ""
+		})
+	}
+	return notes
+}
+
+// Drops implements api.Service. It asks the switch, and costs nothing otherwise.
+func (a *Agent) Drops(ctx context.Context) (map[string]api.Drops, error) {
+	if err := a.checkLoaded(); err != nil {
+		return nil, err
+	}
+	counted, err := a.Switch.Drops(ctx)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all := map[string]api.Drops{}
+	for _, l := range a.table.all() {
+		if !l.Attached || len(counted[l.OFPort]) == 0 {
+			continue
+		}
+		drops := api.Drops{}
+		for cause, n := range counted[l.OFPort] {
+			drops[string(cause)] = n
+		}
+		all[l.ID] = drops
+	}
+	return all, nil
+}

@@ -1,0 +1,259 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/socketplane/socketplane/agent/api"
+	"github.com/socketplane/socketplane/agent/link"
+	"github.com/socketplane/socketplane/agent/network"
+	"github.com/socketplane/socketplane/ovs"
+)
+
+// routes remembers which endpoint a prefix is reached by, so that who claims it later
+// does not get it.
+type routes struct {
+	mu    sync.Mutex
+	known map[netip.Prefix]routeVia
+}
+
+type routeVia struct {
+	network string
+	via     netip.Addr
+}
+
+// checkRoutes says whether an endpoint can have these routes lead to it: each within
+// a prefix that it is allowed.
+func checkRoutes(list, allowed []netip.Prefix) error {
+	if len(list) > api.MaxAllowed {
+		return fmt.Errorf("%d routes are more than the %d that can lead to an endpoint", len(list), api.MaxAllowed)
+	}
+	for i, p := range list {
+		within := func(a netip.Prefix) bool { return a.Bits() <= p.Bits() && a.Contains(p.Addr()) }
+		if api.CheckAllowed(p) != nil || slices.Contains(list[:i], p) || !slices.ContainsFunc(allowed, within) {
+			return fmt.Errorf("route %s does not lead to an endpoint that may send from there", p)
+		}
+	}
+	return nil
+}
+
+// claimedRoute is a route that an attached endpoint says leads to it.
+type claimedRoute struct {
+	prefix netip.Prefix
+	routeVia
+}
+
+// settleRoutes gives the routes in force by network, and the sentences about the
+// others. What was in force stays while it is claimed; then the lower address goes
+// first. Two that overlap are never both in force: the host has one table of routes.
+func (a *Agent) settleRoutes(claims []claimedRoute) (map[string][]ovs.Route, map[string]string) {
+	a.routes.mu.Lock()
+	defer a.routes.mu.Unlock()
+	was := func(c claimedRoute) int {
+		if a.routes.known[c.prefix] == c.routeVia {
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(claims, func(x, y claimedRoute) int {
+		return cmp.Or(cmp.Compare(was(x), was(y)), x.via.Compare(y.via), strings.Compare(x.network, y.network),
+			x.prefix.Addr().Compare(y.prefix.Addr()), cmp.Compare(x.prefix.Bits(), y.prefix.Bits()))
+	})
+	known, all, notes := map[netip.Prefix]routeVia{}, map[string][]ovs.Route{}, map[string]string{}
+	for _, c := range claims {
+		why := a.unroutable(c.prefix)
+		for p, other := range known {
+			if why == "" && p.Overlaps(c.prefix) {
+				why = fmt.Sprintf("overlaps the route %s via %s on network %q", p, other.via, other.network)
+			}
+		}
+		if why != "" {
+			notes[noteRoute+c.network+"/"+c.prefix.String()+"/"+c.via.String()] =
+				fmt.Sprintf("network %q: the route %s via %s is not used on this host: it %s", c.network, c.prefix, c.via, why)
+			continue
+		}
+		known[c.prefix] = c.routeVia
+		all[c.network] = append(all[c.network], ovs.Route{Prefix: c.prefix, Via: c.via})
+	}
+	if !maps.Equal(known, a.routes.known) {
+		signal(a.kick) // the kernel's routes come and go with the gateways
+	}
+	a.routes.known = known
+	return all, notes
+}
+
+// unroutable says why this host does not send a prefix into a network; empty: it can.
+// The store alone must not decide: a host that claims a prefix would draw to itself
+// what this host and its containers send there, by a default route otherwise.
+func (a *Agent) unroutable(p netip.Prefix) string {
+	within := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
+	if !slices.ContainsFunc(a.Allowed.Routes, within) {
+		return "is not allowed by the settings of this host: add it to allow_routes in section [network] of /etc/socketplane/socketplane.toml and restart the agent"
+	}
+	for _, r := range a.host().Routes {
+		if r.Overlaps(p) {
+			return fmt.Sprintf("overlaps a route of this host to %s", r)
+		}
+	}
+	return a.barredOutside(p)
+}
+
+// routesNow gives the routes in force by the networks that are used here.
+func (a *Agent) routesNow(segments []segment) map[string][]ovs.Route {
+	used := make(map[string]network.Record, len(segments))
+	for _, seg := range segments {
+		used[seg.record.ID] = seg.record
+	}
+	var claims []claimedRoute
+	claim := func(networkID string, ep endpoint) {
+		r, ok := used[networkID]
+		for _, p := range ep.Routes {
+			if ok && ep.Attached && !r.Subnet.Overlaps(p) && usableIn(r.Subnet, r.Gateway, ep.IP) {
+				claims = append(claims, claimedRoute{p, routeVia{r.ID, ep.IP}})
+			}
+		}
+	}
+	a.table.routing(claim)
+	tunnels := a.tunnelPorts()
+	a.view.routing(func(networkID, host string, ep endpoint) {
+		if tunnels[host] > 0 {
+			claim(networkID, ep)
+		}
+	})
+	all, notes := a.settleRoutes(claims)
+	var keep []string
+	for about, sentence := range notes {
+		if len(keep) == maxVerdictNotes {
+			break
+		}
+		a.note(about, sentence)
+		keep = append(keep, about)
+	}
+	a.clearNotes(noteRoute, keep...)
+	return all
+}
+
+// kernelRoutes are the routes of one network as this host's kernel has them.
+func (a *Agent) kernelRoutes(networkID string) []link.Route {
+	a.routes.mu.Lock()
+	defer a.routes.mu.Unlock()
+	var list []link.Route
+	for p, r := range a.routes.known {
+		if r.network == networkID {
+			list = append(list, link.Route{Prefix: p, Via: r.via})
+		}
+	}
+	slices.SortFunc(list, func(x, y link.Route) int { return x.Prefix.Addr().Compare(y.Prefix.Addr()) })
+	return list
+}
+
+// SetRoutes implements api.Service.
+func (a *Agent) SetRoutes(ctx context.Context, id string, list []string) (api.Endpoint, error) {
+	if err := api.CheckEndpointID(id); err != nil {
+		return api.Endpoint{}, err
+	}
+	want, err := api.ParseAllowed(list)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	if err := a.awaitLoaded(ctx); err != nil {
+		return api.Endpoint{}, err
+	}
+	unlock, err := a.lockID(ctx, id)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	defer unlock()
+	l, ok := a.table.get(id)
+	if !ok || l.Releasing {
+		return api.Endpoint{}, api.Errorf(api.CodeNotFound, "endpoint %q is not there; see: socketplane info", id)
+	}
+	r := a.recordHere(l.Network)
+	if err := a.mayRoute(r, l, want); err != nil {
+		return api.Endpoint{}, err
+	}
+	before := l
+	l.Routes = want
+	a.table.put(l)
+	err = a.applyRoutes(ctx, l)
+	if err != nil {
+		a.table.put(before)
+		signal(a.kick)
+		return api.Endpoint{}, translate(err)
+	}
+	a.Logger.Info("routes changed", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network, "routes", api.AllowedText(want))
+	return a.shown(l, r), nil
+}
+
+// applyRoutes tells cluster, switch and kernel of an endpoint's routes.
+func (a *Agent) applyRoutes(ctx context.Context, l local) error {
+	if err := a.publish(ctx, l.Network); err != nil {
+		return err
+	}
+	if !l.Attached {
+		return nil
+	}
+	// The port is what the next life of this agent knows them by.
+	if err := errors.Join(a.mendPort(ctx, l.ID), a.forwarding.Do(ctx)); err != nil {
+		return err
+	}
+	return a.mendGateway(ctx, l.Network)
+}
+
+// mayRoute refuses routes that cannot lead to an endpoint, as far as is known here.
+func (a *Agent) mayRoute(r network.Record, l local, want []netip.Prefix) error {
+	for _, p := range want {
+		if slices.Contains(l.Routes, p) {
+			continue
+		}
+		within := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
+		if !l.Forwarding || !slices.ContainsFunc(l.Allowed, within) {
+			return api.Errorf(api.CodeConflict, "%q may not send from %s, so no route can lead there; run or connect it with --forwarding --allow-address %s",
+				cmp.Or(l.ContainerName, l.ID), p, api.ShowAllowed(p))
+		}
+		why := a.unroutable(p)
+		if r.Subnet.Overlaps(p) {
+			why = fmt.Sprintf("lies in the network's own subnet %s", r.Subnet)
+		}
+		if why != "" {
+			return api.Errorf(api.CodeConflict, "network %q: route %s %s", r.ID, p, why)
+		}
+		if who, other, ok := a.routed(p, l.ID); ok {
+			return api.Errorf(api.CodeConflict, "network %q: route %s overlaps the route %s via %s; remove that first", r.ID, p, other, who)
+		}
+	}
+	return nil
+}
+
+// routed says to whom, but for one endpoint here, a route leads that overlaps p.
+func (a *Agent) routed(p netip.Prefix, but string) (who string, route netip.Prefix, ok bool) {
+	overlaps := func(ep endpoint) bool {
+		i := slices.IndexFunc(ep.Routes, p.Overlaps)
+		if i >= 0 {
+			route = ep.Routes[i]
+		}
+		return i >= 0
+	}
+	for _, l := range a.table.all() {
+		if l.ID != but && !l.Releasing && overlaps(l.endpoint) {
+			return fmt.Sprintf("%q on this host", cmp.Or(l.ContainerName, l.ID)), route, true
+		}
+	}
+	for _, id := range a.view.populated() {
+		for host, list := range a.view.remotes(id) {
+			for _, ep := range list {
+				if overlaps(ep) {
+					return fmt.Sprintf("%q on host %q", cmp.Or(ep.ContainerName, ep.ID), a.hostName(host)), route, true
+				}
+			}
+		}
+	}
+	return "", netip.Prefix{}, false
+}
