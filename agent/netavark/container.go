@@ -219,6 +219,9 @@ func (p *plugin) setup(ctx context.Context, netns string, input []byte) error {
 		e, err = svc.Attach(ctx, req)
 		return err
 	})
+	if err != nil && strings.Contains(err.Error(), `taken by the program "podman"`) {
+		return fmt.Errorf("%w; if Podman itself keeps the port for this container, set enable_port_reservation = false in [engine] of containers.conf", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -218,6 +218,14 @@ func TestSetupRefuses(t *testing.T) {
 	}
 }
 
+// Podman keeps published ports for itself unless it is told not to; the user hears how.
+func TestPodmanKeepsThePort(t *testing.T) {
+	f := &fakeAgent{fails: api.Errorf(api.CodeConflict, "port 0.0.0.0:80/tcp of this host is taken by the program \"podman\" (pid 7); choose another, or end that program")}
+	if said, code := call(t, f, asks(`[{"container_port":80,"host_port":80}]`, ``, ``), "setup", "/n"); code != 1 || !strings.Contains(said, "set enable_port_reservation = false in [engine]") {
+		t.Errorf("%d, %s", code, said)
+	}
+}
+
 // A container's end needs only what names it: not what setup would refuse.
 func TestTeardown(t *testing.T) {
 	for _, input := range []string{asks(`null`, ``, ``), asks(`[{"protocol":"sctp"}]`, `,"internal":true,"options":{"x":"y"}`, `,"static_ips":["x"],"options":{"x":"y"}`)} {

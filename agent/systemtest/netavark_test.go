@@ -137,6 +137,15 @@ func TestNetavarkContainers(t *testing.T) {
 	}
 	well("others were refused")
 
+	// Podman 5 keeps published ports for itself unless it is told not to.
+	const reserving = "/run/lab/reserving.conf"
+	tryInput(t, 1, strings.Replace(podmanConf+podmanByNetavark, "enable_port_reservation = false", "", 1), "sh", "-c", "cat >"+reserving)
+	argv := run("n2", "-p", "8077:80")
+	if r := try(t, 1, append([]string{"env", "CONTAINERS_CONF=" + reserving}, argv[2:]...)...); r.code == 0 || !strings.Contains(r.stderr, "enable_port_reservation = false") {
+		t.Errorf("a port that Podman keeps: status %d, %s", r.code, r.stderr)
+	}
+	must(t, 1, podman("rm", "-f", "-t", "0", "n2")...)
+
 	must(t, 1, podman("stop", "-t", "0", "n1")...)
 	endpointGone(t, 1, "n1")
 	must(t, 1, run("n3", "--ip", "10.76.0.50", "-p", "8076:80")...) // both are free
