@@ -113,7 +113,9 @@ func write(all []verdict, roots, when string) (string, error) {
 		byEnv[v.env] = append(byEnv[v.env], v)
 	}
 	slices.Sort(envs)
-	var table, lists strings.Builder
+	var table strings.Builder
+	var lists []string              // what passed and failed, each once
+	behind := map[string][]string{} // the programs for which a list is true
 	fmt.Fprintf(&table, "\nRun on %s:\n\n| program | from | with | tests |\n|---|---|---|---|\n", when)
 	for _, env := range envs {
 		titles, from, with, err := describe(env, roots)
@@ -140,27 +142,35 @@ func write(all []verdict, roots, when string) (string, error) {
 			said += fmt.Sprintf(", **%d failed**", len(failed))
 		}
 		fmt.Fprintf(&table, "| %s | %s | %s | %s |\n", titles, from, cmp.Or(with, "-"), said)
-		fmt.Fprintf(&lists, "\n%s\n", titles)
+		var list strings.Builder
 		for _, l := range []struct {
-			what string
-			list []string
+			what  string
+			tests []string
 		}{{"passed", passed}, {"passed the second time", flaky}, {"failed", failed}} {
-			if len(l.list) > 0 {
-				slices.Sort(l.list)
-				fmt.Fprintf(&lists, "- %s: %s\n", l.what, strings.Join(l.list, ", "))
+			if len(l.tests) > 0 {
+				slices.Sort(l.tests)
+				fmt.Fprintf(&list, "- %s: %s\n", l.what, strings.Join(l.tests, ", "))
 			}
 		}
+		if behind[list.String()] == nil {
+			lists = append(lists, list.String())
+		}
+		behind[list.String()] = append(behind[list.String()], titles)
 	}
-	return table.String() + lists.String() + "\n", nil
+	for _, list := range lists {
+		fmt.Fprintf(&table, "\n%s:\n\n%s", strings.Join(behind[list], "; "), list)
+	}
+	return table.String() + "\n", nil
 }
 
 // describe says which versions of which programs an environment stands for.
 func describe(env, roots string) (titles, from, with string, err error) {
-	var title, suite, more []string
+	var title, suite, more, others []string
 	for word := range strings.FieldsSeq(env) {
 		name, version, _ := strings.Cut(word, "=")
 		i := slices.IndexFunc(kinds, func(k kind) bool { return k.env == name })
 		if i < 0 {
+			others = append(others, word)
 			continue
 		}
 		k := kinds[i]
@@ -184,6 +194,7 @@ func describe(env, roots string) (titles, from, with string, err error) {
 	if len(title) == 0 {
 		title, suite = []string{"the machine's own"}, []string{"-"}
 	}
+	title = append(title, others...)
 	return strings.Join(title, ", "), strings.Join(suite, ", "), strings.Join(slices.Compact(more), ", "), nil
 }
 

@@ -29,7 +29,7 @@ func TestPage(t *testing.T) {
 	put("bin/root-sid-docker-28.5/var/lib/dpkg/status", status)
 	page := put("page.md", "# Title\n\nbefore\n"+begin+"old\n"+end+"after\n")
 	results := put("results.txt", "SOCKETPLANE_LAB_DOCKER=28.5\tx\tTestB\tpassed\nSOCKETPLANE_LAB_DOCKER=28.5\tx\tTestA\tpassed\n"+
-		"SOCKETPLANE_LAB_DOCKER=28.5\tx\tTestC\tflaky\nSOCKETPLANE_LAB_DOCKER=28.5\tx\tTestD\tfailed\n\tx\tTestE\tpassed\n")
+		"SOCKETPLANE_LAB_DOCKER=28.5\tx\tTestC\tflaky\nSOCKETPLANE_LAB_DOCKER=28.5\tx\tTestD\tfailed\n\tx\tTestE\tpassed\nSIZE=xl\tx\tTestE\tpassed\n")
 	if err := run(page, []string{results}, filepath.Join(dir, "bin"), "a day"); err != nil {
 		t.Fatal(err)
 	}
@@ -43,12 +43,15 @@ Run on a day:
 | program | from | with | tests |
 |---|---|---|---|
 | the machine's own | - | - | 1 passed |
+| the machine's own, SIZE=xl | - | - | 1 passed |
 | Docker 28.5.2 | Debian sid | containerd 2.1.9, runc 1.3.6, iptables 1.8.13, docker-compose 2.40.3 | 3 passed, 1 of them the second time, **1 failed** |
 
-the machine's own
+the machine's own; the machine's own, SIZE=xl:
+
 - passed: ` + "`TestE`" + `
 
-Docker 28.5.2
+Docker 28.5.2:
+
 - passed: ` + "`TestA`, `TestB`" + `
 - passed the second time: ` + "`TestC`" + `
 - failed: ` + "`TestD`" + `
