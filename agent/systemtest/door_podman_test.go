@@ -76,9 +76,10 @@ func podmanNetwork(t testing.TB, k int, network string) {
 	t.Cleanup(func() { must(t, k, podman("network", "rm", "-f", network)...) })
 }
 
-// podmanRun is `podman run` on networks, with flags before the image.
+// podmanRun is `podman run` on networks, with flags before the image. Podman 5 takes away
+// the right to ping.
 func podmanRun(k int, flags ...string) []string {
-	return podman(append([]string{"run", "--cgroup-parent", fmt.Sprintf("/%s/h%d", lab.Prefix, k)}, flags...)...)
+	return podman(append([]string{"run", "--cap-add", "NET_RAW", "--cgroup-parent", fmt.Sprintf("/%s/h%d", lab.Prefix, k)}, flags...)...)
 }
 
 // podmanDoor is podman with its networks by CNI or netavark.

@@ -18,7 +18,7 @@ func (b *builder) files(l *Lab) error {
 	}
 	for _, h := range l.hosts {
 		for _, d := range []string{
-			"etc/docker", "etc/openvswitch", "etc/socketplane", "etc/cni", "opt/cni",
+			"etc/docker", "etc/openvswitch", "etc/socketplane", "etc/cni", "etc/networks", "opt/cni",
 			"lib/docker", "lib/containerd", "lib/openvswitch", "lib/socketplane", "lib/cni", "lib/containers",
 			"log/openvswitch", "consul",
 		} {

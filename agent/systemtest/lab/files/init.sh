@@ -63,6 +63,8 @@ below() {
 	done
 	mkdir -p "$dir/etc/networks" "$root/etc/containers/networks" # where Podman notes its networks
 	mount --bind "$dir/etc/networks" "$root/etc/containers/networks"
+	mkdir -p "$root/var/cache/containers"
+	mount -t tmpfs tmpfs "$root/var/cache/containers"
 	mount -o remount,bind,ro "$root" # all hosts have it in common
 }
 [ -z "$docker" ] || below docker "$docker"
