@@ -10,12 +10,22 @@ LONG_TIMEOUT := 120m
 UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
 
-# What another version of Docker can break. DOCKER is one that scripts/docker-root.sh knows.
+# What other versions of Docker, Podman and Open vSwitch can break, and the versions that
+# scripts/debian-root.sh knows.
 DOCKER = 28.5
-DOCKER_TESTS = TestDoors|TestDockers?[A-Z]|TestComposeExample|TestPublished|TestTwoNetworks|TestStoppedKeepsItsAddress
+PODMAN = 5.4
+OVS = 4.0
+DOCKER_TESTS = TestDoors|TestDockers?[A-Z]|TestCompose|TestPublished|TestTwoNetworks|TestStoppedKeepsItsAddress|TestEndsWhileTheAgentIsDown|TestAgentRestartLosesNothing
+PODMAN_TESTS = TestDoors|TestNetavark|TestPodman|TestTwoNetworks|TestCNIAddressAskedFor|TestEndsWhileTheAgentIsDown
+# The short ones, which are part of make test.
+NEWER_TESTS = TestDoors|TestNetavark|TestDockersRefusals|TestPublishedFollowTheGateway|TestPublishedOutliveDocker|TestComposeOwnNetwork
+
+ON_DOCKER = -p 1 -tags netavark -count=1 -timeout 40m -run '$(DOCKER_TESTS)' ./agent/systemtest
+ON_PODMAN = -p 1 -tags netavark -count=1 -timeout 20m -run '$(PODMAN_TESTS)' ./agent/systemtest
+ON_OVS = -count=1 -parallel 8 -timeout 10m ./ovs
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build package consul tools demo demo-down test test-long from-nothing test-package test-vagrant test-cloud-init test-walk test-vm test-docker unit lint shellcheck bench clean
+.PHONY: help deps build package consul tools demo demo-down test test-long from-nothing test-package test-vagrant test-cloud-init test-walk test-vm test-docker test-podman test-ovs test-matrix newer unit lint shellcheck bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,16 +54,22 @@ demo: deps build consul tools ## three hosts, one network, containers that reach
 demo-down: ## take the demo away, all of it
 	@scripts/lab down
 
-test: deps build consul tools shellcheck ## unit, contract and system tests, as CI runs them
+test: deps build consul tools newer shellcheck ## unit, contract and system tests, as CI runs them
 	@go vet ./...
 	@scripts/fuzz.sh 10000x
-	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT) -- -race -p 1 -count=1 -timeout 60m $(SYSTEM)
+	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT) \
+		-- -race -p 1 -count=1 -timeout 60m $(SYSTEM) \
+		-- SOCKETPLANE_LAB_DOCKER=28.5 SOCKETPLANE_LAB_PODMAN=5.4 -p 1 -tags netavark -count=1 -timeout 20m -run '$(NEWER_TESTS)' ./agent/systemtest
+
+newer: deps
+	@scripts/debian-root.sh docker 28.5 >/dev/null
+	@scripts/debian-root.sh podman 5.4 >/dev/null
 
 test-long: from-nothing deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs, other versions of Docker
 	@scripts/deps.sh vagrant vm
 	@scripts/fuzz.sh 300000x
 	@SOCKETPLANE_TEST_LONG=true bin/testrun -race -count=1 -parallel 8 -timeout $(LONG_TIMEOUT) $(UNIT) -- -race -p 1 -tags long -count=1 -timeout $(LONG_TIMEOUT) $(SYSTEM) ./vagrant
-	@for version in 26.1 28.5; do $(MAKE) --no-print-directory test-docker DOCKER=$$version || exit; done
+	@$(MAKE) --no-print-directory test-matrix
 
 from-nothing:
 	@scripts/from-nothing.sh
@@ -73,8 +89,26 @@ test-vm: deps build consul tools ## three VMs (emulated) with a kernel that has 
 	@bin/testrun -v -tags long -count=1 -timeout 30m ./agent/systemtest/vm
 
 test-docker: deps build consul tools ## the tests of Docker's networks with another Docker: DOCKER=26.1 or 28.5
-	@scripts/docker-root.sh $(DOCKER) >/dev/null
-	@SOCKETPLANE_LAB_DOCKER=$(DOCKER) bin/testrun -count=1 -timeout 30m -run '$(DOCKER_TESTS)' ./agent/systemtest
+	@scripts/debian-root.sh docker $(DOCKER) >/dev/null
+	@bin/testrun SOCKETPLANE_LAB_DOCKER=$(DOCKER) $(ON_DOCKER)
+
+test-podman: deps build consul tools ## the tests of Podman with another Podman: PODMAN=5.4 or 5.8
+	@scripts/debian-root.sh podman $(PODMAN) >/dev/null
+	@bin/testrun SOCKETPLANE_LAB_PODMAN=$(PODMAN) $(ON_PODMAN)
+
+test-ovs: deps tools ## the tests of the switch with another Open vSwitch: OVS=3.5 or 4.0
+	@scripts/ovs-path.sh $(OVS) >/dev/null
+	@bin/testrun SOCKETPLANE_TEST_OVS=$(OVS) $(ON_OVS)
+
+test-matrix: deps build consul tools newer ## all of these versions; writes docs/compatibility.md
+	@scripts/debian-root.sh docker 26.1 >/dev/null
+	@scripts/debian-root.sh podman 5.8 >/dev/null
+	@scripts/ovs-path.sh 3.5 >/dev/null && scripts/ovs-path.sh 4.0 >/dev/null
+	@bin/testrun -results bin/matrix.txt \
+		SOCKETPLANE_LAB_DOCKER=26.1 $(ON_DOCKER) -- SOCKETPLANE_LAB_DOCKER=28.5 $(ON_DOCKER) \
+		-- SOCKETPLANE_LAB_PODMAN=5.4 $(ON_PODMAN) -- SOCKETPLANE_LAB_PODMAN=5.8 $(ON_PODMAN) \
+		-- SOCKETPLANE_TEST_OVS=3.5 $(ON_OVS) -- SOCKETPLANE_TEST_OVS=4.0 $(ON_OVS); \
+		status=$$?; go run ./scripts/compatibility docs/compatibility.md bin/matrix.txt && exit $$status
 
 test-walk: deps build consul tools ## docs/walk-2015.md, typed; UPDATE=1 writes the answers into it
 	@bin/testrun -v -tags long -count=1 -timeout 20m ./agent/systemtest/walk $(if $(UPDATE),-update)

@@ -291,7 +291,7 @@ func (a *Agent) checkMAC(r network.Record, w want) error {
 // who is behind an endpoint, for people.
 var who = map[api.Source]string{
 	api.SourceDocker: "`socketplane run`", api.SourceConnect: "`socketplane connect`", api.SourceDriver: "Docker's network driver",
-	api.SourceCNI: "the CNI plugin", api.SourceLegacy: "the API of 2015",
+	api.SourceCNI: "the CNI plugin", api.SourceNetavark: "the netavark plugin", api.SourceLegacy: "the API of 2015",
 }
 
 // same says whether w asks for what the endpoint already is.

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the build, the lab and the tests need and this machine lacks
-# (Debian, Ubuntu); with the arguments vagrant, vm and docker, what `vagrant up`, virtual
-# machines and other versions of Docker need too. Says nothing and is quick when everything is there. What apt-get
-# says goes to bin/deps.log.
+# (Debian, Ubuntu); with the arguments vagrant, vm and suites, what `vagrant up`, virtual
+# machines and programs of other Debian suites need too. Says nothing and is quick when
+# everything is there. What apt-get says goes to bin/deps.log.
 set -eu
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 log=$(cd "$(dirname "$0")/.." && pwd)/bin/deps.log
@@ -61,8 +61,8 @@ for more in "$@"; do
 		need ssh openssh-client
 		need mke2fs e2fsprogs
 		;;
-	docker) [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring" ;;
-	*) die "there is no $more; it is vagrant, vm or docker" ;;
+	suites) [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring" ;;
+	*) die "there is no $more; it is vagrant, vm or suites" ;;
 	esac
 done
 # They are not on the PATH; elsewhere than Debian they are in /opt/cni/bin.

@@ -26,7 +26,7 @@ for guest in test-vagrant test-cloud-init test-walk; do
 	target $guest scripts/machine-image.sh guest --made
 done
 target test-vm scripts/machine-image.sh vm --made
-for version in 26.1 28.5; do
-	target test-docker-$version scripts/docker-root.sh $version --made
-done
+for version in 26.1 28.5; do target test-docker-$version scripts/debian-root.sh docker $version --made; done
+for version in 5.4 5.8; do target test-podman-$version scripts/debian-root.sh podman $version --made; done
+for version in 3.5 4.0; do target test-ovs-$version scripts/debian-root.sh ovs $version --made; done
 echo "from nothing:${nothing:- no target}; what was there before:${made:- nothing}"

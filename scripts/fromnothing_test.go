@@ -45,7 +45,7 @@ func TestFromNothing(t *testing.T) {
 		}
 	}
 	nothing, _ := parts()
-	check("a fresh clone, from nothing", nothing, "build", "tools", "package", "test-package", "test-vagrant", "test-cloud-init", "test-walk", "test-vm", "test-docker-26.1", "test-docker-28.5")
+	check("a fresh clone, from nothing", nothing, "build", "tools", "package", "test-package", "test-vagrant", "test-cloud-init", "test-walk", "test-vm", "test-docker-26.1", "test-docker-28.5", "test-podman-5.4", "test-ovs-4.0")
 	if _, err := os.Stat(filepath.Join(tree, "bin")); err == nil {
 		t.Error("asking makes bin/")
 	}

@@ -8,11 +8,12 @@ type Source string
 
 // The doors.
 const (
-	SourceDocker  Source = "docker"  // `socketplane run`: a Docker container under our runtime; Docker says when it is removed
-	SourceDriver  Source = "driver"  // Docker's own networks, through our plugin; Docker says when it gives the address back
-	SourceCNI     Source = "cni"     // the CNI plugin; the runtime says DEL, or it ends with its interface
-	SourceLegacy  Source = "legacy"  // the REST API of 2015; it ends with its interface
-	SourceConnect Source = "connect" // `socketplane connect`: any namespace; it ends with its interface
+	SourceDocker   Source = "docker"   // `socketplane run`: a Docker container under our runtime; Docker says when it is removed
+	SourceDriver   Source = "driver"   // Docker's own networks, through our plugin; Docker says when it gives the address back
+	SourceCNI      Source = "cni"      // the CNI plugin; the runtime says DEL, or it ends with its interface
+	SourceNetavark Source = "netavark" // the netavark plugin; Podman says teardown, or it ends with its interface
+	SourceLegacy   Source = "legacy"   // the REST API of 2015; it ends with its interface
+	SourceConnect  Source = "connect"  // `socketplane connect`: any namespace; it ends with its interface
 )
 
 // Endpoint is one container interface on one network.

@@ -209,11 +209,14 @@ func TestTwoNetworksByCNI(t *testing.T) {
 	makeNetwork(t, 1, "two-a", "10.63.0.0/24")
 	makeNetwork(t, 1, "two-b", "10.64.0.0/24")
 	var peers []string
+	podmanReady(t, 1)
 	for i, network := range []string{"two-a", "two-b"} {
 		cniNetwork(t, 1, network)
+		if netavark(t, 1) {
+			podmanNetwork(t, 1, network)
+		}
 		peers = append(peers, connectDoor().enterBy(t, 2, network, fmt.Sprintf("two-%d", i)).ip)
 	}
-	podmanReady(t, 1)
 	before := traces(t, 1)
 
 	ns := namespace(t, 1, "tw")
@@ -254,6 +257,9 @@ func TestCNIAddressAskedFor(t *testing.T) {
 	makeNetwork(t, 1, "cniask", "10.65.0.0/24")
 	cniNetwork(t, 1, "cniask")
 	podmanReady(t, 1)
+	if netavark(t, 1) {
+		podmanNetwork(t, 1, "cniask")
+	}
 	before := traces(t, 1)
 	out := must(t, 1, podmanRun(1, "--rm", "--network", "cniask", "--ip", "10.65.0.77", "--mac-address", "02:00:00:00:00:77", lab.Image, "ip", "addr", "show", "eth0")...)
 	for _, want := range []string{"inet 10.65.0.77/24", "02:00:00:00:00:77"} {

@@ -15,6 +15,9 @@ func TestEndsWhileTheAgentIsDown(t *testing.T) {
 	dockerHas(t, 1, "ended", true)
 	cniNetwork(t, 1, "ended")
 	podmanReady(t, 1)
+	if netavark(t, 1) {
+		podmanNetwork(t, 1, "ended")
+	}
 	peer := runContainer(t, 2, "ended", "en-peer")
 	before := traces(t, 1)
 	lives := runByDriver(t, 1, "ended", "en-lives")

@@ -12,8 +12,8 @@ import (
 // leaves the container on its network with its address.
 func TestPodmanReload(t *testing.T) {
 	makeNetwork(t, 1, "podreload", "10.68.0.0/24")
-	cniNetwork(t, 1, "podreload")
 	podmanReady(t, 1)
+	podmanNetwork(t, 1, "podreload")
 	peer := connectDoor().enterBy(t, 2, "podreload", "reload-peer")
 	must(t, 1, podmanRun(1, "-d", "--network", "podreload", "--ip", "10.68.0.50", "--name", "pr", lab.Image, "sleep", "100000")...)
 	t.Cleanup(func() { podmanDoor().remove(t, 1, "pr") })
@@ -44,10 +44,10 @@ func TestPodmanPublishesOnTwoNetworks(t *testing.T) {
 	networks := []string{"podp-a", "podp-b"}
 	makeNetwork(t, 1, networks[0], "10.69.0.0/24")
 	makeNetwork(t, 1, networks[1], "10.70.0.0/24")
-	for _, n := range networks {
-		cniNetwork(t, 1, n)
-	}
 	podmanReady(t, 1)
+	for _, n := range networks {
+		podmanNetwork(t, 1, n)
+	}
 	before := traces(t, 1)
 	serve := []string{lab.Image, "httpd", "-f", "-p", "80", "-h", "/etc"}
 	one := func(what, name string, port int) string {

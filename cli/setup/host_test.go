@@ -154,7 +154,7 @@ func TestInstallAndUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		Program: "program", "/proc/sys/net/ipv4/ip_forward": "1\n", "/proc/sys/net/core/rmem_default": "8388608\n",
+		Program: "program", netavarkDir + "/socketplane-netavark": "program", "/proc/sys/net/ipv4/ip_forward": "1\n", "/proc/sys/net/core/rmem_default": "8388608\n",
 		ConfigFile: ConfigText, unitDir + "/" + AgentUnit: agentUnit,
 	} {
 		if got := read(t, h, path); got != want {

@@ -16,9 +16,11 @@ const (
 	packagedProgram = "/usr/bin/socketplane"
 )
 
-// otherNames are those under which the program is Docker's runtime and the CNI
-// plugin.
-var otherNames = []string{"socketplane-runc", "socketplane-cni"}
+// otherNames are the links under whose names the program is Docker's runtime, the CNI
+// plugin and the netavark plugin. Podman looks for the latter in this directory.
+var otherNames = []string{"/usr/local/bin/socketplane-runc", "/usr/local/bin/socketplane-cni", netavarkDir + "/socketplane-netavark"}
+
+const netavarkDir = "/usr/local/lib/netavark"
 
 // Packaged says whether self is the program of a package, whose files are the
 // package manager's to bring and to take away.
@@ -45,17 +47,24 @@ func (h *Host) program(self string) Step {
 				}
 			}
 		}
-		for _, name := range otherNames {
-			made, err := ensureLink(filepath.Join(filepath.Dir(target), name), filepath.Base(Program))
+		var names []string
+		for _, link := range otherNames {
+			to, err := filepath.Rel(filepath.Dir(link), Program)
+			if err != nil {
+				return "", err
+			}
+			made, err := ensureLink(h.path(link), to)
 			if err != nil {
 				return "", err
 			}
 			changed = changed || made
+			names = append(names, filepath.Base(link))
 		}
 		if !changed {
 			return "there already: " + Program, nil
 		}
-		return fmt.Sprintf("%s, also as %s", Program, strings.Join(otherNames, " and ")), nil
+		last := len(names) - 1
+		return fmt.Sprintf("%s, also as %s and %s", Program, strings.Join(names[:last], ", "), names[last]), nil
 	}}
 }
 

@@ -157,10 +157,7 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 		for _, shell := range shells {
 			names = append(names, completions[shell], filepath.Dir(completions[shell]))
 		}
-		for _, name := range otherNames {
-			names = append(names, filepath.Join(filepath.Dir(Program), name))
-		}
-		names = append(names, Program)
+		names = append(append(names, otherNames...), netavarkDir, Program)
 	}
 	removed, err := h.remove(names...)
 	if err != nil || len(removed) == 0 {

@@ -1,6 +1,6 @@
 // Command socketplane joins the hosts of a cluster into one container network.
-// It is the command line, the agent, the CNI plugin (under the name socketplane-cni),
-// and, where socketplane-runc is a link to it, the runtime that Docker calls.
+// It is the command line, the agent, the CNI plugin (under the name socketplane-cni), the
+// netavark plugin (socketplane-netavark), and, where socketplane-runc is a link to it, the runtime that Docker calls.
 package main
 
 import (
@@ -8,17 +8,21 @@ import (
 	"os"
 
 	"github.com/socketplane/socketplane/agent/cni"
+	"github.com/socketplane/socketplane/agent/netavark"
 	"github.com/socketplane/socketplane/agent/oci"
 	"github.com/socketplane/socketplane/cli"
 )
 
 func main() {
-	// A container's start waits for these three, so they come before all else.
+	// A container's start waits for these four, so they come before all else.
 	if oci.IsRuntime(os.Args[0]) {
 		os.Exit(oci.RunRuntime(os.Args, os.Environ(), os.Stderr))
 	}
 	if cni.IsPlugin(os.Args[0]) {
 		os.Exit(cni.Main())
+	}
+	if netavark.IsPlugin(os.Args[0]) {
+		os.Exit(netavark.Main(os.Args[1:], cli.Version()))
 	}
 	if len(os.Args) > 1 && os.Args[1] == oci.HookCommand {
 		os.Exit(oci.RunHook(context.Background(), os.Args[2:], os.Stdin, os.Stderr))

@@ -17,8 +17,39 @@ import (
 	"time"
 )
 
-// schema is where the packages put the database's schema.
-const schema = "/usr/share/openvswitch/vswitch.ovsschema"
+// schema gives the path of the database's schema: beside the programs, where
+// scripts/ovs-path.sh put them, else where the packages put it.
+func schema(t testing.TB) string {
+	t.Helper()
+	tool, err := exec.LookPath("ovsdb-tool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside := filepath.Join(filepath.Dir(tool), "vswitch.ovsschema")
+	if _, err := os.Stat(beside); err == nil {
+		return beside
+	}
+	return "/usr/share/openvswitch/vswitch.ovsschema"
+}
+
+// VersionEnv names the version of Open vSwitch on which the tests run, such as "3.5", from
+// the directory that scripts/ovs-path.sh made; without it they run on what is on the PATH.
+const VersionEnv = "SOCKETPLANE_TEST_OVS"
+
+func init() {
+	version := os.Getenv(VersionEnv)
+	if version == "" {
+		return
+	}
+	dir, err := os.Getwd()
+	for ; err == nil && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		programs := filepath.Join(dir, "bin", "ovs-"+version)
+		if _, found := os.Stat(programs); found == nil {
+			_ = os.Setenv("PATH", programs+":"+os.Getenv("PATH")) // Start looks which version runs
+			return
+		}
+	}
+}
 
 // Instance is a running Open vSwitch.
 type Instance struct {
@@ -54,7 +85,7 @@ func Start(t testing.TB) *Instance {
 	must(t, exec.Command("ip", "netns", "add", i.NetNS))
 	t.Cleanup(func() { must(t, exec.Command("ip", "netns", "delete", i.NetNS)) })
 	must(t, i.command("ip", "link", "set", "lo", "up"))
-	must(t, exec.Command("ovsdb-tool", "create", filepath.Join(dir, "conf.db"), schema))
+	must(t, exec.Command("ovsdb-tool", "create", filepath.Join(dir, "conf.db"), schema(t)))
 	t.Cleanup(func() {
 		i.KillSwitch(t)
 		i.KillDB(t)
@@ -62,6 +93,10 @@ func Start(t testing.TB) *Instance {
 	i.StartDB(t)
 	must(t, i.VSCtl("--no-wait", "init"))
 	i.StartSwitch(t)
+	// The tests of another version must not pass on this machine's.
+	if want, said := os.Getenv(VersionEnv), i.Run(t, "ovs-appctl", "version"); !strings.Contains(said, "(Open vSwitch) "+want) {
+		t.Fatalf("the switch says %q; %s wants version %s: make test-ovs OVS=%s", said, VersionEnv, want, want)
+	}
 	return i
 }
 
@@ -96,7 +131,7 @@ func (i *Instance) ReplaceDB(t testing.TB) {
 	if err := os.Remove(filepath.Join(i.Dir, "conf.db")); err != nil {
 		t.Fatal(err)
 	}
-	must(t, exec.Command("ovsdb-tool", "create", filepath.Join(i.Dir, "conf.db"), schema))
+	must(t, exec.Command("ovsdb-tool", "create", filepath.Join(i.Dir, "conf.db"), schema(t)))
 	i.StartDB(t)
 	must(t, i.VSCtl("--no-wait", "init"))
 }

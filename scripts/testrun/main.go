@@ -3,6 +3,11 @@
 // each package's result, the output of what failed, and "N passed, N failed" at
 // the end. A skipped test counts as failed: a test that could not run proves nothing.
 // With -v among a group's arguments all output of its tests is printed as it comes.
+// Words like NAME=VALUE before a group's arguments are its environment, as with env(1),
+// and its name in all that is said.
+//
+// With "-results FILE" before all groups, the verdict of each top-level test is written
+// there: a line "ENVIRONMENT TAB PACKAGE TAB TEST TAB passed|flaky|failed".
 //
 // A test that failed runs again, alone, when all groups are done (rerun.go). If it
 // passes then, it counts as passed; the end of the output and bin/flaky.txt say
@@ -20,7 +25,19 @@ import (
 const flakyFile = "bin/flaky.txt"
 
 func main() {
-	if !run(newTally(os.Stdout), os.Args[1:], flakyFile) {
+	args, results := os.Args[1:], ""
+	if len(args) > 1 && args[0] == "-results" {
+		args, results = args[2:], args[1]
+	}
+	t := newTally(os.Stdout)
+	passed := run(t, args, flakyFile)
+	if results != "" {
+		if err := os.WriteFile(results, t.results(), 0o644); err != nil { //nolint:gosec // for whoever reads the run
+			fmt.Fprintln(os.Stderr, "testrun:", err)
+			passed = false
+		}
+	}
+	if !passed {
 		os.Exit(1)
 	}
 }

@@ -98,6 +98,7 @@ func (t *tally) keepFlaky(path string) bool {
 
 // rerunArgs are a group's arguments with one package and one test in place of its packages.
 func rerunArgs(group []string, pkg, name string) []string {
+	env, group := environment(group)
 	first := 0
 	for first < len(group) && strings.HasPrefix(group[first], "-") {
 		first++
@@ -109,7 +110,7 @@ func rerunArgs(group []string, pkg, name string) []string {
 	for end < len(group) && !strings.HasPrefix(group[end], "-") {
 		end++
 	}
-	args := slices.Clone(group[:first])
+	args := append(slices.Clone(env), group[:first]...)
 	args = append(args, "-run", "^"+name+"$", pkg)
 	return append(args, group[end:]...)
 }

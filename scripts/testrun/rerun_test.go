@@ -222,3 +222,31 @@ func TestRerunArgs(t *testing.T) {
 		}
 	}
 }
+
+// A group has an environment of its own, also when a test of it runs again, and the
+// results name it.
+func TestEnvironmentAndResults(t *testing.T) {
+	module(t, tests+`
+func TestColour(t *testing.T) {
+	if os.Getenv("COLOUR") != "red" || os.Getenv("SIZE") != "" {
+		t.Errorf("COLOUR is %q, SIZE %q", os.Getenv("COLOUR"), os.Getenv("SIZE"))
+	}
+	t.Run("sub", func(*testing.T) {})
+}
+func TestFlaky(t *testing.T) { if os.Getenv("COLOUR") == "red" { fail(t, 1) } }`)
+	var out bytes.Buffer
+	tally := newTally(&out)
+	if run(tally, []string{"COLOUR=red", "-count=1", ".", "--", "SIZE=xl", "COLOUR=green", "-count=1", "."}, "flaky.txt") {
+		t.Error("it passed with the wrong colour")
+	}
+	want := "COLOUR=red\tx\tTestColour\tpassed\nSIZE=xl COLOUR=green\tx\tTestFlaky\tpassed\n" +
+		"COLOUR=red\tx\tTestFlaky\tflaky\nSIZE=xl COLOUR=green\tx\tTestColour\tfailed\n"
+	if got := string(tally.results()); got != want {
+		t.Errorf("results are %q, want %q\n%s", got, want, out.String())
+	}
+	for _, said := range []string{"FAIL x COLOUR=red ", "--- x TestColour SIZE=xl COLOUR=green\n", "FLAKY: x TestFlaky COLOUR=red failed"} {
+		if !strings.Contains(out.String(), said) {
+			t.Errorf("it does not say %q:\n%s", said, out.String())
+		}
+	}
+}

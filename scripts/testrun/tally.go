@@ -57,9 +57,11 @@ type tally struct {
 	passed int
 	failed []failure
 	flaky  []failure
+	ended  []test // top-level tests that passed at once, in their order
 
 	// Of the group that runs:
 	group    []string
+	env      string                   // what it adds to the environment
 	loud     bool                     // output is printed as it comes
 	said     map[string][]string      // output by package and test, until its end is known
 	packages map[string]*packageState // by import path
@@ -71,22 +73,34 @@ func newTally(out io.Writer) *tally { return &tally{out: out} }
 // run is one `go test`. That it exits 1 because a test failed is no failure of its own.
 func (t *tally) run(args []string) {
 	t.group = args
+	env, args := environment(args)
+	t.env = strings.Join(env, " ")
 	t.loud = slices.Contains(args, "-v")
 	t.said = map[string][]string{}
 	t.packages = map[string]*packageState{} // a group may test a package again
 	before := len(t.failed)
-	err := t.goTest(args)
+	err := t.goTest(env, args)
 	var exit *exec.ExitError
 	if err == nil || (errors.As(err, &exit) && len(t.failed) > before) {
 		return
 	}
-	name := "go test " + strings.Join(args, " ")
+	name := strings.TrimSpace(t.env + " go test " + strings.Join(args, " "))
 	fmt.Fprintf(t.out, "testrun: %s: %v\n", name, err)
 	t.failed = append(t.failed, failure{name: name})
 }
 
-func (t *tally) goTest(args []string) error {
+// environment parts a group's arguments from the environment before them.
+func environment(group []string) (env, args []string) {
+	n := 0
+	for n < len(group) && !strings.HasPrefix(group[n], "-") && strings.Contains(group[n], "=") {
+		n++
+	}
+	return group[:n], group[n:]
+}
+
+func (t *tally) goTest(env, args []string) error {
 	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -135,6 +149,9 @@ func (t *tally) event(e event) {
 		return
 	case "pass":
 		t.passed++
+		if !strings.Contains(e.Test, "/") {
+			t.ended = append(t.ended, test{group: t.groupKey(), pkg: e.Package, name: e.Test})
+		}
 	case "skip":
 		t.fail(e, "(skipped)")
 		// A skip depends on the machine, not on the moment.
@@ -204,13 +221,13 @@ func (t *tally) result(verdict string, e event) {
 	if verdict == "ok  " && t.of(e.Package).failed {
 		verdict, note = "FAIL", " (skipped tests)"
 	}
-	fmt.Fprintf(t.out, "%s %s %.1fs%s\n", verdict, e.Package, e.Elapsed, note)
+	fmt.Fprintf(t.out, "%s %s %.1fs%s\n", verdict, strings.TrimSpace(e.Package+" "+t.env), e.Elapsed, note)
 }
 
 // fail records a failure and prints all that was said on the way to it.
 func (t *tally) fail(e event, why string) {
 	f := failure{
-		name:   strings.TrimSpace(e.Package + " " + e.Test + " " + why),
+		name:   strings.Join(strings.Fields(e.Package+" "+e.Test+" "+t.env+" "+why), " "),
 		output: strings.Join(t.said[e.Package+" "+e.Test], ""),
 	}
 	top, _, _ := strings.Cut(e.Test, "/")
@@ -231,3 +248,29 @@ func (t *tally) of(pkg string) *packageState {
 }
 
 func (t *tally) groupKey() string { return strings.Join(t.group, "\x00") }
+
+// results gives the verdict of each top-level test, a line each. What failed otherwise
+// than by a test (a build, TestMain, a skip) has what was said of it as its name.
+func (t *tally) results() []byte {
+	var lines []string
+	line := func(one test, verdict string) {
+		env, _ := environment(strings.Split(one.group, "\x00"))
+		l := strings.Join([]string{strings.Join(env, " "), one.pkg, one.name, verdict}, "\t")
+		if !slices.Contains(lines, l) { // a subtest's failure is its test's
+			lines = append(lines, l)
+		}
+	}
+	for _, one := range t.ended {
+		line(one, "passed")
+	}
+	for _, f := range t.flaky {
+		line(f.test, "flaky")
+	}
+	for _, f := range t.failed {
+		if f.test.name == "" {
+			f.test.name = f.name
+		}
+		line(f.test, "failed")
+	}
+	return []byte(strings.Join(lines, "\n") + "\n")
+}

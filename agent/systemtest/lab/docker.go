@@ -10,24 +10,50 @@ import (
 	"strings"
 )
 
-// DockerEnv names the version of Docker of a lab whose Options name none, so that
+// DockerEnv and PodmanEnv name the versions of a lab whose Options name none, so that
 // tests that know nothing of versions run on each.
-const DockerEnv = "SOCKETPLANE_LAB_DOCKER"
+const (
+	DockerEnv = "SOCKETPLANE_LAB_DOCKER"
+	PodmanEnv = "SOCKETPLANE_LAB_PODMAN"
+)
 
 // dockerProgram runs a program of the root that holds a host's Docker, under the
-// name by which it was called.
-const dockerProgram = "lab-docker"
+// name by which it was called; podmanProgram does so with Podman.
+const (
+	dockerProgram = "lab-docker"
+	podmanProgram = "lab-podman"
+)
 
 //go:embed files/docker.sh
 var dockerScript string
 
-// dockerRoot is the root file system that holds the Docker that is wanted, made if
-// need be; "" stands for the machine's own Docker.
-func dockerRoot(ctx context.Context, opts Options) (string, error) {
-	if opts.Docker == "" || opts.NoDocker {
+//go:embed files/podman.sh
+var podmanScript string
+
+// roots are the root file systems with programs that the hosts run instead of the
+// machine's; "" stands for the machine's own.
+type roots struct {
+	Docker string `json:"docker,omitempty"`
+	Podman string `json:"podman,omitempty"`
+}
+
+// findRoots gives the roots with the versions that are wanted, made if need be.
+func findRoots(ctx context.Context, opts Options) (r roots, err error) {
+	if !opts.NoDocker {
+		if r.Docker, err = debianRoot(ctx, opts, "docker", opts.Docker, "usr/sbin/dockerd"); err != nil {
+			return r, err
+		}
+	}
+	r.Podman, err = debianRoot(ctx, opts, "podman", opts.Podman, "usr/bin/podman")
+	return r, err
+}
+
+// debianRoot is one such root; program is what must be in it.
+func debianRoot(ctx context.Context, opts Options, kind, version, program string) (string, error) {
+	if version == "" {
 		return "", nil
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(opts.Root, "scripts", "docker-root.sh"), opts.Docker)
+	cmd := exec.CommandContext(ctx, filepath.Join(opts.Root, "scripts", "debian-root.sh"), kind, version)
 	cmd.Stderr = opts.Out // it lasts a minute, and says so
 	var said strings.Builder
 	if opts.Out == nil {
@@ -35,11 +61,11 @@ func dockerRoot(ctx context.Context, opts Options) (string, error) {
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("docker %s: %w\n%s", opts.Docker, err, said.String())
+		return "", fmt.Errorf("%s %s: %w\n%s", kind, version, err, said.String())
 	}
 	root := strings.TrimSpace(string(out))
-	if _, err := os.Stat(filepath.Join(root, "usr", "sbin", "dockerd")); err != nil {
-		return "", fmt.Errorf("docker %s: %w; remove %s and try again", opts.Docker, err, root)
+	if _, err := os.Stat(filepath.Join(root, program)); err != nil {
+		return "", fmt.Errorf("%s %s: %w; remove %s and try again", kind, version, err, root)
 	}
 	return root, nil
 }

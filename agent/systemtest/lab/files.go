@@ -18,7 +18,7 @@ func (b *builder) files(l *Lab) error {
 	}
 	for _, h := range l.hosts {
 		for _, d := range []string{
-			"etc/docker", "etc/openvswitch", "etc/socketplane", "etc/cni", "opt/cni",
+			"etc/docker", "etc/openvswitch", "etc/socketplane", "etc/cni", "etc/networks", "opt/cni",
 			"lib/docker", "lib/containerd", "lib/openvswitch", "lib/socketplane", "lib/cni", "lib/containers",
 			"log/openvswitch", "consul",
 		} {
@@ -69,18 +69,26 @@ func (b *builder) commands() error {
 		links["consul"] = consul
 	}
 	links["lab-ovs"] = "lab-service"
-	if b.docker != "" {
-		maps.Copy(links, dockerLinks(b.docker))
-		if err := os.WriteFile(filepath.Join(dir, dockerProgram), []byte(dockerScript), 0o755); err != nil {
-			return err
-		}
+	scripts := map[string]string{"lab-service": serviceScript}
+	if b.roots.Docker != "" {
+		maps.Copy(links, dockerLinks(b.roots.Docker))
+		scripts[dockerProgram] = dockerScript
+	}
+	if b.roots.Podman != "" {
+		links["podman"] = podmanProgram
+		scripts[podmanProgram] = podmanScript
 	}
 	for name, target := range links {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(dir, "lab-service"), []byte(serviceScript), 0o755)
+	for name, text := range scripts {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func isFile(path string) bool {

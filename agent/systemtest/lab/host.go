@@ -32,11 +32,11 @@ type Host struct {
 	Number int        // 1, 2, ...
 	Addr   netip.Addr // on the underlay
 
-	docker string // root file system with its Docker; "" is the machine's
+	roots roots // what it runs instead of the machine's
 }
 
-func newHost(k int, docker string) *Host {
-	return &Host{Name: fmt.Sprintf("h%d", k), Number: k, Addr: underlayAddr(k), docker: docker}
+func newHost(k int, r roots) *Host {
+	return &Host{Name: fmt.Sprintf("h%d", k), Number: k, Addr: underlayAddr(k), roots: r}
 }
 
 // Dir is the machine's directory that holds the host's files: etc, lib, log.
@@ -100,7 +100,7 @@ func (h *Host) boot(ctx context.Context) error {
 	// nsenter and the shell replace each other: pid 1 of the new namespace is
 	// tini in the end, and no process outside stands for it.
 	cmd := exec.Command("nsenter", "--net="+h.Namespace(), "--",
-		"sh", "-c", initScript, "init", h.Name, fmt.Sprint(h.Number), StateDir, Prefix, h.docker)
+		"sh", "-c", initScript, "init", h.Name, fmt.Sprint(h.Number), StateDir, Prefix, h.roots.Docker, h.roots.Podman)
 	cmd.Env = append(hostEnv(), initMark+h.Name)
 	cmd.Stdout, cmd.Stderr = logfile, logfile
 	cmd.ExtraFiles = []*os.File{child} // descriptor 3

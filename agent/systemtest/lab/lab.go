@@ -55,6 +55,7 @@ type Options struct {
 	Bare     bool      // neither Consul nor the agent runs
 	NoDocker bool      // no dockerd either
 	Docker   string    // version of Docker, such as "28.5"; "" is what DockerEnv names, or else the machine's
+	Podman   string    // version of Podman, such as "5.4"; "" is what PodmanEnv names, or else the machine's
 	Keep     bool      // leave what there is when Up fails, for a look at it
 	Root     string    // the module's root; "" searches upwards from the working directory
 	Out      io.Writer // progress, a line a step; nil is silent
@@ -93,18 +94,21 @@ func Up(ctx context.Context, opts Options) (*Lab, error) {
 	if opts.Docker == "" {
 		opts.Docker = os.Getenv(DockerEnv)
 	}
+	if opts.Podman == "" {
+		opts.Podman = os.Getenv(PodmanEnv)
+	}
 	if err := checkTools(opts); err != nil {
 		return nil, err
 	}
-	docker, err := dockerRoot(ctx, opts)
+	r, err := findRoots(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	if err := claim(opts, docker); err != nil {
+	if err := claim(opts, r); err != nil {
 		return nil, err
 	}
 
-	b := &builder{opts: opts, progress: newProgress(opts.Out), docker: docker}
+	b := &builder{opts: opts, progress: newProgress(opts.Out), roots: r}
 	l, err := b.run(ctx)
 	if err == nil {
 		return l, nil
@@ -133,7 +137,7 @@ func Open() (*Lab, error) {
 	}
 	l := &Lab{bare: m.Bare}
 	for k := 1; k <= m.Hosts; k++ {
-		l.hosts = append(l.hosts, newHost(k, m.DockerRoot))
+		l.hosts = append(l.hosts, newHost(k, m.Roots))
 	}
 	return l, nil
 }
@@ -146,7 +150,7 @@ type builder struct {
 	opts     Options
 	progress *progress
 	image    string // path of the image's tar
-	docker   string // root file system with the hosts' Docker; "" is the machine's
+	roots    roots  // what the hosts run instead of the machine's
 }
 
 // run is Up as a straight line. The order: the wire before the hosts, because a
@@ -155,7 +159,7 @@ type builder struct {
 func (b *builder) run(ctx context.Context) (*Lab, error) {
 	l := &Lab{bare: b.opts.Bare}
 	for k := 1; k <= b.opts.Hosts; k++ {
-		l.hosts = append(l.hosts, newHost(k, b.docker))
+		l.hosts = append(l.hosts, newHost(k, b.roots))
 	}
 	if err := b.machine(); err != nil {
 		return nil, err

@@ -28,7 +28,7 @@ type manifest struct {
 	Rmem    string   `json:"rmem_default"` // as it was before
 	Created []string `json:"created"`      // mount points that the machine lacked
 
-	DockerRoot string `json:"docker_root,omitempty"` // root file system with the hosts' Docker
+	Roots roots `json:"roots"` // what the hosts run instead of the machine's
 }
 
 func manifestPath() string { return filepath.Join(StateDir, "lab.json") }
@@ -77,7 +77,7 @@ func mountPoints() []string {
 
 // claim makes StateDir and the manifest. Making the directory decides who has the
 // lab: it succeeds once.
-func claim(opts Options, docker string) error {
+func claim(opts Options, r roots) error {
 	stale, err := namespaces()
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func claim(opts Options, docker string) error {
 	if err != nil {
 		return err
 	}
-	m := manifest{Hosts: opts.Hosts, Bare: opts.Bare, Rmem: strings.TrimSpace(string(rmem)), DockerRoot: docker}
+	m := manifest{Hosts: opts.Hosts, Bare: opts.Bare, Rmem: strings.TrimSpace(string(rmem)), Roots: r}
 	var theirs []string
 	if n := neighbour(); n != nil {
 		m.Rmem, theirs = n.Rmem, n.Created

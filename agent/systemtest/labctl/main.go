@@ -18,7 +18,8 @@ import (
 const usage = `usage: scripts/lab COMMAND
   up [N] [OPTION...] start N hosts (3 unless said, 32 at most), joined into one cluster;
                      --bare: Consul and the agent are there and do not run;
-                     --docker 26.1|28.5: with that Docker (made from Debian's mirror, once);
+                     --docker 26.1|28.5, --podman 5.4|5.8: with that Docker or Podman
+                     (made from Debian's mirror, once);
                      --keep: when it fails, leave what there is for a look at it
   exec hK CMD...     run a command on host hK (or in ul, the underlay, or out, the outside)
   status             show the hosts
@@ -84,6 +85,12 @@ func up(args []string) error {
 				return errUsage
 			}
 			opts.Docker = args[i]
+			continue
+		case "--podman":
+			if i++; i == len(args) {
+				return errUsage
+			}
+			opts.Podman = args[i]
 			continue
 		case "--bare":
 			opts.Bare = true

@@ -4,7 +4,7 @@
 # of the file system, says "ok" on descriptor 3, and becomes the reaper.
 # Nothing here outlives the process: the mounts go with their namespace.
 set -eu
-name=$1 number=$2 lab=$3 prefix=$4 docker=$5
+name=$1 number=$2 lab=$3 prefix=$4 docker=$5 podman=$6
 dir=$lab/$name
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -42,16 +42,17 @@ done
 mount --bind /usr/local/sbin /run/lab/machine-sbin
 mount --bind "$lab/sbin" /usr/local/sbin
 
-# Another Docker than the machine's runs below a root of its own, in which all but
-# /usr, /etc and /var is the host's. /run is shared, so that a network namespace which
-# dockerd mounts there is one for the agent too.
-if [ -n "$docker" ]; then
-	mount --make-shared /run
-	root=$dir/docker
+# Another Docker or Podman than the machine's runs below a root of its own, in which all
+# but /usr, /etc and /var is the host's. /run is shared, so that a network namespace which
+# they mount there is one for the agent too.
+[ -z "$docker$podman" ] || mount --make-shared /run
+# below MOUNT ROOT
+below() {
+	root=$dir/$1
 	mkdir -p "$root"
-	mount --bind "$docker" "$root"
-	mkdir -p "$root/.old" # see lab-docker
-	for d in /* /etc/docker /etc/socketplane /etc/cni /var/lib/docker /var/lib/containerd /var/lib/socketplane /var/lib/cni /var/log /var/tmp; do
+	mount --bind "$2" "$root"
+	mkdir -p "$root/.old" # where the old root goes, see lab-docker
+	for d in /* /etc/docker /etc/socketplane /etc/cni /var/lib/docker /var/lib/containerd /var/lib/containers /var/lib/socketplane /var/lib/cni /var/log /var/tmp; do
 		[ -d "$d" ] && [ ! -L "$d" ] || continue
 		case $d in /usr | /etc | /var | /bin | /sbin | /lib*) continue ;; esac
 		mkdir -p "$root$d"
@@ -60,8 +61,14 @@ if [ -n "$docker" ]; then
 	for f in hosts hostname resolv.conf; do
 		[ ! -f "/etc/$f" ] || [ ! -f "$root/etc/$f" ] || mount --bind "/etc/$f" "$root/etc/$f"
 	done
+	mkdir -p "$dir/etc/networks" "$root/etc/containers/networks" # where Podman notes its networks
+	mount --bind "$dir/etc/networks" "$root/etc/containers/networks"
+	mkdir -p "$root/var/cache/containers"
+	mount -t tmpfs tmpfs "$root/var/cache/containers"
 	mount -o remount,bind,ro "$root" # all hosts have it in common
-fi
+}
+[ -z "$docker" ] || below docker "$docker"
+[ -z "$podman" ] || below podman "$podman"
 
 # After a power cut the namespace is as it was: what a machine would have lost
 # (bridges, taps, rules) goes now.
@@ -104,6 +111,23 @@ addr=198.18.0.$number
 dir=$dir
 prefix=$prefix
 HOST
+
+# Podman's calls share one mount namespace, which this process holds: what one of them
+# mounts for a container is there for the next.
+if [ -n "$podman" ]; then
+	unshare --mount --propagation unchanged sh -euc '
+		cd "$0"
+		pivot_root . .old
+		cd /
+		mount --make-rprivate /.old
+		umount -l /.old
+		echo $$ >/run/lab/podman.pid
+		exec sleep infinity' "$dir/podman" 3>&- &
+	while [ ! -s /run/lab/podman.pid ]; do
+		kill -0 $! # it has failed
+		sleep 0.05
+	done
+fi
 echo ok >&3
 exec 3>&-
 exec tini -- sleep infinity
