@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -209,5 +210,11 @@ func (d *Driver) keepForStart(ctx context.Context, c namedAddress) error {
 // as several containers may ask for the same one.
 func createdID(c namedAddress) string {
 	sum := sha256.Sum256([]byte(c.cluster.network + "/" + c.IP.String()))
-	return "created-" + hex.EncodeToString(sum[:16])
+	return createdPrefix + hex.EncodeToString(sum[:16])
 }
+
+// createdPrefix begins the ids of endpoints that keep an address until a container's
+// first start. Docker's own ids are hexadecimal.
+const createdPrefix = "created-"
+
+func keepsForStart(endpoint string) bool { return strings.HasPrefix(endpoint, createdPrefix) }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -52,8 +53,8 @@ type Driver struct {
 	joined   *joined
 	owed     *owed
 	kept     *kept
-	doubted  map[string]bool // endpoints that Docker did not know at the last sweep; only Sweep uses it
-	kick     chan struct{}   // compare the networks soon
+	doubted  map[string]time.Time // endpoints that Docker did not know at the last sweep, and since when; only Sweep uses it
+	kick     chan struct{}        // compare the networks soon
 }
 
 var _ docker.Follower = (*Driver)(nil)

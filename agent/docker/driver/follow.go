@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/docker"
@@ -41,6 +42,10 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 	return nil
 }
 
+// doubtTime is how long an endpoint that Docker does not know, and may be making, is left
+// alone: sweeps follow one another quickly when dockerd comes and goes.
+const doubtTime = 30 * time.Second
+
 // Sweep implements docker.Follower: it releases the endpoints that Docker does
 // not know any more, and describes those whose container is not known yet. An
 // address that a stopped container asked for by name stays.
@@ -72,8 +77,16 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	if err != nil {
 		return err
 	}
-	doubted := map[string]bool{}
+	doubted := map[string]time.Time{}
+	doubt := func(id string) {
+		doubted[id] = time.Now()
+		if since, ok := d.doubted[id]; ok {
+			doubted[id] = since
+		}
+	}
 	for _, e := range mine {
+		since, before := d.doubted[e.ID]
+		long := before && time.Since(since) >= doubtTime
 		switch {
 		case known[e.ID]:
 			if named.has(e) {
@@ -82,8 +95,8 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			if e.ContainerID == e.ID && containers[e.ID] != "" {
 				d.joined.add(containers[e.ID])
 			}
-		case !d.doubted[e.ID] && named.on(e):
-			doubted[e.ID] = true // its container says that it has the endpoint
+		case !long && named.on(e):
+			doubt(e.ID) // its container says that it has the endpoint
 		case !e.Attached && d.kept.ended(e.ID) && named.has(e):
 		case !making[e.ID] && named.has(e):
 			if err := d.Service.Detach(ctx, e.ID); err != nil {
@@ -91,7 +104,7 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			}
 			d.kept.name(e.ID)
 			d.kept.end(e.ID)
-		case e.Attached || d.doubted[e.ID] || !making[e.ID]:
+		case e.Attached || long || !making[e.ID]:
 			if err := d.Service.Release(ctx, e.ID); err != nil {
 				return fmt.Errorf("release what Docker does not know: %w", err)
 			}
@@ -99,8 +112,8 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			d.Logger.Info("released what Docker does not know any more", "endpoint", e.ID, "container", e.ContainerName, "network", e.Network, "ip", e.IP)
 		default:
 			// Docker may be just making it, and have it in its list only after
-			// we have answered. The next sweep sees.
-			doubted[e.ID] = true
+			// we have answered. A later sweep sees.
+			doubt(e.ID)
 		}
 	}
 	d.doubted = doubted

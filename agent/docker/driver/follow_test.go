@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/socketplane/socketplane/agent/api"
 )
@@ -21,19 +22,21 @@ func TestSweep(t *testing.T) {
 		docker   map[string]string // endpoints that Docker has, with their containers
 		making   bool              // Docker has asked for it in this life of the agent
 		sweeps   int
+		after    time.Duration // between sweeps
 		released bool
 		describe []string
 	}{
-		"known, not joined":           {driven(api.Endpoint{}), map[string]string{"e": ""}, false, 2, false, nil},
-		"known, in the making":        {driven(api.Endpoint{}), map[string]string{"e": ""}, true, 2, false, nil},
-		"known, attached, no name":    {driven(api.Endpoint{Attached: true}), map[string]string{"e": "c"}, false, 1, false, []string{"c"}},
-		"known, attached, described":  {api.Endpoint{ID: "e", Source: api.SourceDriver, ContainerID: "c", Attached: true}, map[string]string{"e": "c"}, false, 1, false, nil},
-		"unknown, attached":           {driven(api.Endpoint{Attached: true}), map[string]string{"f": "c"}, false, 1, true, nil},
-		"unknown, attached, making":   {driven(api.Endpoint{Attached: true}), nil, true, 1, true, nil},
-		"unknown, making, once":       {driven(api.Endpoint{}), nil, true, 1, false, nil},
-		"unknown, making, twice":      {driven(api.Endpoint{}), nil, true, 2, true, nil},
-		"unknown, of an earlier life": {driven(api.Endpoint{}), nil, false, 1, true, nil},
-		"another door's":              {api.Endpoint{ID: "e", Source: api.SourceDocker, Attached: true}, nil, false, 2, false, nil},
+		"known, not joined":           {driven(api.Endpoint{}), map[string]string{"e": ""}, false, 2, time.Minute, false, nil},
+		"known, in the making":        {driven(api.Endpoint{}), map[string]string{"e": ""}, true, 2, time.Minute, false, nil},
+		"known, attached, no name":    {driven(api.Endpoint{Attached: true}), map[string]string{"e": "c"}, false, 1, time.Minute, false, []string{"c"}},
+		"known, attached, described":  {api.Endpoint{ID: "e", Source: api.SourceDriver, ContainerID: "c", Attached: true}, map[string]string{"e": "c"}, false, 1, time.Minute, false, nil},
+		"unknown, attached":           {driven(api.Endpoint{Attached: true}), map[string]string{"f": "c"}, false, 1, time.Minute, true, nil},
+		"unknown, attached, making":   {driven(api.Endpoint{Attached: true}), nil, true, 1, time.Minute, true, nil},
+		"unknown, making, once":       {driven(api.Endpoint{}), nil, true, 1, time.Minute, false, nil},
+		"unknown, making, twice":      {driven(api.Endpoint{}), nil, true, 2, time.Minute, true, nil},
+		"unknown, making, at once":    {driven(api.Endpoint{}), nil, true, 3, time.Second, false, nil},
+		"unknown, of an earlier life": {driven(api.Endpoint{}), nil, false, 1, time.Minute, true, nil},
+		"another door's":              {api.Endpoint{ID: "e", Source: api.SourceDocker, Attached: true}, nil, false, 2, time.Minute, false, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := &agent{endpoints: []api.Endpoint{tt.endpoint}}
@@ -51,6 +54,9 @@ func TestSweep(t *testing.T) {
 			for range tt.sweeps {
 				if err := d.Sweep(t.Context(), engine); err != nil {
 					t.Fatal(err)
+				}
+				for id := range d.doubted {
+					d.doubted[id] = time.Now().Add(-tt.after)
 				}
 			}
 			if got := slices.Contains(a.asked, "release e"); got != tt.released || len(a.asked) > 1 {

@@ -78,7 +78,7 @@ func (k *kept) name(endpoint string) {
 func (k *kept) end(endpoint string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.named[endpoint]; !ok {
+	if _, ok := k.named[endpoint]; !ok && !keepsForStart(endpoint) {
 		return false
 	}
 	k.named[endpoint] = true
@@ -90,7 +90,7 @@ func (k *kept) end(endpoint string) bool {
 func (k *kept) ended(endpoint string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.named[endpoint]
+	return k.named[endpoint] || keepsForStart(endpoint)
 }
 
 // look has the kept endpoints compared with Docker's containers soon.
