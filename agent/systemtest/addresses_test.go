@@ -168,15 +168,15 @@ func TestRouterContainer(t *testing.T) {
 		t.Helper()
 		must(t, 1, append([]string{"ip", "netns", "exec", ns}, argv...)...)
 	}
-	must(t, 1, "ip", "-n", "rt", "link", "add", "down", "type", "veth", "peer", "name", "up", "netns", "rt-behind")
-	must(t, 1, "ip", "-n", "rt", "addr", "add", "10.199.0.1/24", "dev", "down")
-	must(t, 1, "ip", "-n", "rt", "link", "set", "down", "up")
+	must(t, 1, "ip", "-n", "rt", "link", "add", "name", "inner", "type", "veth", "peer", "name", "outer", "netns", "rt-behind")
+	must(t, 1, "ip", "-n", "rt", "addr", "add", "10.199.0.1/24", "dev", "inner")
+	must(t, 1, "ip", "-n", "rt", "link", "set", "dev", "inner", "up")
 	in("rt", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-	must(t, 1, "ip", "-n", "rt-behind", "addr", "add", "10.199.0.2/24", "dev", "up")
-	must(t, 1, "ip", "-n", "rt-behind", "addr", "add", "10.198.0.2/24", "dev", "up") // not allowed
-	must(t, 1, "ip", "-n", "rt-behind", "link", "set", "up", "up")
+	must(t, 1, "ip", "-n", "rt-behind", "addr", "add", "10.199.0.2/24", "dev", "outer")
+	must(t, 1, "ip", "-n", "rt-behind", "addr", "add", "10.198.0.2/24", "dev", "outer") // not allowed
+	must(t, 1, "ip", "-n", "rt-behind", "link", "set", "dev", "outer", "up")
 	must(t, 1, "ip", "-n", "rt-behind", "route", "add", "default", "via", "10.199.0.1")
-	must(t, 1, "ip", "-n", "rt", "route", "add", "10.198.0.0/24", "dev", "down")
+	must(t, 1, "ip", "-n", "rt", "route", "add", "10.198.0.0/24", "dev", "inner")
 	in("rt", "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
 
 	client := runContainer(t, 2, "routed", "rt-c")
