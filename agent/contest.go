@@ -98,7 +98,10 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 	allowed := allowedBefore(claims, seg.Local, before)
 	won := standing{own: make(map[netip.Addr]holder, len(claims)), allowed: map[sharing]bool{}}
 	for _, c := range claims {
-		ep := c.endpoint
+		ep, lose := c.endpoint, lose
+		if c.missed {
+			lose = func(string, ...any) {} // its host does not claim it any more
+		}
 		if ep.IP != seg.Gateway && !usableIn(seg.Subnet, seg.Gateway, ep.IP) {
 			// It would be answered for by ARP and drawn away from whoever has it.
 			lose("host %q claims address %s for %q, which no endpoint in subnet %s can have; its endpoint is not reached from here", name(c.host), ep.IP, ep.ID, seg.Subnet)
@@ -111,9 +114,6 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 			}
 		}
 		if what, other, ok := take(ep.IP, ep.MAC, c.host); !ok {
-			if c.missed {
-				continue
-			}
 			lose("host %q claims %s for %q, which %s has; its endpoint is not reached from here", name(c.host), what, ep.ID, shownHost(other, name))
 			continue
 		}

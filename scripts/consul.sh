@@ -22,7 +22,8 @@ esac
 new=$file.$$
 log=$file.log
 pid=
-trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; rm -f "$new" "$log.stale"' EXIT
+# What is ended may still be about to make its file, so it is waited for.
+trap '[ -z "$pid" ] || { kill "$pid" && wait "$pid"; } 2>/dev/null || true; rm -f "$new" "$log.stale"' EXIT
 trap 'exit 130' INT TERM HUP
 start=$(date +%s)
 

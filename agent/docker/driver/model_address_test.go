@@ -189,13 +189,24 @@ func newContainers(t checker) *containers {
 
 // begins begins another life of the driver.
 func (w *containers) begins() {
+	w.agent.mu.Lock()
 	w.agent.old = map[string]bool{}
 	for id := range w.agent.endpoints {
 		w.agent.old[id] = true
 	}
-	w.driver = newTestDriver(nil)
-	w.driver.Service = unused{w.agent}
-	w.driver.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.6.0.0/24"): "web"})
+	w.agent.mu.Unlock()
+	d := newTestDriver(nil)
+	d.Service = unused{w.agent}
+	d.known.setPools(map[netip.Prefix]string{netip.MustParsePrefix("10.6.0.0/24"): "web"})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.driver = d
+}
+
+func (w *containers) life() *Driver {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.driver
 }
 
 // unused is what the driver asks of the agent beside the api.
@@ -252,7 +263,7 @@ func (w *containers) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (w *containers) call(method, format string, args ...any) (map[string]any, error) {
 	answer := httptest.NewRecorder()
-	w.driver.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/"+method, strings.NewReader(fmt.Sprintf(format, args...))))
+	w.life().Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/"+method, strings.NewReader(fmt.Sprintf(format, args...))))
 	var said map[string]any
 	if err := json.Unmarshal(answer.Body.Bytes(), &said); err != nil || answer.Code != http.StatusOK {
 		return nil, fmt.Errorf("%s: %v %v", method, said["Err"], err)
@@ -286,13 +297,14 @@ func (w *containers) do(t *rapid.T, what string, do func(c *modelContainer), sta
 	})
 }
 
-func (w *containers) create(ip string) {
+func (w *containers) create(ip string) (id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.made++
 	c := &modelContainer{id: fmt.Sprint("c", w.made), ip: ip, state: "created"}
 	w.all[c.id] = c
 	w.events = append(w.events, docker.Event{Kind: docker.ContainerMade, ID: c.id})
+	return c.id
 }
 
 // start is docker start. It may fail only where another container has the address.
@@ -312,7 +324,10 @@ func (w *containers) start(c *modelContainer) {
 	endpoint := fmt.Sprint("e", w.made)
 	w.mu.Unlock()
 	if _, err := w.call("NetworkDriver.CreateEndpoint", `{"NetworkID":"n1","EndpointID":%q,"Interface":{"Address":%q}}`, endpoint, address); err != nil {
-		w.Errorf("start %s with %q: %v", c.id, c.ip, err)
+		if !before && !w.shared(c) {
+			w.Errorf("start %s with %q: %v", c.id, c.ip, err)
+		}
+		_, _ = w.call("IpamDriver.ReleaseAddress", `{"PoolID":"10.6.0.0/24","Address":%q}`, bare)
 		return
 	}
 	w.stop("start " + c.id + ": docker has no endpoint yet")
@@ -358,7 +373,10 @@ func (w *containers) halt(c *modelContainer) {
 }
 
 func (w *containers) remove(c *modelContainer) {
-	if c.state == "running" {
+	w.mu.Lock()
+	runs := c.state == "running"
+	w.mu.Unlock()
+	if runs {
 		w.halt(c)
 	}
 	w.mu.Lock()
@@ -369,7 +387,7 @@ func (w *containers) remove(c *modelContainer) {
 
 // drive has the driver do something, one of a kind at a time.
 func (w *containers) drive(what string) {
-	d := w.driver
+	d := w.life()
 	w.mu.Lock()
 	if w.running[what] {
 		w.mu.Unlock()
@@ -417,6 +435,10 @@ func (w *containers) finish(pick func(steps int) int) {
 
 // check compares what is there with what containers ask for, once all is quiet.
 func (w *containers) check() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
 	kept := map[string]bool{}
 	for id, c := range w.all {
 		e, ok := w.agent.endpoints[c.endpoint]
@@ -460,8 +482,7 @@ func TestAddressModel(t *testing.T) {
 			}
 			actions := map[string]func(*rapid.T){
 				"create": func(t *rapid.T) {
-					t.Log("create c", w.made+1)
-					w.create(rapid.SampledFrom([]string{"", "10.6.0.100", "10.6.0.101", "10.6.0.102"}).Draw(t, "ip"))
+					t.Log("created", w.create(rapid.SampledFrom([]string{"", "10.6.0.100", "10.6.0.101", "10.6.0.102"}).Draw(t, "ip")))
 				},
 				"start":  func(t *rapid.T) { w.do(t, "start", w.start, "created", "exited") },
 				"stop":   func(t *rapid.T) { w.do(t, "stop", w.halt, "running") },
