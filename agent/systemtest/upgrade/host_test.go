@@ -172,6 +172,21 @@ func (h *host) awaitWell(peers int) {
 	})
 }
 
+// awaitQuiet waits until the switch has the ports of the lasting container only: the
+// gateways of networks that were deleted linger a moment.
+func (h *host) awaitQuiet() {
+	h.t.Helper()
+	eventually(h.t, h.Name+" is quiet", func() error {
+		for kind, want := range map[string]int{"gateway": 1, "endpoint": 1} {
+			ports := strings.Fields(h.must("ovs-vsctl", "-t", "5", "--bare", "--columns=name", "find", "Port", "external_ids:socketplane_kind="+kind))
+			if len(ports) != want {
+				return fmt.Errorf("%s ports: %q", kind, ports)
+			}
+		}
+		return nil
+	})
+}
+
 // readsAll says that the host's agent left no stored value alone since its log began.
 func (h *host) readsAll() {
 	h.t.Helper()

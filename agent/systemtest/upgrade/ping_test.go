@@ -144,10 +144,10 @@ func (p *pinger) awaitSent(t *testing.T, least int) {
 	})
 }
 
-// finish sends no more, waits for answers that are under way, and gives what was lost:
-// how many, and how many in a row at most. At the end a pinger has sent fewer than
-// 65,536.
-func (p *pinger) finish() (sent, lost, row int) {
+// finish sends no more, waits for answers that are under way, and gives the numbers of
+// the requests that were lost, and how many in a row at most. At the end a pinger has
+// sent fewer than 65,536.
+func (p *pinger) finish() (sent int, lost []int, row int) {
 	select {
 	case <-p.done:
 	default:
@@ -170,7 +170,7 @@ func (p *pinger) finish() (sent, lost, row int) {
 			run = 0
 			continue
 		}
-		lost++
+		lost = append(lost, seq)
 		run++
 		row = max(row, run)
 	}
@@ -182,10 +182,10 @@ func lostNothing(t *testing.T, what string, pingers []*pinger) {
 	t.Helper()
 	for _, p := range pingers {
 		sent, lost, row := p.finish()
-		if lost > 0 || sent == 0 {
-			t.Errorf("%s: %s: %d of %d pings were lost, %d in a row", what, p.name, lost, sent, row)
+		if len(lost) > 0 || sent == 0 {
+			t.Errorf("%s: %s: %d of %d pings were lost, %d in a row: numbers %v", what, p.name, len(lost), sent, row, lost)
 		}
-		t.Logf("%s: %s: %d pings, %d lost", what, p.name, sent, lost)
+		t.Logf("%s: %s: %d pings, %d lost", what, p.name, sent, len(lost))
 	}
 }
 
@@ -196,9 +196,9 @@ func lostLittle(t *testing.T, what string, pingers []*pinger) {
 	t.Helper()
 	for _, p := range pingers {
 		sent, lost, row := p.finish()
-		if float64(lost) > max(0.02*float64(sent), 20) || row > 15 || sent == 0 {
-			t.Errorf("%s: %s: %d of %d pings were lost, %d in a row", what, p.name, lost, sent, row)
+		if float64(len(lost)) > max(0.02*float64(sent), 20) || row > 15 || sent == 0 {
+			t.Errorf("%s: %s: %d of %d pings were lost, %d in a row: numbers %v", what, p.name, len(lost), sent, row, lost)
 		}
-		t.Logf("%s: %s: %d pings, %d lost, %d in a row", what, p.name, sent, lost, row)
+		t.Logf("%s: %s: %d pings, %d lost, %d in a row", what, p.name, sent, len(lost), row)
 	}
 }

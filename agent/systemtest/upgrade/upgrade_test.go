@@ -55,11 +55,17 @@ type upgrade struct {
 func (u *upgrade) pings() []*pinger {
 	u.t.Helper()
 	var all []*pinger
+	for _, h := range u.hosts {
+		h.awaitQuiet()
+	}
+	namespaces := make([]string, len(u.containers))
 	for i, c := range u.containers {
-		next := u.containers[(i+1)%len(u.containers)]
-		c.reaches(next.ip)
+		c.reaches(u.containers[(i+1)%len(u.containers)].ip)
 		c.reaches(outside)
-		namespace := c.namespace()
+		namespaces[i] = c.namespace()
+	}
+	for i, c := range u.containers {
+		next, namespace := u.containers[(i+1)%len(u.containers)], namespaces[i]
 		all = append(all,
 			ping(u.t, c.host.Name+" to "+next.host.Name, namespace, next.ip),
 			ping(u.t, c.host.Name+" to the outside", namespace, outside))
@@ -73,11 +79,14 @@ func (u *upgrade) pings() []*pinger {
 func (u *upgrade) strictly(what string, f func()) {
 	u.t.Helper()
 	pingers := u.pings()
+	sent, _ := pingers[0].counts()
 	f()
+	now, _ := pingers[0].counts()
+	u.t.Logf("%s: between pings %d and %d", what, sent, now)
 	for _, h := range u.hosts {
 		h.awaitWell(len(u.hosts) - 1)
 	}
-	sent, _ := pingers[0].counts()
+	sent, _ = pingers[0].counts()
 	pingers[0].awaitSent(u.t, sent+50) // what a started agent does late counts as well
 	lostNothing(u.t, what, pingers)
 }
