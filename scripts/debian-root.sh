@@ -45,6 +45,8 @@ if [ -d "$root" ]; then # nothing to install then, so nobody has to be root
 fi
 scripts/deps.sh suites >&2
 mkdir -p bin
+# Go leaves other modules alone: ./... would look for packages in the whole of a root.
+[ -e bin/go.mod ] || echo 'module bin' >bin/go.mod
 exec 9>"bin/.$name.lock"
 flock 9 # several may want it at once: the first makes it
 

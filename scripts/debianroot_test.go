@@ -70,6 +70,9 @@ func TestDebianRoot(t *testing.T) {
 	mmdebstrap(try + "[ \"$(wc -l <\"${0%/*}/tried\")\" = 2 ]\n")
 	check("docker 28.5", made+"\n", 0)
 	tried(2)
+	if _, err := os.Stat(filepath.Join(tree, "bin", "go.mod")); err != nil {
+		t.Errorf("./... would look into the root: %v", err)
+	}
 	mmdebstrap("exit 1\n")
 	check("docker 28.5", made+"\n", 0)
 	check("docker 28.5 --made", "", 0)

@@ -188,14 +188,16 @@ func describe(env, roots string) (titles, from, with string, err error) {
 			suite = append(suite, s)
 		}
 		for j, p := range k.packages[1:] {
-			more = append(more, p+" "+versions[j+1])
+			if one := p + " " + versions[j+1]; !slices.Contains(more, one) { // both roots may have it
+				more = append(more, one)
+			}
 		}
 	}
 	if len(title) == 0 {
 		title, suite = []string{"the machine's own"}, []string{"-"}
 	}
 	title = append(title, others...)
-	return strings.Join(title, ", "), strings.Join(suite, ", "), strings.Join(slices.Compact(more), ", "), nil
+	return strings.Join(title, ", "), strings.Join(suite, ", "), strings.Join(more, ", "), nil
 }
 
 // installed gives the versions of packages in a root, as their makers count them.
