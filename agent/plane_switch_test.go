@@ -43,7 +43,11 @@ func TestRealSwitchHealsWithoutStore(t *testing.T) {
 		h.mustAttach(id, "foo", "/ns/"+id)
 	}
 	flows := func() []string {
-		out := i.Run(t, "ovs-ofctl", "-O", "OpenFlow14", "--no-stats", "--no-names", "dump-flows", "unix:"+i.Dir+"/"+s.Bridge()+".mgmt")
+		// A switch that has just started does not listen for the bridge yet.
+		out, err := i.Try("ovs-ofctl", "-O", "OpenFlow14", "--no-stats", "--no-names", "dump-flows", "unix:"+i.Dir+"/"+s.Bridge()+".mgmt")
+		if err != nil {
+			return nil
+		}
 		var lines []string
 		for line := range strings.Lines(out) {
 			if strings.Contains(line, "cookie=") {

@@ -155,6 +155,12 @@ func (i *Instance) Run(t testing.TB, name string, args ...string) string {
 	return must(t, i.command(name, args...))
 }
 
+// Try is Run for what may fail, as while the switch starts.
+func (i *Instance) Try(name string, args ...string) (string, error) {
+	out, err := i.command(name, args...).Output()
+	return string(out), err
+}
+
 // AddVeth makes a veth pair in the namespace, name and name+"p", both up.
 func (i *Instance) AddVeth(t testing.TB, name string) {
 	t.Helper()
