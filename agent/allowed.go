@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
@@ -201,14 +200,7 @@ func (a *Agent) checkShared(r network.Record, w want) error {
 // an older release does not lead to them, and the first release cannot even read a
 // list that names them.
 func (a *Agent) allMayShare() error {
-	names, known := a.view.behind(cluster.AllowedAddresses)
-	switch {
-	case len(names) > 0:
-		return api.Errorf(api.CodeConflict, "allowed addresses need this release, or a newer one, on every host; upgrade it on: %s", strings.Join(names, ", "))
-	case !known:
-		return api.Errorf(api.CodeUnavailable, "allowed addresses need this release, or a newer one, on every host, and not all hosts' records can be read; see: socketplane agent status")
-	}
-	return nil
+	return a.allKnow(cluster.AllowedAddresses, "allowed addresses")
 }
 
 // poolToChoose is a network's pool for an endpoint that takes the next free address:

@@ -82,7 +82,7 @@ func TestDynamicRangeOfAnotherRelease(t *testing.T) {
 	h.view.hosts = append([]cluster.Host{}, cluster.Host{ID: peerID, Name: "h2", Alive: true, Version: "old"})
 	h.view.mu.Unlock()
 	_, err := h.CreateNetwork(t.Context(), req)
-	wantCode(t, err, api.CodeConflict, "h2 runs old")
+	wantCode(t, err, api.CodeConflict, "upgrade it on: h2")
 	h.put(network.Key("odd"), `{"version":1,"id":"odd","subnet":"10.9.0.0/24","gateway":"10.9.0.1","vlan":9,"vni":10009,"dynamic":"10.8.0.0/25"}`)
 	_, err = h.Network(t.Context(), "odd")
 	wantCode(t, err, api.CodeInvalid, "not a part of subnet")

@@ -91,7 +91,7 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 		if dynamic, err = api.ParseRange(req.Dynamic, subnet); err != nil {
 			return api.Network{}, err
 		}
-		if err := a.checkReleases(req.ID, "a range of dynamic addresses"); err != nil {
+		if err := a.allKnow(cluster.DynamicRange, "networks with a range of dynamic addresses"); err != nil {
 			return api.Network{}, err
 		}
 	}
@@ -110,19 +110,6 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 	a.view.putNetwork(r)
 	signal(a.networks)
 	return a.shownNetwork(r), nil
-}
-
-// checkReleases refuses what hosts of other releases may not know, while such a host
-// lives: it could not use the network.
-func (a *Agent) checkReleases(networkID, what string) error {
-	self := a.host()
-	for _, h := range a.view.peers() {
-		if h.Alive && h.Version != self.Version {
-			return api.Errorf(api.CodeConflict, "network %q: %s needs the same release on every host: host %s runs %s, and this one %s; upgrade first, or leave it out",
-				networkID, what, a.hostName(h.ID), h.Version, self.Version)
-		}
-	}
-	return nil
 }
 
 // Networks implements api.Service. It reads the store, since a network that

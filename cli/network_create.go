@@ -36,7 +36,7 @@ agent.
 
 With --dynamic, containers that ask for no address get one from that part of the
 subnet, on every host and however they are attached. The rest is for those who ask by
-name (--ip). All hosts must run the same release when such a network is created.
+name (--ip). Every host must run a release that knows such ranges.
 
 Containers do not reach link-local addresses (169.254.0.0/16), 168.63.129.16 (except
 its name server), 100.100.100.200 and 192.0.0.192. A cloud serves the host's metadata

@@ -17,6 +17,9 @@ const (
 	// own, and knows the routes that lead to them. Its containers do not find such an
 	// address otherwise.
 	AllowedAddresses = "allowed-addresses"
+	// DynamicRange: the host gives endpoints that ask for no address one from the range
+	// that their network's record names, and from nowhere else.
+	DynamicRange = "dynamic-range"
 )
 
 const (
@@ -25,7 +28,7 @@ const (
 )
 
 // Capabilities lists what this release is capable of.
-func Capabilities() []string { return []string{UnknownFields, AllowedAddresses} }
+func Capabilities() []string { return []string{UnknownFields, AllowedAddresses, DynamicRange} }
 
 // Knows says whether the host has said that it is capable of something.
 func (h Host) Knows(capability string) bool { return slices.Contains(h.Capabilities, capability) }

@@ -1,0 +1,20 @@
+package agent
+
+import (
+	"strings"
+
+	"github.com/socketplane/socketplane/agent/api"
+)
+
+// allKnow refuses what a living host is not capable of: it would do something else with
+// what it reads. what is in the plural.
+func (a *Agent) allKnow(capability, what string) error {
+	names, known := a.view.behind(capability)
+	switch {
+	case len(names) > 0:
+		return api.Errorf(api.CodeConflict, "%s need this release, or a newer one, on every host; upgrade it on: %s", what, strings.Join(names, ", "))
+	case !known:
+		return api.Errorf(api.CodeUnavailable, "%s need this release, or a newer one, on every host, and not all hosts' records can be read; see: socketplane agent status", what)
+	}
+	return nil
+}
