@@ -260,3 +260,37 @@ func TestRouterContainer(t *testing.T) {
 		return boolError(strings.Contains(out, "source address not its own: "), out)
 	})
 }
+
+// Promise: a CNI configuration, or the arguments for one container, allow addresses.
+func TestAllowedByCNI(t *testing.T) {
+	makeNetwork(t, 1, "cniallow", "10.162.0.0/24")
+	cniNetwork(t, 1, "cniallow")
+	before := traces(t, 1)
+	ns := namespace(t, 1, "ca")
+	conf := func(more string) string {
+		return `{"cniVersion":"1.1.0","name":"cniallow","type":"socketplane-cni",` + more + `}`
+	}
+	at := "CNI_NETNS=" + ns
+	for _, bad := range []string{`"allowAddresses":["10.162.0.1"]`, `"allowAddresses":["10.99.0.1"]`, `"args":{"cni":{"allowAddresses":["10.162.0.255"]}}`} {
+		if r := plugin(t, 1, conf(bad), "CNI_COMMAND=ADD", at); r.Code != 102 {
+			t.Errorf("%s: %d %q", bad, r.Code, r.Msg)
+		}
+	}
+	eventually(t, "refusals leave nothing", func() error { return differs(before, traces(t, 1)) })
+	both := conf(`"allowAddresses":["10.162.0.200"],"args":{"cni":{"allowAddresses":["10.162.0.201"]}}`)
+	if r := plugin(t, 1, both, "CNI_COMMAND=ADD", at); r.Code != 0 {
+		t.Fatalf("ADD: %+v", r)
+	}
+	client := runContainer(t, 2, "cniallow", "ca-c")
+	for _, vip := range []string{"10.162.0.200", "10.162.0.201"} {
+		must(t, 1, "ip", "-n", "ca", "addr", "add", vip+"/32", "dev", "eth0")
+		eventually(t, "the client reaches "+vip, func() error { return client.pings(t, vip) })
+	}
+	must(t, 1, "ip", "-n", "ca", "addr", "add", "10.162.0.202/32", "dev", "eth0")
+	if err := client.pings(t, "10.162.0.202"); err == nil {
+		t.Error("an address that was not allowed is reached")
+	}
+	if r := plugin(t, 1, both, "CNI_COMMAND=DEL", at); r.Code != 0 {
+		t.Errorf("DEL: %+v", r)
+	}
+}
