@@ -62,7 +62,7 @@ test: deps build consul tools newer shellcheck ## unit, contract and system test
 		-- SOCKETPLANE_LAB_DOCKER=28.5 SOCKETPLANE_LAB_PODMAN=5.4 -p 1 -tags netavark -count=1 -timeout 20m -run '$(NEWER_TESTS)' ./agent/systemtest
 
 newer: deps
-	@scripts/debian-root.sh docker 28.5 >/dev/null
+	@scripts/debian-root.sh docker 28.5 --or-newer >/dev/null
 	@scripts/debian-root.sh podman 5.4 >/dev/null
 
 test-long: from-nothing deps build consul tools ## all tests, with hundreds of repeats; vagrant up, cloud-init, VMs, other versions of Docker

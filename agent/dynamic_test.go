@@ -14,6 +14,7 @@ import (
 // and also after a restart; by name, any of the subnet can be had.
 func TestDynamicRange(t *testing.T) {
 	h := newTestHost(t)
+	h.upgraded(peerID)
 	made, err := h.CreateNetwork(t.Context(), api.CreateNetworkRequest{ID: "lab", Subnet: "10.8.0.0/24", Dynamic: "10.8.0.192/29"})
 	part := netip.MustParsePrefix("10.8.0.192/29")
 	if err != nil || made.Dynamic != part {

@@ -7,11 +7,12 @@
 #   docker 26.1, podman 5.4, ovs 3.5   Debian 13 (trixie)
 #   docker 28.5, podman 5.8, ovs 4.0   Debian sid
 #
+# sid moves on. With --or-newer behind the version, what sid has by then is taken.
 # With --made behind the version nothing is made; the status says whether it was.
 # SOCKETPLANE_DEBIAN_MIRROR names a mirror other than deb.debian.org.
 set -eu
 cd "$(dirname "$0")/.."
-kind=${1:-} version=${2:-} made=${3:-}
+kind=${1:-} version=${2:-} flag=${3:-}
 case "$kind $version" in
 'docker 26.1' | 'podman 5.4' | 'ovs 3.5') suite=trixie ;;
 'docker 28.5' | 'podman 5.8' | 'ovs 4.0') suite=sid ;;
@@ -30,12 +31,13 @@ docker) what="Docker $version" package=docker.io packages="docker.io=$version*,d
 podman) what="Podman $version" package=podman packages="podman=$version*,netavark,runc,nftables" ;;
 ovs) what="Open vSwitch $version" package=openvswitch-switch packages="openvswitch-switch=$version*,openvswitch-common=$version*" ;;
 esac
+any=$(echo "$packages" | sed 's/=[^,]*//g')
 mirror=${SOCKETPLANE_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 pause=${SOCKETPLANE_DEBIAN_PAUSE:-10} # seconds before another attempt; the second pause is twice as long
 name=root-$suite-$kind-$version
 root=$PWD/bin/$name log=$PWD/bin/$name.log
 
-if [ "$made" = --made ]; then
+if [ "$flag" = --made ]; then
 	[ -d "$root" ]
 	exit
 fi
@@ -72,6 +74,11 @@ if [ ! -d "$root" ]; then
 		tail -n 15 "$log" >&2
 		# Asking again does not help against that.
 		if grep -q "Version '[^']*' for '[^']*' was not found" "$log"; then
+			if [ "$flag" = --or-newer ] && [ "$packages" != "$any" ]; then
+				echo "debian-root: Debian $suite at $mirror has another version of $package than $version by now; that one is taken" >&2
+				packages=$any
+				continue
+			fi
 			echo "debian-root: Debian $suite at $mirror has another version of $package than $version by now; see $log" >&2
 			exit 1
 		fi

@@ -59,6 +59,12 @@ func TestDebianRoot(t *testing.T) {
 	mmdebstrap(try + "echo \"E: Version '28.5*' for 'docker.io' was not found\"; exit 25\n")
 	check("docker 28.5", "Debian sid at http://mirror.test/debian has another version of docker.io than 28.5 by now", 1)
 	tried(1)
+	mmdebstrap(try + "case \"$*\" in *docker.io=*) echo \"E: Version '28.5*' for 'docker.io' was not found\"; exit 25 ;; esac\n")
+	check("docker 28.5 --or-newer", "that one is taken", 0)
+	tried(2)
+	if err := os.RemoveAll(made); err != nil {
+		t.Fatal(err)
+	}
 	mmdebstrap(try + "echo E: no route; exit 25\n")
 	check("docker 28.5", "Docker 28.5 could not be had from Debian sid at http://mirror.test/debian, three times", 1)
 	tried(3)
