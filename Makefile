@@ -5,10 +5,12 @@ GOLANGCI_VERSION := v2.14.0
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 LONG_TIMEOUT := 120m
 
-# Whole hosts run in the system tests: they come last and alone. Of the others many
-# wait for a session to end: eight of a package side by side.
+# Many tests wait for a session to end: eight of a package side by side. Whole hosts run
+# in the system tests, which wait as much as they work: the largest package of them runs
+# beside all others, in a lab of its own.
 UNIT = $$(go list ./... | grep -v /agent/systemtest)
 SYSTEM = ./agent/systemtest/...
+OTHER_SYSTEM = $$(go list ./agent/systemtest/... | grep -v '/agent/systemtest$$')
 
 # What other versions of Docker, Podman and Open vSwitch can break, and the versions that
 # scripts/debian-root.sh knows.
@@ -57,9 +59,10 @@ demo-down: ## take the demo away, all of it
 test: deps build consul tools newer shellcheck ## unit, contract and system tests, as CI runs them
 	@go vet ./...
 	@scripts/fuzz.sh 10000x
-	@bin/testrun -race -count=1 -parallel 8 -timeout 10m $(UNIT) \
-		-- -race -p 1 -count=1 -timeout 60m $(SYSTEM) \
-		-- SOCKETPLANE_LAB_DOCKER=28.5 SOCKETPLANE_LAB_PODMAN=5.4 -p 1 -tags netavark -count=1 -timeout 20m -run '$(NEWER_TESTS)' ./agent/systemtest
+	@bin/testrun -race -count=1 -timeout 60m ./agent/systemtest \
+		++ -race -count=1 -parallel 8 -timeout 15m $(UNIT) \
+		-- SOCKETPLANE_LAB=beside -race -p 1 -count=1 -timeout 30m $(OTHER_SYSTEM) \
+		-- SOCKETPLANE_LAB=beside SOCKETPLANE_LAB_DOCKER=28.5 SOCKETPLANE_LAB_PODMAN=5.4 -tags netavark -count=1 -timeout 30m -run '$(NEWER_TESTS)' ./agent/systemtest
 
 newer: deps
 	@scripts/debian-root.sh docker 28.5 --or-newer >/dev/null

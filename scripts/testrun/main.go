@@ -1,6 +1,7 @@
-// Testrun runs `go test -json` once for each group of arguments (groups are parted
-// by a lone "--"), one group after the other, and judges them together: it prints
-// each package's result, the output of what failed, and "N passed, N failed" at
+// Testrun runs `go test -json` once for each group of arguments and judges them
+// together. Groups that are parted by a lone "--" run one after the other. A lone "++"
+// begins another lane of groups, and lanes run side by side. It prints each package's
+// result, the output of what failed, and "N passed, N failed" at
 // the end. A skipped test counts as failed: a test that could not run proves nothing.
 // With -v among a group's arguments all output of its tests is printed as it comes.
 // Words like NAME=VALUE before a group's arguments are its environment, as with env(1),
@@ -16,8 +17,10 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -46,9 +49,7 @@ func main() {
 func run(t *tally, args []string, flakyFile string) bool {
 	start := time.Now()
 	_ = os.Remove(flakyFile) // of an earlier run; mostly there is none
-	for group := range groups(args) {
-		t.run(group)
-	}
+	t.runLanes(args)
 	t.rerun()
 	if len(t.failed) > 0 {
 		fmt.Fprintf(t.out, "\nfailed:\n")
@@ -61,11 +62,45 @@ func run(t *tally, args []string, flakyFile string) bool {
 	return kept && len(t.failed) == 0 && t.passed > 0
 }
 
-// groups parts the arguments at each "--".
-func groups(args []string) func(yield func([]string) bool) {
+// runLanes runs the groups of each lane, side by side with the other lanes.
+func (t *tally) runLanes(args []string) {
+	out := &lockedWriter{w: t.out}
+	var lanes []*tally
+	var all sync.WaitGroup
+	for lane := range parts(args, "++") {
+		own := newTally(out)
+		lanes = append(lanes, own)
+		all.Go(func() {
+			for group := range parts(lane, "--") {
+				own.run(group)
+			}
+		})
+	}
+	all.Wait()
+	for _, own := range lanes {
+		t.passed += own.passed
+		t.failed = append(t.failed, own.failed...)
+		t.ended = append(t.ended, own.ended...)
+	}
+}
+
+// lockedWriter takes one Write at a time.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// parts are what the arguments are cut into at each separator; empty ones are left out.
+func parts(args []string, separator string) func(yield func([]string) bool) {
 	return func(yield func([]string) bool) {
 		for len(args) > 0 {
-			end := slices.Index(args, "--")
+			end := slices.Index(args, separator)
 			if end < 0 {
 				end = len(args)
 			}

@@ -63,3 +63,51 @@ func names(failures []failure) (names []string) {
 	}
 	return names
 }
+
+// Groups of a lane run one after the other, lanes side by side; all are judged together.
+func TestLanes(t *testing.T) {
+	module(t, `package x
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// meets makes one file and waits for another.
+func meets(t *testing.T, mine, other string) {
+	if err := os.WriteFile(mine, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < 1200; i++ {
+		if _, err := os.Stat(other); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("%s never came", other)
+}
+
+func TestA(t *testing.T) { meets(t, "a", "b") }
+func TestB(t *testing.T) { meets(t, "b", "a") }
+func TestC(t *testing.T) {
+	if _, err := os.Stat("a"); err != nil {
+		t.Error("before the first group of its lane")
+	}
+	t.Error("fails")
+}
+`)
+	var out bytes.Buffer
+	judge := newTally(&out)
+	judge.runLanes([]string{"-vet=off", "-run", "TestA", ".", "--", "LANE=first", "-vet=off", "-run", "TestC", ".", "++", "-vet=off", "-run", "TestB", "."})
+	if failed := names(judge.failed); judge.passed != 2 || !slices.Equal(failed, []string{"x TestC LANE=first"}) {
+		t.Errorf("%d passed, failed are %q: %s", judge.passed, failed, out.String())
+	}
+	if strings.Contains(out.String(), "before the first") {
+		t.Errorf("it says %q", out.String())
+	}
+	judge.rerun()
+	if !strings.Contains(out.String(), "again, alone (1 of 1): x TestC") {
+		t.Errorf("it says %q", out.String())
+	}
+}
