@@ -72,8 +72,8 @@ func (s stuck) Txn(ctx context.Context, ops []state.Op) error {
 func TestReapingHoldsUpNothing(t *testing.T) {
 	const n = 5
 	h, c := withManyDead(t, n)
-	slow := stuck{Store: h.Agent.Config.Store, key: cluster.HostsPrefix + hostID(0), reached: make(chan struct{}, 1)}
-	h.Agent.Config.Store = slow
+	slow := stuck{Store: h.Store, key: cluster.HostsPrefix + hostID(0), reached: make(chan struct{}, 1)}
+	h.Store = slow
 	look := func(what string) {
 		t.Helper()
 		done := make(chan error, 1)

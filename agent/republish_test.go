@@ -32,7 +32,7 @@ func TestPublishAllOrNothing(t *testing.T) {
 					before := h.whole()
 					h.calls.Reset()
 					h.calls.FailAt(n, applied)
-					_, err = h.Agent.Publish(t.Context(), "c1", c.wanted)
+					_, err = h.Publish(t.Context(), "c1", c.wanted)
 					h.settle()
 					h.calls.Reset()
 					e, gone := h.Endpoint(t.Context(), "c1")
@@ -73,7 +73,7 @@ func TestPublishIsTakenBackForWhoHungUp(t *testing.T) {
 	release := h.calls.Block("NAT.Set")
 	done := make(chan error, 1)
 	go func() {
-		_, err := h.Agent.Publish(ctx, "c1", []api.PortMapping{port80})
+		_, err := h.Publish(ctx, "c1", []api.PortMapping{port80})
 		done <- err
 	}()
 	eventually(t, "the packet filter is being set", func() bool { return slices.Contains(h.calls.Names(), "NAT.Set") })
@@ -104,7 +104,7 @@ func TestPublishWhoseInterfaceIsGone(t *testing.T) {
 	}
 	h.links.RemoveNetNS("/ns/1")
 	h.calls.Fail("Switch.RemovePort", agenttest.ErrFailed)
-	if _, err := h.Agent.Publish(t.Context(), "c1", []api.PortMapping{port80}); err == nil {
+	if _, err := h.Publish(t.Context(), "c1", []api.PortMapping{port80}); err == nil {
 		t.Error("no error")
 	}
 	h.settle()

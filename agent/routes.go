@@ -75,8 +75,7 @@ func (a *Agent) settleRoutes(claims []claimedRoute) (map[string][]ovs.Route, map
 			}
 		}
 		if why != "" {
-			notes[noteRoute+c.network+"/"+c.prefix.String()+"/"+c.via.String()] =
-				fmt.Sprintf("network %q: the route %s via %s is not used on this host: it %s", c.network, c.prefix, c.via, why)
+			notes[noteRoute+c.network+"/"+c.prefix.String()+"/"+c.via.String()] = fmt.Sprintf("network %q: the route %s via %s is not used on this host: it %s", c.network, c.prefix, c.via, why)
 			continue
 		}
 		known[c.prefix] = c.routeVia

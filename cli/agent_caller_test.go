@@ -70,8 +70,12 @@ func TestCallsAreRecorded(t *testing.T) {
 		method, path string
 		status       int // 0: no line
 	}{
-		{65534, "GET", "/v1/status", 0}, {0, "POST", "/v1/attach", 200}, {65534, "DELETE", "/v1/none", 404},
-		{65534, "GET", "/v1/cluster/token", 200}, {0, "GET", "/v1/networks", 0}, {65533, "POST", "/v1/" + strings.Repeat("x", 3000), 200},
+		{65534, "GET", "/v1/status", 0},
+		{0, "POST", "/v1/attach", 200},
+		{65534, "DELETE", "/v1/none", 404},
+		{65534, "GET", "/v1/cluster/token", 200},
+		{0, "GET", "/v1/networks", 0},
+		{65533, "POST", "/v1/" + strings.Repeat("x", 3000), 200},
 	} {
 		pid := call(c.uid, c.method, c.path)
 		if c.status != 0 {

@@ -160,10 +160,15 @@ func TestRoutes(t *testing.T) {
 	f := sharing()
 	f.Segments[0].Remote[1].Allowed = []netip.Prefix{prefix("10.98.0.0/16")}
 	f.Segments[0].Routes = []Route{
-		{prefix("10.99.0.0/16"), addr("10.6.0.2")}, {prefix("10.98.1.0/24"), addr("10.6.0.5")},
+		{prefix("10.99.0.0/16"), addr("10.6.0.2")},
+		{prefix("10.98.1.0/24"), addr("10.6.0.5")},
 		// What leads nowhere, or where it must not.
-		{prefix("10.99.0.0/16"), addr("10.6.0.3")}, {prefix("10.97.0.0/16"), addr("10.6.0.2")}, {prefix("10.98.0.0/15"), addr("10.6.0.5")},
-		{prefix("10.6.0.0/24"), addr("10.6.0.2")}, {prefix("10.99.1.0/24"), addr("10.6.0.99")}, {prefix("0.0.0.0/0"), addr("10.6.0.2")},
+		{prefix("10.99.0.0/16"), addr("10.6.0.3")},
+		{prefix("10.97.0.0/16"), addr("10.6.0.2")},
+		{prefix("10.98.0.0/15"), addr("10.6.0.5")},
+		{prefix("10.6.0.0/24"), addr("10.6.0.2")},
+		{prefix("10.99.1.0/24"), addr("10.6.0.99")},
+		{prefix("0.0.0.0/0"), addr("10.6.0.2")},
 	}
 	if _, dropped := f.sane(); len(dropped) != 6 {
 		t.Errorf("dropped %v", dropped)

@@ -37,7 +37,6 @@ func (l *listener) heard(ip, mac string) bool {
 // nobody asked for nobody hears.
 func TestAskedForIsAnnounced(t *testing.T) {
 	x := newTracer(t)
-	const port = 1
 	a, b := x.listen(t, "a1p"), x.listen(t, "b1p")
 	ask := func(ip string) {
 		t.Helper()

@@ -68,12 +68,14 @@ func TestCreate(t *testing.T) {
 		{"nothing special", ``, api.CreateNetworkRequest{ID: "web"}, ``},
 		{
 			"subnet and gateway", `,"subnets":[{"subnet":"10.6.0.0/16","gateway":"10.6.0.254","lease_range":null}]`,
-			api.CreateNetworkRequest{ID: "web", Subnet: "10.6.0.0/16", Gateway: "10.6.0.254"}, ``,
+			api.CreateNetworkRequest{ID: "web", Subnet: "10.6.0.0/16", Gateway: "10.6.0.254"},
+			``,
 		},
 		{"another name", `,"options":{"network":"shop"}`, api.CreateNetworkRequest{ID: "shop"}, `"options":{"network":"shop"},`},
 		{
 			"name servers", `,"network_dns_servers":["10.0.0.2","10.0.0.1"],"options":{"dns":"10.0.0.1"}`,
-			api.CreateNetworkRequest{ID: "web"}, `"options":{"dns":"10.0.0.1,10.0.0.2"},`,
+			api.CreateNetworkRequest{ID: "web"},
+			`"options":{"dns":"10.0.0.1,10.0.0.2"},`,
 		},
 		{"nothing that matters", `,"routes":[],"network_interface":"","options":null`, api.CreateNetworkRequest{ID: "web"}, `"network_interface":"","options":null,"routes":[],`},
 	}

@@ -311,8 +311,10 @@ func TestRestartKeepsLimits(t *testing.T) {
 			t.Errorf("at another address the MTU is %d", got)
 		}
 	})
-	for _, junk := range []string{"", "x", "{}", `{"version":2}`, `{"version":1,"peers":[{"id":"id1","vtep":"198.18.0.1","mtu":-5},{"id":"","mtu":1300},{"mtu":"x"}]}`,
-		`{"version":1,"peers":[{"id":"id1","vtep":"198.18.0.1","mtu":90}]}`, strings.Repeat("x", fileLimit+1)} {
+	for _, junk := range []string{
+		"", "x", "{}", `{"version":2}`, `{"version":1,"peers":[{"id":"id1","vtep":"198.18.0.1","mtu":-5},{"id":"","mtu":1300},{"mtu":"x"}]}`,
+		`{"version":1,"peers":[{"id":"id1","vtep":"198.18.0.1","mtu":90}]}`, strings.Repeat("x", fileLimit+1),
+	} {
 		if err := os.WriteFile(file, []byte(junk), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,8 @@ func TestNetavarkPlugin(t *testing.T) {
 			MAC     string `json:"mac_address"`
 			Subnets []struct{ Gateway, IPNet string }
 		}
-	}) {
+	},
+	) {
 		t.Helper()
 		r = tryInput(t, 1, fmt.Sprintf(asked, more), append([]string{netavarkPlugin}, args...)...)
 		if r.stdout != "" {

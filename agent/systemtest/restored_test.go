@@ -67,10 +67,14 @@ func hostState(t testing.TB, k int, spg, spv string) string {
 		}
 	}
 	for _, argv := range [][]string{
-		{"nft", "list", "table", "ip", "socketplane"}, {"nft", "list", "chain", "netdev", "socketplane", spv},
-		{"ip", "-4", "-o", "addr", "show", "dev", spg}, {"ip", "route", "show", "dev", spg},
-		{"sysctl", "net.ipv4.ip_forward", "net.ipv4.conf." + spg + ".arp_ignore", "net.ipv4.conf." + spg + ".rp_filter", "net.ipv4.conf." + spg + ".route_localnet",
-			"net.ipv6.conf." + spg + ".disable_ipv6", "net.ipv4.conf." + spv + ".arp_ignore", "net.ipv4.conf." + spv + ".rp_filter", "net.ipv6.conf." + spv + ".disable_ipv6"},
+		{"nft", "list", "table", "ip", "socketplane"},
+		{"nft", "list", "chain", "netdev", "socketplane", spv},
+		{"ip", "-4", "-o", "addr", "show", "dev", spg},
+		{"ip", "route", "show", "dev", spg},
+		{
+			"sysctl", "net.ipv4.ip_forward", "net.ipv4.conf." + spg + ".arp_ignore", "net.ipv4.conf." + spg + ".rp_filter", "net.ipv4.conf." + spg + ".route_localnet",
+			"net.ipv6.conf." + spg + ".disable_ipv6", "net.ipv4.conf." + spv + ".arp_ignore", "net.ipv4.conf." + spv + ".rp_filter", "net.ipv6.conf." + spv + ".disable_ipv6",
+		},
 	} {
 		r := try(t, k, argv...)
 		b.WriteString(counters.ReplaceAllString(r.stdout, ""))

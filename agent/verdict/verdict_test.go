@@ -140,10 +140,13 @@ func TestTunnelAddresses(t *testing.T) {
 		s := hosts(host("p", vtep, 1))
 		f := facts()
 		f.Subnets = []Subnet{
-			{netip.MustParsePrefix("198.18.0.0/24"), "eth0", true}, {netip.MustParsePrefix("172.17.0.0/16"), "docker0", false},
+			{netip.MustParsePrefix("198.18.0.0/24"), "eth0", true},
+			{netip.MustParsePrefix("172.17.0.0/16"), "docker0", false},
 			{netip.MustParsePrefix("172.17.8.0/24"), "eth1", true}, // within that of the bridge: the longer prefix leads
-			{netip.MustParsePrefix("192.0.2.0/24"), "br-1", false}, {netip.MustParsePrefix("192.0.2.128/25"), "br-2", false},
-			{netip.MustParsePrefix("192.0.2.128/25"), "vlan5", true}, {netip.MustParsePrefix("203.0.113.5/32"), "dummy0", false},
+			{netip.MustParsePrefix("192.0.2.0/24"), "br-1", false},
+			{netip.MustParsePrefix("192.0.2.128/25"), "br-2", false},
+			{netip.MustParsePrefix("192.0.2.128/25"), "vlan5", true},
+			{netip.MustParsePrefix("203.0.113.5/32"), "dummy0", false},
 		}
 		v := Judge(s, map[string]network.Record{"n": net("n", "10.6.0.0/16", 1)}, f, Memory{})
 		p := v.Peers["p"]

@@ -137,8 +137,10 @@ func TestCalls(t *testing.T) {
 				{ID: "gone", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.7"), PrefixLen: 24},
 				{ID: "making", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.5"), PrefixLen: 24},
 				{ID: "lives", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.8"), PrefixLen: 24, Attached: true},
-				{ID: "published", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.11"), PrefixLen: 24, Attached: true,
-					Ports: []api.PortMapping{{HostPort: 80, ContainerPort: 80, Proto: api.ProtoTCP}}},
+				{
+					ID: "published", Source: api.SourceDriver, Network: "foo", IP: netip.MustParseAddr("10.6.0.11"), PrefixLen: 24, Attached: true,
+					Ports: []api.PortMapping{{HostPort: 80, ContainerPort: 80, Proto: api.ProtoTCP}},
+				},
 				{ID: "other", Source: api.SourceDocker, Network: "foo", IP: netip.MustParseAddr("10.6.0.66"), PrefixLen: 24},
 			},
 			busy: map[uint16]bool{8000: true, 8001: true},

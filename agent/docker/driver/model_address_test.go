@@ -217,6 +217,7 @@ func (unused) UsedElsewhere(context.Context, string) error                      
 func (unused) ReserveSubnet(_ context.Context, p netip.Prefix) (netip.Prefix, error) {
 	return p, nil
 }
+
 func (unused) DockerSpec(context.Context, string, netip.Prefix) (api.DockerSpec, error) {
 	return api.DockerSpec{}, nil
 }

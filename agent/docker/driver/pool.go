@@ -159,7 +159,7 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 			// Docker asks for such an address when it makes the network of one that is
 			// there. A container that asks for it is refused when its endpoint is made.
 			if spec, specErr := d.Service.DockerSpec(ctx, network, subnet); specErr == nil && spec.Keeps(ip) {
-				held, err = api.Hold{}, nil
+				held = api.Hold{}
 				return nil
 			}
 		}
