@@ -17,10 +17,10 @@ func (a *app) agentStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show the agent, its peers and any problems",
 		Long: `Shows the running agent: the host as others see it, the store, the peers with their
-tunnels, and problems. PATH MTU is the largest packet, in bytes, that reaches a peer; "-"
-if it is not known, since nothing has answered yet or the peer's release does not
-measure. In a cluster, "Consul CLI" shows the variable that root sets to
-use Consul's commands (CONSUL_HTTP_ADDR=... consul members). Exits 3 if no agent runs.`,
+tunnels, and problems. PATH MTU is the largest packet, in bytes, that reaches a peer. It
+is "-" if no probe has been answered yet, or if the peer's release does not answer. In a
+cluster, "Consul CLI" shows the variable that root sets to use Consul's commands
+(CONSUL_HTTP_ADDR=... consul members). Exits 3 if no agent runs.`,
 		Example: `  socketplane agent status
   socketplane agent status -o json`,
 		Args: args(0, 0),

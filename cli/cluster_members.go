@@ -14,9 +14,9 @@ func (a *app) clusterMembersCommand() *cobra.Command {
 		Short: "List the hosts of the cluster",
 		Long: `Lists the hosts of the cluster; a star marks this one. A host is suspect if its agent
 is silent; its containers may still run. It is gone if its machine is dead too. The
-others then send nothing to it, and after a while they release its addresses and remove
-it from the list. The role is that of its Consul: a cluster of three or more hosts has
-three servers. The version is that of the host's agent; it is marked as behind if a living
+others then send nothing to it. After cluster.reclaim_after (an hour) they release its
+addresses and remove it from the list. The role is that of its Consul: a cluster of three
+or more hosts has three servers. The version is that of the host's agent; it is marked as behind if a living
 host runs a newer one. Hosts of different versions work together while they are upgraded
 one by one.`,
 		Example: `  socketplane cluster members

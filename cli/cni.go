@@ -12,10 +12,11 @@ import (
 func (a *app) cniCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "cni",
-		Short: "Set up the CNI plugin for containerd, Podman and others",
+		Short: "Set up the CNI plugin for containerd, Podman 4 and others",
 		Long: `Configures networks for programs that start containers through CNI: containerd,
-Podman with network_backend = "cni", CRI-O, Nomad. The plugin is this program
-under the name ` + cni.Name + `.`,
+Podman 4 with network_backend = "cni", CRI-O, Nomad. The plugin is this program
+under the name ` + cni.Name + `. Podman 5 uses the netavark plugin, which needs no
+configuration here: podman network create --driver socketplane-netavark.`,
 		Example: `  socketplane cni install --network web
   podman run --network web nginx`,
 	})

@@ -35,14 +35,14 @@ allow_public = ["CIDR"] in section [network] of the settings file, and restarts 
 agent.
 
 With --dynamic, containers that ask for no address get one from that part of the
-subnet, on every host and however they are attached. The rest is for those who ask by
-name (--ip). Every host must run a release that knows such ranges.
+subnet, on every host and however they are attached. The rest is for containers that
+ask for an address (--ip). Every living host must run a release that knows such ranges.
 
 Containers do not reach link-local addresses (169.254.0.0/16), 168.63.129.16 (except
 its name server), 100.100.100.200 and 192.0.0.192. A cloud serves the host's metadata
 there, secrets included. --allow-metadata opens these addresses to the containers of
-this network, on each host whose settings list the network in
-allow_metadata in section [network].`,
+this network, on each host whose settings list the network under allow_metadata in
+section [network].`,
 		Example: `  socketplane network create web 10.6.0.0/16
   socketplane network create shop 10.7.0.0/24 --gateway 10.7.0.254
   socketplane network create lab 10.6.0.0/16 --dynamic 10.6.128.0/17
@@ -52,7 +52,7 @@ allow_metadata in section [network].`,
 	}
 	format := outputFlag(cmd)
 	gateway := cmd.Flags().String("gateway", "", "the gateway's address (default: the subnet's first)")
-	dynamic := cmd.Flags().String("dynamic", "", "the part of the subnet for addresses that nobody asks for by name (default: all of it)")
+	dynamic := cmd.Flags().String("dynamic", "", "part of the subnet for containers that ask for no address (default: all of it)")
 	metadata := cmd.Flags().Bool("allow-metadata", false, "let its containers reach the cloud's metadata (169.254.169.254), on hosts whose settings allow it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := api.CheckNetworkName(args[0]); err != nil {

@@ -15,8 +15,8 @@ func (a *app) networkInfoCommand() *cobra.Command {
 		Aliases: []string{"inspect"},
 		Short:   "Show one network and its endpoints",
 		Long: `Shows a network: subnet, gateway, VLAN, VNI and MTU, its endpoints on all hosts, and the
-routes to what is behind them.
-An endpoint without an interface is a stopped container that keeps its address.`,
+routes to what is behind them. An endpoint without an interface is a stopped container
+that keeps its address.`,
 		Example: `  socketplane network info web
   socketplane network info web -o json`,
 		Args: args(1, 1),

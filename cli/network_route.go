@@ -17,8 +17,12 @@ func (a *app) networkRouteCommand() *cobra.Command {
 		Short: "Lead a prefix to a container that routes for others",
 		Long: `Adds and removes routes to what is behind a container of a network. The container was
 started with --forwarding and --allow-address for that prefix. On every host that uses
-the network, other containers and the host itself reach the prefix by way of it.
-socketplane network info shows the routes.`,
+the network, its other containers and the host itself then reach the prefix through
+that container.
+
+Root of each host must first allow the prefix, with allow_routes = ["PREFIX"] in section
+[network] of the settings file, and restart the agent. socketplane network info shows
+the routes.`,
 		Example: `  socketplane network route add web 10.99.0.0/16 via vpn
   socketplane network route rm web 10.99.0.0/16`,
 	})
@@ -30,8 +34,9 @@ func (a *app) routeAddCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add NETWORK PREFIX via CONTAINER",
 		Short: "Lead a prefix to a container",
-		Long: `Leads a prefix to a container of this host, from all hosts that use the network. The
-route lasts until it is removed, or until the container's endpoint ends.`,
+		Long: `Leads a prefix to a container of this host, from all hosts that use the network and
+whose settings allow the prefix (allow_routes). The route lasts until it is removed, or
+until the container's endpoint ends.`,
 		Example: `  socketplane run -n web -d --name vpn --cap-add NET_ADMIN --sysctl net.ipv4.ip_forward=1 \
     --forwarding --allow-address 10.99.0.0/16 IMAGE
   socketplane network route add web 10.99.0.0/16 via vpn`,

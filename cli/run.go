@@ -33,7 +33,8 @@ not show these ports. A container that asks for a taken port does not start.
 --allow-address lets the container have another address of the network as well. Several
 containers may be allowed the same address, for a program such as keepalived to move
 it between them. With --forwarding the addresses may lie outside of the network: the
-container routes for what is behind it. Both may be needed with --cap-add NET_ADMIN.
+container routes for what is behind it. A container that sets addresses or routes
+itself also needs --cap-add NET_ADMIN.
 
 The exit code is the container's, 125 if the container could not be created or
 started, 126 or 127 if its command could not be run.`,
