@@ -1,7 +1,7 @@
-// Package agent owns the order of things on a host: how an endpoint is
-// attached and detached, and how what is there is brought to what should be.
-// It puts the other packages to work and never talks to the kernel, Open
-// vSwitch or the store's server itself.
+// Package agent runs a host's part of the cluster. It decides in which order an endpoint
+// is attached and detached, and reconciles the host with the desired state. It does this
+// through the other packages: it never calls the kernel, Open vSwitch or the store's
+// server itself.
 package agent
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// Store is what the agent needs of the key-value state.
+// Store is the part of the key-value store that the agent uses.
 type Store interface {
 	Get(ctx context.Context, key string) (state.Entry, error)
 	List(ctx context.Context, prefix string) ([]state.Entry, error)
@@ -40,16 +40,16 @@ type Store interface {
 type Membership interface {
 	Admitted(ctx context.Context) error
 	Returned() <-chan struct{}
-	Saw(record []byte)                        // what the store has as this host's record; nil: none
-	Overwritten() (count int, last time.Time) // how often somebody else wrote it
+	Saw(record []byte)                        // the stored record of this host; nil if the store has none
+	Overwritten() (count int, last time.Time) // how often another writer replaced the record
 }
 
-// Detector tells which hosts are dead, and since when.
+// Detector reports which hosts are dead, and since when.
 type Detector interface {
 	Look(ctx context.Context, hosts []cluster.Host, believed func(id string) bool) (gone map[string]time.Time, err error)
 }
 
-// Networks makes and finds networks.
+// Networks creates, finds and deletes networks.
 type Networks interface {
 	Create(ctx context.Context, spec network.Spec) (network.Record, bool, error)
 	EnsureDefault(ctx context.Context) (network.Record, error)
@@ -62,7 +62,7 @@ type Networks interface {
 	DockerSpec(ctx context.Context, name string, subnet netip.Prefix) (api.DockerSpec, error)
 }
 
-// Addresses hands out the addresses of a subnet, by owner.
+// Addresses allocates the addresses of a subnet. Each allocation has an owner.
 type Addresses interface {
 	Allocate(ctx context.Context, pool ipam.Pool, owner string) (netip.Addr, error)
 	AllocateAddr(ctx context.Context, pool ipam.Pool, addr netip.Addr, owner string) error
@@ -89,7 +89,7 @@ type Switch interface {
 	PinWay(ctx context.Context, w ovs.Way) error
 }
 
-// Links is the kernel's network devices.
+// Links manages the kernel's network devices.
 type Links interface {
 	EnsureVeth(ctx context.Context, v link.Veth) error
 	DeleteVeth(ctx context.Context, host string) error
@@ -120,22 +120,22 @@ type NAT interface {
 	Wrote(port uint32) bool
 }
 
-// Firewall says who may speak to the ports that carry the cluster.
+// Firewall restricts who may reach the ports that carry the cluster's own traffic.
 type Firewall interface {
 	Set(ctx context.Context, r firewall.Rules) error
 	Close(ctx context.Context, r firewall.Rules) error
 }
 
-// HostPorts keeps published ports of this host from others, by endpoint. Those of
-// one container may hold the same.
+// HostPorts reserves published ports of this host for an endpoint, the owner. Endpoints
+// of the same container, named by with, may reserve the same ports.
 type HostPorts interface {
 	Claim(owner string, ports []nat.Port, with ...string) ([]nat.Port, error)
 	Release(owner string)
 }
 
-// Config is what an Agent is made of.
+// Config holds the dependencies and settings of an Agent.
 type Config struct {
-	Self      func() (cluster.Host, error) // this host as it is now
+	Self      func() (cluster.Host, error) // returns the current state of this host
 	Store     Store
 	Catalog   Networks
 	Addresses Addresses
@@ -144,81 +144,81 @@ type Config struct {
 	NAT       NAT
 	Firewall  Firewall
 	HostPorts HostPorts
-	Paths     Paths // nil: the interfaces' MTU is believed
+	Paths     Paths // nil: trust the MTU of the interfaces
 	Logger    *slog.Logger
 
-	Membership   Membership    // nil: this host is alone, or somebody else's business
-	Detector     Detector      // nil: no host is ever taken for dead
-	Allowed      Allowed       // by the settings of this host
-	ReclaimAfter time.Duration // how long a dead host's addresses are kept for it
+	Membership   Membership    // nil: this host has no peers, or is registered by other code
+	Detector     Detector      // nil: no host is ever considered dead
+	Allowed      Allowed       // what the settings of this host permit
+	ReclaimAfter time.Duration // how long the addresses of a dead host stay reserved for it
 
-	ConsulPorts []firewall.Port // of the Consul that the agent runs; none: it runs none
-	Uplinks     []string        // interfaces by which containers may leave, beside those that are found
-	DenyForward bool            // FORWARD drops what no rule accepts, see nat.Rules
+	ConsulPorts []firewall.Port // ports of the Consul that the agent runs; empty if it runs none
+	Uplinks     []string        // interfaces through which containers may leave, in addition to the detected ones
+	DenyForward bool            // the FORWARD chain drops what no rule accepts; see nat.Rules
 }
 
-// Agent attaches endpoints on this host and keeps the host as the cluster's
-// state says. It implements api.Service.
+// Agent attaches endpoints on this host and keeps the host in line with the state in the
+// store. It implements api.Service.
 type Agent struct {
 	Config
 	id string // of this host
 
-	view     *view         // the cluster as last seen
-	routes   routes        // by which endpoint a prefix is reached
-	contests contests      // who has which address on other hosts
-	judged   judgement     // what of that this host believes
+	view     *view         // the last known state of the cluster
+	routes   routes        // the endpoint through which each prefix is reached
+	contests contests      // who holds which address on other hosts
+	judged   judgement     // the part of the view that this host accepts
 	table    *table        // the endpoints of this host
-	segments *segments     // the networks used here
-	holds    *holds        // addresses that wait for their endpoint
-	names    keyLocks      // one attach or detach at a time for an endpoint, by the name of its port
-	macs     sync.Mutex    // held while a MAC address is looked for and given
-	errands  *errands      // what goes on after a call has returned
+	segments *segments     // the networks in use on this host
+	holds    *holds        // addresses reserved for endpoints that do not exist yet
+	names    keyLocks      // by port name; serializes attach and detach of an endpoint
+	macs     sync.Mutex    // held while choosing and assigning a MAC address
+	errands  *errands      // work that continues after a call returned
 	linger   time.Duration // see lingerTime
 	doubt    time.Duration // see doubtTime
 	making   time.Duration // see inTheMaking
 	standby  time.Duration // see standbyTime
-	ways     ways          // to the peers, as the userspace datapath was told
+	ways     ways          // routes to the peers, as given to the userspace datapath
 
-	forgetful  atomic.Bool              // the switch was restarted and must be told the ways anew
+	forgetful  atomic.Bool              // the switch restarted and must receive the ways again
 	forwarding *coalescer               // applies flows; many attaches share one run
-	missing    atomic.Bool              // vanished endpoints are being followed, see followMissed
-	compare    atomic.Bool              // the next run reads the switch's flows too
+	missing    atomic.Bool              // followMissed is already running
+	compare    atomic.Bool              // the next run of forwarding also reads the flows of the switch
 	nat        *coalescer               // applies the packet filter's rules
-	compareNAT atomic.Bool              // the next run looks at the rules that are there
-	claimed    map[string]uint64        // while loading: networks whose addresses are looked at, with the record's version
-	reaping    atomic.Bool              // dead hosts are being taken out of the store
-	reclaim    atomic.Bool              // the next pass looks whether our addresses are still ours
-	skipped    atomic.Uint64            // how often somebody was left out who was being changed
-	planes     keyLocks                 // one at a time brings the data plane to what it should be
-	publishers map[string]*publisher    // network -> writer of our list
-	foreign    map[string]foreignWrites // network -> of lists that have no writer any more
-	dropped    droppedWrites            // of those that foreign has no room for
+	compareNAT atomic.Bool              // the next run of nat also reads the rules in the kernel
+	claimed    map[string]uint64        // only while loading: network -> record version for which its addresses were checked
+	reaping    atomic.Bool              // a run that removes dead hosts from the store is in progress
+	reclaim    atomic.Bool              // the next pass checks whether this host still owns its addresses
+	skipped    atomic.Uint64            // how often a pass skipped an object because its lock was held
+	planes     keyLocks                 // by name; serialize changes of the data plane
+	publishers map[string]*publisher    // by network; writes this host's list of endpoints
+	foreign    map[string]foreignWrites // by network; writes by others to lists that have no publisher any more
+	dropped    droppedWrites            // the same for lists that exceed the bound of foreign
 	pubMu      sync.Mutex
 
 	networks chan struct{} // see NetworksChanged
-	kick     chan struct{} // converge soon
+	kick     chan struct{} // requests a pass of converge
 	known    chan struct{} // closed when loaded becomes true
-	mu       sync.Mutex    // guards what follows
-	self     cluster.Host  // as last looked at
+	mu       sync.Mutex    // guards the fields below
+	self     cluster.Host  // as last read
 	tunnels  map[string]int
-	uplinks  link.Uplinks      // as last looked at
-	bridges  []string          // Docker's whose packet filter is in nftables, as last looked at; only with DenyForward
-	problems []string          // what the last pass of converge could not do
-	notes    map[string]string // what is wrong and left alone, by what it is about
-	blocked  map[string]bool   // networks whose list of ours in the store cannot be read
-	planeAt  time.Time         // when tunnels, ports and gateways were as they should be
-	flowsAt  time.Time         // when the switch's flows were compared
+	uplinks  link.Uplinks      // as last read
+	bridges  []string          // Docker's bridges with a packet filter in nftables, as last read; only with DenyForward
+	problems []string          // failures of the last converge pass
+	notes    map[string]string // by subject; problems that the agent reports but cannot repair
+	blocked  map[string]bool   // networks where this host's list in the store is unreadable
+	planeAt  time.Time         // when tunnels, ports and gateways were last verified
+	flowsAt  time.Time         // when the flows of the switch were last compared
 	ready    bool
-	loaded   bool // the endpoints of an earlier life are known, and their networks
+	loaded   bool // the endpoints from before the restart are known, and their networks
 }
 
 var _ api.Service = (*Agent)(nil)
 
-// applyTimeout bounds one run of the flow programming. A healthy switch needs
-// a fifth of a second for 4,000 flows.
+// applyTimeout bounds one run of the flow programming. A healthy switch needs 200 ms for
+// 4,000 flows.
 const applyTimeout = 10 * time.Second
 
-// New makes an agent. It does nothing until Run, but for what callers ask.
+// New returns an Agent. It does no work in the background until Run is called.
 func New(cfg Config) (*Agent, error) {
 	self, err := cfg.Self()
 	if err != nil {
@@ -251,15 +251,16 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// NetworksChanged receives when the cluster may have got or lost a network. One
-// listener can have it.
+// NetworksChanged returns a channel that receives a value when the cluster may have
+// gained or lost a network. Only one listener may use it.
 func (a *Agent) NetworksChanged() <-chan struct{} { return a.networks }
 
-// owner is how this host's endpoint id is written beside an address: ids are
-// chosen per host, addresses belong to the cluster.
+// owner returns the name under which the store records this host's endpoint id as the
+// owner of an address. It contains the host because ids are unique only per host, while
+// addresses belong to the cluster.
 func (a *Agent) owner(id string) string { return a.id + "/" + id }
 
-// lockID waits until nobody else changes an endpoint.
+// lockID waits for the lock on an endpoint.
 func (a *Agent) lockID(ctx context.Context, id string) (unlock func(), err error) {
 	unlock, err = a.names.Lock(ctx, link.HostName(id))
 	if err != nil {
@@ -268,11 +269,12 @@ func (a *Agent) lockID(ctx context.Context, id string) (unlock func(), err error
 	return unlock, nil
 }
 
-// userspace says whether packets pass the switch's userspace datapath.
+// userspace reports whether packets pass through the userspace datapath of the switch.
 func (a *Agent) userspace() bool { return a.Switch.Datapath() == "netdev" }
 
-// pool is where the addresses of a network come from. A network that is used here with
-// another subnet than its record says has no use for the record's range.
+// pool returns the pool from which a network's addresses are allocated. It ignores the
+// record's dynamic range if the range lies outside the subnet: this host may use the
+// network with another subnet than the record has.
 func pool(r network.Record) ipam.Pool {
 	p := ipam.Pool{Subnet: r.Subnet, Gateway: r.Gateway}
 	if r.Dynamic.IsValid() && r.Subnet.Contains(r.Dynamic.Addr()) && r.Dynamic.Bits() >= r.Subnet.Bits() {

@@ -10,8 +10,8 @@ import (
 	"github.com/socketplane/socketplane/agent/network"
 )
 
-// AllEndpoints implements api.Service. It answers from what the watches have shown,
-// so it costs the store nothing, and says something while the store is away.
+// AllEndpoints implements api.Service. It answers from the watched state. So it costs the
+// store nothing and works while the store is unreachable.
 func (a *Agent) AllEndpoints(ctx context.Context) ([]api.Endpoint, error) {
 	list, err := a.Endpoints(ctx)
 	if err != nil {
@@ -37,7 +37,7 @@ func (a *Agent) AllEndpoints(ctx context.Context) ([]api.Endpoint, error) {
 	return list, nil
 }
 
-// remoteEndpoint is another host's endpoint as it is shown here.
+// remoteEndpoint converts another host's endpoint to its API form.
 func remoteEndpoint(e endpoint, networkID string, r network.Record, host string, mtu int) api.Endpoint {
 	return api.Endpoint{
 		ID: e.ID, ContainerID: e.container(), ContainerName: e.ContainerName, Network: networkID,

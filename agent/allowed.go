@@ -14,8 +14,8 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// checkAllowed says whether an endpoint can be allowed these addresses, whatever the
-// network. Values of the store are bounded by it.
+// checkAllowed returns an error if no endpoint on any network could be allowed these
+// addresses. It also bounds the values that the store may contain.
 func checkAllowed(list []netip.Prefix) error {
 	if len(list) > api.MaxAllowed {
 		return fmt.Errorf("%d allowed addresses are more than the %d that an endpoint can have", len(list), api.MaxAllowed)
@@ -28,14 +28,14 @@ func checkAllowed(list []netip.Prefix) error {
 	return nil
 }
 
-// owner is who has an address of a network as its own.
+// owner is the holder of an address on a network as its own address.
 type owner struct {
 	ip  netip.Addr
-	who string // for people
+	who string // shown to users
 }
 
-// covered gives the first of the owners, sorted by address, whose address a prefix
-// covers, but for one address.
+// covered returns the first owner whose address the prefix p contains, except the owner
+// of the address but. The owners must be sorted by address.
 func covered(p netip.Prefix, owners []owner, but netip.Addr) (owner, bool) {
 	i, _ := slices.BinarySearchFunc(owners, p.Addr(), func(o owner, ip netip.Addr) int { return o.ip.Compare(ip) })
 	for ; i < len(owners) && p.Contains(owners[i].ip); i++ {
@@ -46,10 +46,10 @@ func covered(p netip.Prefix, owners []owner, but netip.Addr) (owner, bool) {
 	return owner{}, false
 }
 
-// unusable says why an endpoint with address ip cannot be allowed a prefix; empty:
-// it can. Inside the network's subnet it must cover nothing that has an owner. A
-// container that forwards may send from outside of it, too, but not from where
-// hosts or other networks are.
+// unusable returns why an endpoint with address ip cannot be allowed the prefix p, or ""
+// if it can. Inside the subnet of the network, p must not contain an address that has an
+// owner. A container that forwards may also send from outside the subnet, but not from
+// prefixes where hosts or other networks are.
 func (a *Agent) unusable(r network.Record, p netip.Prefix, ip netip.Addr, forwarding bool, owners []owner) string {
 	switch {
 	case p.Bits() == 32 && p.Addr() == ip:
@@ -74,8 +74,8 @@ func (a *Agent) unusable(r network.Record, p netip.Prefix, ip netip.Addr, forwar
 	return ""
 }
 
-// barredOutside says what stands in the way of sending from a prefix outside of the
-// network's subnet.
+// barredOutside returns why a forwarding container cannot send from a prefix outside the
+// subnet of its network, or "" if it can.
 func (a *Agent) barredOutside(p netip.Prefix) string {
 	self := a.host()
 	for _, addr := range self.Addrs {
@@ -99,7 +99,7 @@ func (a *Agent) barredOutside(p netip.Prefix) string {
 	return ""
 }
 
-// lastOf is a subnet's broadcast address.
+// lastOf returns the broadcast address of a subnet.
 func lastOf(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().As4()
 	for i := range 32 - p.Bits() {
@@ -108,8 +108,9 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// owners lists who has an address on a network, here and elsewhere, also without an
-// interface, but for the endpoint with this id here.
+// owners lists the endpoints with an address on a network, on all hosts, sorted by
+// address. It includes endpoints without an interface. It omits this host's endpoint with
+// the id but.
 func (a *Agent) owners(networkID, but string) []owner {
 	var list []owner
 	for _, l := range a.table.on(networkID) {
@@ -126,8 +127,9 @@ func (a *Agent) owners(networkID, but string) []owner {
 	return list
 }
 
-// shared lists what endpoints on a network are allowed inside its subnet, with who.
-// What cannot be in force keeps nobody else from anything.
+// shared returns the prefixes that endpoints are allowed inside the subnet of a network,
+// each with a description of the endpoint. It omits prefixes that are not usable: they
+// must not block anybody else. It also omits this host's endpoint with the id but.
 func (a *Agent) shared(r network.Record, but string) map[netip.Prefix]string {
 	all := map[netip.Prefix]string{}
 	var owners []owner
@@ -154,7 +156,7 @@ func (a *Agent) shared(r network.Record, but string) map[netip.Prefix]string {
 	return all
 }
 
-// inside are the prefixes that lie in a subnet.
+// inside returns the prefixes that lie within a subnet.
 func inside(subnet netip.Prefix, list []netip.Prefix) []netip.Prefix {
 	var in []netip.Prefix
 	for _, p := range list {
@@ -165,14 +167,14 @@ func inside(subnet netip.Prefix, list []netip.Prefix) []netip.Prefix {
 	return in
 }
 
-// checkShared refuses allowed addresses that cannot be, and an address that others
-// are allowed, as far as is known here.
+// checkShared refuses allowed addresses that are not usable, and an address that another
+// endpoint is allowed, as far as this host knows.
 func (a *Agent) checkShared(r network.Record, w want) error {
 	if len(w.allowed) > 0 {
 		if err := a.allMayShare(); err != nil {
 			return err
 		}
-		own, _ := netip.ParseAddr(w.ip) // the zero Addr: any that is free
+		own, _ := netip.ParseAddr(w.ip) // the zero Addr if any free address will do
 		owners := a.owners(r.ID, w.id)
 		for _, p := range w.allowed {
 			if why := a.unusable(r, p, own, w.forwarding, owners); why != "" {
@@ -196,15 +198,15 @@ func (a *Agent) checkShared(r network.Record, w want) error {
 	return nil
 }
 
-// allMayShare refuses allowed addresses while a living host does not know them: one of
-// an older release does not lead to them, and the first release cannot even read a
-// list that names them.
+// allMayShare refuses allowed addresses while a live host does not support them. A host
+// with an older release does not forward to them, and the first release cannot even read
+// an endpoint list that contains them.
 func (a *Agent) allMayShare() error {
 	return a.allKnow(cluster.AllowedAddresses, "allowed addresses")
 }
 
-// poolToChoose is a network's pool for an endpoint that takes the next free address:
-// not one that others, or itself, are allowed.
+// poolToChoose returns the pool for an endpoint that takes the next free address. The
+// pool avoids the prefixes that this endpoint (own) and others are allowed.
 func (a *Agent) poolToChoose(r network.Record, own []netip.Prefix) ipam.Pool {
 	p := pool(r)
 	p.Avoid = inside(r.Subnet, own)
@@ -214,8 +216,8 @@ func (a *Agent) poolToChoose(r network.Record, own []netip.Prefix) ipam.Pool {
 	return p
 }
 
-// judgeAllowed leaves of what the endpoints of this host may have beside their own
-// address what can be, and has status say what cannot. It gives the notes.
+// judgeAllowed removes from the locals every allowed prefix that is not usable and adds a
+// note about it for Status. It returns the subjects of the notes.
 func (a *Agent) judgeAllowed(r network.Record, locals []ovs.Local, remotes []ovs.Remote) (notes []string) {
 	if !slices.ContainsFunc(locals, func(l ovs.Local) bool { return len(l.Allowed) > 0 }) {
 		return nil
@@ -246,7 +248,8 @@ func (a *Agent) judgeAllowed(r network.Record, locals []ovs.Local, remotes []ovs
 	return notes
 }
 
-// Drops implements api.Service. It asks the switch, and costs nothing otherwise.
+// Drops implements api.Service. It reads the counters from the switch on every
+// call, and costs nothing between calls.
 func (a *Agent) Drops(ctx context.Context) (map[string]api.Drops, error) {
 	if err := a.checkLoaded(); err != nil {
 		return nil, err

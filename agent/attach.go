@@ -18,11 +18,11 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// defaultIfName is the interface's name inside a container when none is asked for.
+// defaultIfName is the interface name inside a container if the request has none.
 const defaultIfName = "eth0"
 
-// Keys of a port's external_ids: what is needed to know an endpoint again, and
-// the network of a gateway, after a restart without the store.
+// Keys of a port's external_ids. They hold what the agent needs to recognize an endpoint,
+// or the network of a gateway, after a restart without the store.
 const (
 	idEndpoint  = "endpoint"
 	idName      = "container_name"
@@ -31,30 +31,30 @@ const (
 	idMAC       = "mac"
 	idIfName    = "ifname"
 	idSource    = "source"
-	idNetNS     = "netns"        // only where the path is known
-	idContainer = "container_id" // only where it is not the endpoint's
-	idPorts     = "ports"        // published ones as asked for, as JSON; only where there are
-	idHostPorts = "host_ports"   // the host's ports in their order, as JSON; only where any was chosen
-	idTurn      = "turn"         // of a container's endpoints, who was attached first; only where it is not 0
-	idAllowed   = "allowed"      // addresses that it may have beside its own, separated by spaces; only where there are
-	idRoutes    = "routes"       // prefixes that are reached by way of it, as idAllowed
-	idForwards  = "forwarding"   // "true"; only where it is so
+	idNetNS     = "netns"        // only if the path is known
+	idContainer = "container_id" // only if it differs from the endpoint's id
+	idPorts     = "ports"        // published ports as requested, in JSON; only if there are any
+	idHostPorts = "host_ports"   // the host ports in the same order, in JSON; only if any was chosen
+	idTurn      = "turn"         // attach order among the endpoints of a container; only if not 0
+	idAllowed   = "allowed"      // additional addresses that it may use, separated by spaces; only if there are any
+	idRoutes    = "routes"       // prefixes that are routed through it, in the format of idAllowed
+	idForwards  = "forwarding"   // "true", or absent
 	idSubnet    = "subnet"
 	idGateway   = "gateway"
 	idVNI       = "vni"
-	idMetadata  = "allow_metadata" // "true"; only where it is so
+	idMetadata  = "allow_metadata" // "true", or absent
 )
 
-// maxKeptPath bounds the path of a namespace that is kept with its port, in
-// bytes. Those of Docker and of ip-netns are far shorter.
+// maxKeptPath is the longest namespace path that the agent stores with a port, in bytes.
+// The paths of Docker and ip-netns are far shorter.
 const maxKeptPath = 255
 
-// attachTimeout bounds an attach. Together with the way back it stays below what
-// a container's start waits for, so that the start can say why it failed.
+// attachTimeout bounds an attach. Attach and rollback together take less time than a
+// container's start waits, so that the start can report why it failed.
 const attachTimeout = 12 * time.Second
 
-// loadTimeout bounds the wait for what the store knows of this host. When a
-// whole machine starts, containers do while the store looks for its leader.
+// loadTimeout bounds the wait until the state of this host is loaded from the store. When
+// a whole machine boots, containers start while the store still elects its leader.
 const loadTimeout = 12 * time.Second
 
 // Attach implements api.Service.
@@ -69,7 +69,7 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	if err := w.check(); err != nil {
 		return api.Endpoint{}, err
 	}
-	if !filepath.IsAbs(req.NetNS) || len(req.NetNS) > 4095 || strings.ContainsRune(req.NetNS, 0) { // PATH_MAX less its NUL
+	if !filepath.IsAbs(req.NetNS) || len(req.NetNS) > 4095 || strings.ContainsRune(req.NetNS, 0) { // PATH_MAX without the NUL
 		return api.Endpoint{}, api.Errorf(api.CodeInvalid, "namespace path %.80q is not an absolute path; give one like /proc/PID/ns/net", req.NetNS)
 	}
 	if err := a.awaitLoaded(ctx); err != nil {
@@ -77,7 +77,7 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	}
 	path := req.NetNS
 	if caller, ok := api.CallerOf(ctx); ok && caller.UID != 0 {
-		// Who is not root has the agent reach into namespaces of his own only.
+		// A caller other than root may attach only namespaces that it owns.
 		held, release, err := a.Links.OwnedBy(path, caller.UID)
 		if err != nil {
 			return api.Endpoint{}, translate(err)
@@ -108,9 +108,9 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	return a.shown(l, r), nil
 }
 
-// attach gives the namespace the endpoint's interface and tells switch and
-// cluster of it. path is that of the namespace to remember. held says that the address
-// was the endpoint's before this call.
+// attach creates the endpoint's interface in the namespace and announces it to the switch
+// and the cluster. path is the namespace path to record. held reports whether the
+// endpoint already had its address before this call.
 func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.AttachRequest, path string, held bool) (local, error) {
 	if l.Attached {
 		if req.IfName != "" && req.IfName != l.IfName {
@@ -118,17 +118,17 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 		}
 		err := a.confirm(ctx, l, r, req)
 		if !errors.Is(err, link.ErrNotFound) {
-			return l, err // as it was asked for; or a failure that leaves what works as it is
+			return l, err // nil, or a failure that leaves the working attachment as it is
 		}
-		// It is attached to a namespace that is gone or another: begin anew.
+		// It is attached to a namespace that is gone, or to another one: start over.
 		if err := a.detach(ctx, l); err != nil {
 			return l, err
 		}
 		l, _ = a.table.get(l.ID)
 	}
 	if l.Dirty {
-		// What is left of an earlier interface goes first: the switch would take
-		// the new one, of the same name, for the one whose port it has still.
+		// Remove what is left of an earlier interface first. The new one has the same
+		// name, and the switch would take it for the old one whose port it still has.
 		if err := a.unplug(ctx, l.ID); err != nil {
 			return l, err
 		}
@@ -162,7 +162,7 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 			a.table.put(before)
 		}
 		if !held {
-			return gone // it is taken back whole, and that tells the cluster
+			return gone // the caller undoes the reservation too, and that publishes
 		}
 		err := a.publish(ctx, r.ID)
 		if away(err) {
@@ -170,7 +170,7 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 		}
 		return errors.Join(gone, err)
 	})
-	// The network's gateway here and the endpoint's own port do not need each other.
+	// The network's gateway and the endpoint's port are independent.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.join(gctx, r, l.ID) })
 	var ofport int
@@ -189,21 +189,20 @@ func (a *Agent) attach(ctx context.Context, l local, r network.Record, req api.A
 	return l, nil
 }
 
-// confirm says whether an attached endpoint is what a request asks for;
-// link.ErrNotFound: its interface is not where it is wanted.
+// confirm checks that an attached endpoint is as the request wants it. It returns
+// link.ErrNotFound if the interface is not in the requested namespace.
 func (a *Agent) confirm(ctx context.Context, l local, r network.Record, req api.AttachRequest) error {
 	if !req.HandOver {
 		return a.configure(ctx, l, r, req.NetNS)
 	}
 	s, err := a.Links.Inspect(l.Port)
-	if err == nil && (!s.Exists || s.PeerMoved) { // moved: the caller would have known
+	if err == nil && (!s.Exists || s.PeerMoved) { // moved: a caller that moved it itself would not ask again
 		err = fmt.Errorf("interface of %q: %w", l.ID, link.ErrNotFound)
 	}
 	return err
 }
 
-// takeBack undoes what was done before cause. What cannot be undone now is the
-// converge loop's.
+// takeBack undoes the steps done before cause. The converge loop repeats what fails.
 func (a *Agent) takeBack(ctx context.Context, undo undoStack, cause error) error {
 	err := undo.run(ctx, cause)
 	if left, ok := errors.AsType[*undoError](err); ok {
@@ -215,14 +214,13 @@ func (a *Agent) takeBack(ctx context.Context, undo undoStack, cause error) error
 	return err
 }
 
-// heldPatience is how long an endpoint that held its address before waits until
-// the others have been told that it is attached again.
+// heldPatience bounds the publishing of an endpoint that already had its address.
 const heldPatience = 2 * time.Second
 
-// announce programs the switch, opens the endpoint's ports and publishes the
-// endpoints of its network, side by side. While the store is away, an endpoint
-// that held its address before goes on without being published: the others know
-// it, and the converge loop makes it up.
+// announce programs the switch, opens the endpoint's ports and publishes the endpoints of
+// its network, all in parallel. If the store is away, an endpoint that held its address
+// before does not fail: the other hosts know its address, and the converge loop publishes
+// it later.
 func (a *Agent) announce(ctx context.Context, l local, held bool) error {
 	networkID := l.Network
 	var g errgroup.Group
@@ -244,15 +242,15 @@ func (a *Agent) announce(ctx context.Context, l local, held bool) error {
 	return g.Wait()
 }
 
-// plug makes the endpoint's veth pair, puts one end on the bridge and the other
-// into the namespace. It gives the OpenFlow port.
+// plug creates the endpoint's veth pair, with one end on the bridge and the other in the
+// namespace. It returns the OpenFlow port.
 func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) (int, error) {
 	veth := link.Veth{
 		Host: link.HostName(l.ID), Peer: link.PeerName(l.ID),
 		MAC: l.MAC, MTU: a.view.mtu(a.host()), Userspace: a.userspace(),
 	}
 	if !l.handedOver() {
-		veth.NetNS, veth.IfName = ns, l.IfName // born inside: a move costs the kernel some 20 ms
+		veth.NetNS, veth.IfName = ns, l.IfName // create it inside: moving it costs the kernel about 20 ms
 	}
 	if err := a.Links.EnsureVeth(ctx, veth); err != nil {
 		return 0, err
@@ -269,14 +267,14 @@ func (a *Agent) plug(ctx context.Context, l local, r network.Record, ns string) 
 	return ofport, g.Wait()
 }
 
-// unplug takes away what plug made, all or part of it.
+// unplug removes what plug created. Parts may be missing already.
 func (a *Agent) unplug(ctx context.Context, id string) error {
 	name := link.HostName(id)
 	a.clearNotes(noteMAC + id)
 	return errors.Join(a.Switch.RemovePort(ctx, name), a.Links.DeleteVeth(ctx, name))
 }
 
-// configure moves the container's end into the namespace and sets it up.
+// configure moves the container's end of the pair into the namespace and sets it up.
 func (a *Agent) configure(ctx context.Context, l local, r network.Record, ns string) error {
 	err := a.Links.Configure(ctx, link.PeerName(l.ID), ns, link.Config{
 		IfName: l.IfName, Addr: netip.PrefixFrom(l.IP, r.Subnet.Bits()), Gateway: r.Gateway,
@@ -288,7 +286,8 @@ func (a *Agent) configure(ctx context.Context, l local, r network.Record, ns str
 	return nil
 }
 
-// port is the endpoint's port on the bridge, with what tells it again later.
+// port describes the endpoint's port on the bridge. Its external_ids identify the
+// endpoint after a restart.
 func port(l local, r network.Record, mtu int) ovs.Port {
 	ids := map[string]string{
 		idEndpoint: l.ID, idName: l.ContainerName, idNetwork: l.Network, idIP: l.IP.String(),

@@ -6,8 +6,8 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// allKnow refuses what a living host is not capable of: it would do something else with
-// what it reads. what is in the plural.
+// allKnow returns an error if a live host lacks a capability: that host would
+// misinterpret what it reads. what names the feature, in the plural.
 func (a *Agent) allKnow(capability, what string) error {
 	names, known := a.view.behind(capability)
 	switch {

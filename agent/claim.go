@@ -12,11 +12,10 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// claim makes the addresses of this host's endpoints and the owners in the
-// store agree: what was left half done by a crash is given back, and an
-// endpoint whose address the store has lost gets it again. The addresses of all
-// networks are read in one call. A pass that fails goes on from where the one
-// before it came.
+// claim reconciles the addresses of this host's endpoints with their owners in the store.
+// It releases addresses that a crash left behind, and reclaims an address that the store
+// has lost. It reads the addresses of all networks in one call. After a failure, the next
+// call continues where this one stopped.
 func (a *Agent) claim(ctx context.Context) error {
 	entries, err := a.Store.List(ctx, network.NetworksPrefix)
 	if err != nil {
@@ -44,7 +43,7 @@ func (a *Agent) claim(ctx context.Context) error {
 		a.view.putNetwork(r)
 		used := r
 		if forced, ok := a.segments.force(r.ID); ok {
-			used = forced // its endpoints have addresses of the subnet that it is programmed with
+			used = forced // this host programs another subnet, and its endpoints have addresses of that one
 		}
 		if err := a.claimOn(ctx, used, all, locals[r.ID]); err != nil {
 			return fmt.Errorf("addresses of network %q: %w", r.ID, err)
@@ -56,7 +55,7 @@ func (a *Agent) claim(ctx context.Context) error {
 
 func (a *Agent) claimOn(ctx context.Context, r network.Record, all *ipam.Listing, locals []local) error {
 	allocations, err := all.Of(r.Subnet)
-	if errors.Is(err, ipam.ErrBadBlock) { // the others' addresses come with it
+	if errors.Is(err, ipam.ErrBadBlock) { // the readable addresses are returned with this error
 		a.note(noteBlocks+r.ID, fmt.Sprintf("network %q: %v; it is left alone", r.ID, err))
 	} else if err != nil {
 		return err
@@ -87,14 +86,13 @@ func (a *Agent) claimOn(ctx context.Context, r network.Record, all *ipam.Listing
 	return nil
 }
 
-// has says whether an endpoint of this host is on a network with an address.
+// has reports whether this host's endpoint id is on network r with address addr.
 func (a *Agent) has(id string, r network.Record, addr netip.Addr) bool {
 	l, ok := a.table.get(id)
 	return ok && l.Network == r.ID && l.IP == addr
 }
 
-// drop gives back an address that no endpoint has. The caller holds the lock on
-// the endpoint.
+// drop releases an address that no endpoint has. The caller holds the endpoint's lock.
 func (a *Agent) drop(ctx context.Context, r network.Record, al ipam.Allocation, id string) error {
 	if a.has(id, r, al.Addr) {
 		return nil
@@ -102,14 +100,14 @@ func (a *Agent) drop(ctx context.Context, r network.Record, al ipam.Allocation, 
 	err := a.Addresses.Release(ctx, pool(r), al.Owner)
 	if err == nil {
 		a.Logger.Info("an address without an endpoint was given back", "network", r.ID, "ip", al.Addr, "endpoint", id)
-	} else if !away(err) { // it stays taken, and that is all
+	} else if !away(err) { // the address stays allocated, which is harmless
 		a.Logger.Error("an address without an endpoint could not be given back", "network", r.ID, "ip", al.Addr, "endpoint", id, "err", err)
 		return nil
 	}
 	return err
 }
 
-// byNetwork sorts endpoints by their network, each list in the order given.
+// byNetwork groups endpoints by network and keeps their order.
 func byNetwork(locals []local) map[string][]local {
 	lists := map[string][]local{}
 	for _, l := range locals {

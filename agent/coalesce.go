@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// coalescer runs one function for many callers: who comes while a run is under
-// way shares the next one. So a hundred attaches at once cost a few runs, and
-// each caller still returns only after a run that began after its call.
+// coalescer runs one function for many callers. Calls that arrive during a run share the
+// next run. So a hundred concurrent attaches cost a few runs, and each caller still
+// returns only after a run that began after its call.
 type coalescer struct {
 	timeout time.Duration // of one run
 	errands *errands
@@ -28,8 +28,8 @@ func newCoalescer(e *errands, timeout time.Duration, run func(context.Context) e
 	return &coalescer{timeout: timeout, errands: e, run: run}
 }
 
-// Do waits for a run that begins after this call and gives its error. A caller
-// that gives up leaves the run to the others.
+// Do waits for a run that begins after this call and returns its error. If ctx ends
+// first, the run continues for the other callers.
 func (c *coalescer) Do(ctx context.Context) error {
 	c.mu.Lock()
 	if c.next == nil {
@@ -50,15 +50,15 @@ func (c *coalescer) Do(ctx context.Context) error {
 	}
 }
 
-// idle says that no run is under way, and nobody waits for one.
+// idle reports whether no run is in progress or requested.
 func (c *coalescer) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.running
 }
 
-// once does one run and begins the next one, if somebody waits for it. Its
-// context outlives the first caller's, since others wait too.
+// once does one run, and starts the next one if a caller waits for it. Its context is not
+// that of the first caller, because others wait for the run too.
 func (c *coalescer) once(ctx context.Context) {
 	c.mu.Lock()
 	b := c.next

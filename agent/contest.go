@@ -11,15 +11,15 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// contests remembers which host's endpoint has an address on a network here, so
-// that who claims it later does not get it.
+// contests remembers which host's endpoint holds each address on a network, so that a
+// later claim by another host does not take it over.
 type contests struct {
 	mu   sync.Mutex
 	won  map[string]standing // by network
-	lost map[string][]string // by network: sentences
+	lost map[string][]string // by network; messages
 }
 
-// standing is who has what on a network.
+// standing records who holds which addresses on a network.
 type standing struct {
 	own     map[netip.Addr]holder
 	allowed map[sharing]bool
@@ -27,32 +27,33 @@ type standing struct {
 
 type holder struct{ host, mac string }
 
-// sharing is an address that a host's endpoint is allowed beside its own.
+// sharing is a prefix that an endpoint of a host is allowed in addition to its own
+// address.
 type sharing struct {
 	host   string
 	prefix netip.Prefix
 }
 
-// claim is an endpoint that another host says it has.
+// claim is an endpoint that another host publishes.
 type claim struct {
 	host     string
 	ofport   int
 	endpoint endpoint
-	missed   bool // it has vanished from the host's list, a moment ago
+	missed   bool // it disappeared from the host's list a moment ago
 }
 
-// Who has an address that is no endpoint's on another host.
+// Holders of an address that is not an endpoint's on another host.
 const (
 	thisHost   = "this host"
 	theGateway = "the gateway"
 )
 
-// settle decides who has which address and which MAC on a network, each of them once.
-// The gateway stands before all, then what is attached here, then what was programmed
-// before, then the older tunnel, and last what has vanished a moment ago. A new claim to
-// what others were allowed before comes to nothing. This is the one place where that is
-// decided: package ovs leaves out what is ambiguous still, and nobody would be told. The
-// sentences name who lost.
+// settle assigns each address and each MAC on a network to one holder. The order of
+// precedence is: the gateway, endpoints attached here, remote endpoints that were
+// programmed before, those with the older tunnel, and last endpoints that disappeared a
+// moment ago. A new claim loses to a prefix that another endpoint was allowed before.
+// settle must resolve every conflict: package ovs omits what is still ambiguous, without
+// a report. The returned messages name the losers.
 func settle(claims []claim, seg ovs.Segment, before standing, name func(string) string) (ovs.Segment, standing, []string) {
 	was := func(c claim) int {
 		switch {
@@ -66,7 +67,7 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 	slices.SortFunc(claims, func(x, y claim) int {
 		return cmp.Or(cmp.Compare(was(x), was(y)), cmp.Compare(x.ofport, y.ofport), x.endpoint.IP.Compare(y.endpoint.IP), strings.Compare(x.endpoint.ID, y.endpoint.ID))
 	})
-	ips, macs := map[netip.Addr]string{seg.Gateway: theGateway}, make(map[string]string, len(claims)+1) // to who has it
+	ips, macs := map[netip.Addr]string{seg.Gateway: theGateway}, make(map[string]string, len(claims)+1) // to the holder
 	macs[seg.GatewayMAC] = theGateway
 	var lost []string
 	lose := func(format string, args ...any) {
@@ -100,10 +101,10 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 	for _, c := range claims {
 		ep, lose := c.endpoint, lose
 		if c.missed {
-			lose = func(string, ...any) {} // its host does not claim it any more
+			lose = func(string, ...any) {} // its host no longer claims it
 		}
 		if ep.IP != seg.Gateway && !usableIn(seg.Subnet, seg.Gateway, ep.IP) {
-			// It would be answered for by ARP and drawn away from whoever has it.
+			// Flows for it would answer ARP for that address and draw its traffic away.
 			lose("host %q claims address %s for %q, which no endpoint in subnet %s can have; its endpoint is not reached from here", name(c.host), ep.IP, ep.ID, seg.Subnet)
 			continue
 		}
@@ -127,8 +128,8 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 	return seg, won, lost
 }
 
-// allowedBefore lists what endpoints of this host are allowed, and those of others
-// that were before and are still.
+// allowedBefore lists the prefixes that endpoints of this host are allowed, and those of
+// other hosts that were in force before and are still claimed.
 func allowedBefore(claims []claim, local []ovs.Local, before standing) []sharing {
 	var list []sharing
 	for _, l := range local {
@@ -146,7 +147,8 @@ func allowedBefore(claims []claim, local []ovs.Local, before standing) []sharing
 	return list
 }
 
-// allowedTo says to whose endpoint, but for one host's, an address is allowed.
+// allowedTo returns the host whose endpoint is allowed the address, ignoring the host
+// but.
 func allowedTo(list []sharing, ip netip.Addr, but string) (host string, ok bool) {
 	for _, s := range list {
 		if s.host != but && s.prefix.Contains(ip) {
@@ -166,13 +168,14 @@ func shownHost(id string, name func(string) string) string {
 	return fmt.Sprintf("an endpoint of host %q", name(id))
 }
 
-// usableIn says whether an endpoint can have an address in a subnet: neither the
-// gateway's, nor the subnet's own, nor its broadcast address.
+// usableIn reports whether an endpoint can have an address in a subnet. The gateway, the
+// network address and the broadcast address are not usable.
 func usableIn(subnet netip.Prefix, gateway, ip netip.Addr) bool {
 	return subnet.Contains(ip) && ip != gateway && ip != subnet.Addr() && subnet.Contains(ip.Next())
 }
 
-// settle judges the claims to one network's addresses and remembers who has them.
+// settle settles the claims on one network and remembers the result. news is the list of
+// lost claims if it differs from the last one.
 func (c *contests) settle(networkID string, claims []claim, seg ovs.Segment, name func(string) string) (settled ovs.Segment, news []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,7 +190,7 @@ func (c *contests) settle(networkID string, claims []claim, seg ovs.Segment, nam
 	return settled, news
 }
 
-// only forgets the networks that are not used here any more.
+// only forgets all other networks. The caller passes those in use on this host.
 func (c *contests) only(networks map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -199,7 +202,7 @@ func (c *contests) only(networks map[string]bool) {
 	}
 }
 
-// problems says which claims are not followed.
+// problems lists the claims that this host rejects.
 func (c *contests) problems() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

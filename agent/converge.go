@@ -16,11 +16,12 @@ import (
 // convergeTimeout bounds one pass.
 const convergeTimeout = 30 * time.Second
 
-// converge brings what is there to what should be, once. It may be called at
-// any time and deletes only what is ours and what it can judge: nothing before
-// the store has told what should be. compare says whether to read the switch's
-// flows, the packet filter and our own keys too, rather than trust what they were told. What fails
-// is joined and does not stop the rest.
+// converge reconciles the host with the desired state once. It may be called at any time.
+// It deletes only objects that belong to the agent and that it can judge, and nothing
+// before the store has delivered the desired state. If compare is true, it also reads the
+// flows of the switch, the packet filter and this host's keys in the store, instead of
+// assuming that they are as last written. It continues after an error and returns all
+// errors joined.
 func (a *Agent) converge(ctx context.Context, compare bool) error {
 	ctx, cancel := context.WithTimeout(ctx, convergeTimeout)
 	defer cancel()
@@ -50,7 +51,7 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	}
 	lost, told, err := a.convergePlane(ctx)
 	errs = append(errs, err)
-	if !told { // nothing can be taken off a switch that is away
+	if !told { // nothing can be removed from a switch that does not answer
 		return errors.Join(errs...)
 	}
 	for _, id := range lost {
@@ -60,9 +61,9 @@ func (a *Agent) converge(ctx context.Context, compare bool) error {
 	return errors.Join(errs...)
 }
 
-// loadOver loads what the store knows, over the ports and tunnels that are there.
+// loadOver loads the stored state on top of the existing ports and tunnels.
 func (a *Agent) loadOver(ctx context.Context) error {
-	if told, err := a.convergeTunnels(ctx); !told { // flows without the tunnels would cut the other hosts off
+	if told, err := a.convergeTunnels(ctx); !told { // flows without the tunnels would cut off the other hosts
 		return err
 	}
 	ports, err := a.Switch.Ports(ctx)
@@ -72,8 +73,7 @@ func (a *Agent) loadOver(ctx context.Context) error {
 	return a.load(ctx, ports)
 }
 
-// refreshSelf looks again at this host's own address and MTU. When it cannot,
-// what it saw last stands.
+// refreshSelf reads this host's address and MTU again. On failure the last values stay.
 func (a *Agent) refreshSelf() error {
 	self, err := a.Self()
 	if err != nil {
@@ -85,8 +85,8 @@ func (a *Agent) refreshSelf() error {
 	return nil
 }
 
-// convergeTunnels makes one tunnel to each other host. told says that the switch
-// has answered, though it may not have been able to make all of them.
+// convergeTunnels creates a tunnel to each trusted peer. told reports whether the switch
+// answered, even if it could not create all of them.
 func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	var tunnels []ovs.Tunnel
 	vtep := a.host().VTEP
@@ -94,9 +94,9 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	for _, h := range peers {
 		t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
 		if !a.userspace() {
-			// The userspace datapath would look this address up in a route
-			// table that it throws away at every change of an interface. It sends
-			// past the kernel's rules, so nothing there reads a mark.
+			// The userspace datapath would look up this address in a route table that it
+			// discards at every interface change. It bypasses the kernel's rules, so no
+			// rule there would see a mark.
 			t.Local, t.Mark = vtep, firewall.TunnelMark
 		}
 		tunnels = append(tunnels, t)
@@ -112,9 +112,9 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	return true, err
 }
 
-// locked runs f under the lock of the endpoint that has a port, since what was
-// seen before may have been an attach or detach half way. An endpoint that is
-// being changed just now is left to whoever does it, and looked at again soon.
+// locked runs f under the lock of the endpoint that has the port, because an earlier
+// observation may show an attach or detach half done. It skips an endpoint whose lock is
+// held and counts that in a.skipped, so that a pass follows soon.
 func (a *Agent) locked(ctx context.Context, port string, f func(context.Context) error) error {
 	unlock, ok := a.names.TryLock(port)
 	if !ok {
@@ -125,8 +125,8 @@ func (a *Agent) locked(ctx context.Context, port string, f func(context.Context)
 	return f(ctx)
 }
 
-// convergeEnds finishes what could not be detached while the switch was away,
-// or not released while the store was.
+// convergeEnds completes detaches that failed because the switch was away, and releases
+// that failed because the store was.
 func (a *Agent) convergeEnds(ctx context.Context) error {
 	var errs []error
 	for _, l := range a.table.all() {
@@ -148,10 +148,11 @@ func (a *Agent) end(ctx context.Context, id string) error {
 	return nil
 }
 
-// publishersAtOnce bounds the writes of one pass that are under way at a time.
+// publishersAtOnce bounds the concurrent writes of one pass.
 const publishersAtOnce = 8
 
-// convergeLists publishes this host's endpoints where the store has other ones.
+// convergeLists publishes this host's endpoint lists where the store has different ones.
+// If compare is true, it checks the stored lists too.
 func (a *Agent) convergeLists(ctx context.Context, compare bool) error {
 	networks := map[string]bool{}
 	for _, id := range a.table.networks() {

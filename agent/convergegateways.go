@@ -10,8 +10,8 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// convergeGateways has a gateway for each network that is used here, as it
-// should be, and none for another.
+// convergeGateways ensures that every network in use on this host has a correct gateway,
+// and removes all other gateways.
 func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 	errs := a.convergeUsers(ctx)
 	for _, p := range ports {
@@ -26,9 +26,9 @@ func (a *Agent) convergeGateways(ctx context.Context, ports []ovs.Port) error {
 	return errors.Join(append(errs, a.nat.Do(ctx))...)
 }
 
-// convergeUsers counts in who is attached, and out who is not and will not be in a
-// moment: an attach that failed may not have got so far with taking itself back, and
-// a container that was made need not have been started.
+// convergeUsers registers every attached endpoint as a user of its network. It removes
+// users that are neither attached nor about to be: a failed attach may not have undone
+// everything, and a created container may never start.
 func (a *Agent) convergeUsers(ctx context.Context) []error {
 	var errs []error
 	var noted []string
@@ -40,7 +40,7 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 	}
 	for networkID, ids := range attached {
 		r, ok := a.view.record(networkID)
-		if !ok { // the watch shows all there are
+		if !ok { // the watch shows every network that exists
 			noted = append(noted, noteNetwork+networkID)
 			remedy := "disconnect them"
 			if r, ok = a.segments.record(networkID); ok {
@@ -52,7 +52,7 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 			continue
 		}
 		if _, err := a.inForce(r); err != nil {
-			continue // it is not made here; the judgement is noted
+			continue // the network is not programmed here; judge has noted why
 		}
 		for _, id := range ids {
 			if l, ok := a.table.get(id); ok && l.Attached && l.Network == networkID {
@@ -64,7 +64,7 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 	for networkID, users := range a.segments.users() {
 		for _, id := range users {
 			if strings.HasPrefix(id, keeperPrefix) {
-				if _, ok := a.view.record(networkID); !ok { // nobody follows on a network that is gone
+				if _, ok := a.view.record(networkID); !ok { // nobody can take over on a network that is gone
 					errs = append(errs, a.leave(ctx, networkID, id))
 				}
 				continue
@@ -79,13 +79,13 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 	return errs
 }
 
-// uses says whether an endpoint is on a network here, or will be in a moment.
+// uses reports whether an endpoint is on a network here, or will be shortly.
 func (a *Agent) uses(l local, networkID string) bool {
 	waits := !l.Releasing && !l.Dirty && !l.Evicted && time.Since(l.since) < a.standby
 	return l.Network == networkID && (l.Attached || waits)
 }
 
-// dropUser counts out of a network who is not on it.
+// dropUser removes an endpoint from the users of a network that it does not use.
 func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
 	if l, ok := a.table.get(id); ok && a.uses(l, networkID) {
 		return nil
@@ -93,9 +93,9 @@ func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
 	return a.leave(ctx, networkID, id)
 }
 
-// mendGateway makes a network's gateway what it should be, or takes it away. One that
-// is being changed just now is left to whoever does it, who may wait for the store,
-// and looked at again soon.
+// mendGateway makes a network's gateway what it should be, or removes it. If the
+// network's lock is held, mendGateway skips it, because the holder may be waiting for the
+// store. A later pass repeats it.
 func (a *Agent) mendGateway(ctx context.Context, networkID string) error {
 	unlock, ok := a.segments.locks.TryLock(networkID)
 	if !ok {
@@ -111,7 +111,7 @@ func (a *Agent) mendGateway(ctx context.Context, networkID string) error {
 	if err != nil {
 		return err
 	}
-	if a.segments.port(networkID) == 0 { // nobody may take it for ready before it is
+	if a.segments.port(networkID) == 0 { // nobody may consider the gateway ready before it is
 		if err := a.nat.Do(ctx); err != nil {
 			return err
 		}

@@ -11,13 +11,13 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// lockedID is locked for an endpoint of the table.
+// lockedID is locked for the endpoint with this id.
 func (a *Agent) lockedID(ctx context.Context, id string, f func(context.Context, string) error) error {
 	return a.locked(ctx, link.HostName(id), func(ctx context.Context) error { return f(ctx, id) })
 }
 
-// convergePorts compares the endpoints' ports on the bridge with the table. lost are
-// those whose interface is gone.
+// convergePorts compares the endpoints' ports on the bridge with the table. It returns
+// the ids of attached endpoints whose interface is gone.
 func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) (lost []string, err error) {
 	var errs []error
 	var noted []string
@@ -60,8 +60,8 @@ func (a *Agent) convergePorts(ctx context.Context, ports []ovs.Port) (lost []str
 	return lost, errors.Join(errs...)
 }
 
-// convergePort mends what is not as it should be of one attached endpoint, whose
-// interface is there.
+// convergePort repairs the port and the MTU of an attached endpoint whose interface
+// exists.
 func (a *Agent) convergePort(ctx context.Context, name string, l local, s link.State, there map[string]ovs.Port) error {
 	p, ok := there[name]
 	r, known := a.segments.record(l.Network)
@@ -77,7 +77,7 @@ func (a *Agent) convergePort(ctx context.Context, name string, l local, s link.S
 	return nil
 }
 
-// dropStray takes away a port, and its veth, that no attached endpoint has.
+// dropStray removes a port and its veth unless an attached endpoint has them.
 func (a *Agent) dropStray(ctx context.Context, id string) error {
 	if l, ok := a.table.get(id); ok && l.Attached {
 		return nil
@@ -85,8 +85,8 @@ func (a *Agent) dropStray(ctx context.Context, id string) error {
 	return a.unplug(ctx, id)
 }
 
-// mendPort puts an attached endpoint's port back on the bridge, or, when its
-// interface is gone, takes the consequence.
+// mendPort puts an attached endpoint's port back on the bridge. If its interface is gone,
+// mendPort handles the endpoint as lost.
 func (a *Agent) mendPort(ctx context.Context, id string) error {
 	l, ok := a.table.get(id)
 	if !ok || !l.Attached {
@@ -102,7 +102,7 @@ func (a *Agent) mendPort(ctx context.Context, id string) error {
 	return a.plugAgain(ctx, id)
 }
 
-// plugAgain makes an attached endpoint's port on the bridge what it should be.
+// plugAgain restores an attached endpoint's port on the bridge.
 func (a *Agent) plugAgain(ctx context.Context, id string) error {
 	l, ok := a.table.get(id)
 	if !ok || !l.Attached {
@@ -118,10 +118,9 @@ func (a *Agent) plugAgain(ctx context.Context, id string) error {
 	return nil
 }
 
-// mendMTU follows a change of the underlay's MTU on both ends of an endpoint.
-// Where the container's namespace cannot be found any more, both ends stay as
-// they are: one alone would lose the large packets between containers of this
-// host, too.
+// mendMTU applies a changed underlay MTU to both ends of an endpoint. If the container's
+// namespace cannot be found any more, both ends keep their MTU: changing only one would
+// drop large packets even between containers on this host.
 func (a *Agent) mendMTU(ctx context.Context, id string) error {
 	l, ok := a.table.get(id)
 	if !ok || !l.Attached {
@@ -149,15 +148,15 @@ func (a *Agent) mendMTU(ctx context.Context, id string) error {
 	return nil
 }
 
-// endsWithInterface says whether nobody but the interface tells that an endpoint
-// has ended.
+// endsWithInterface reports whether the loss of the interface is the only sign that an
+// endpoint has ended.
 func endsWithInterface(s api.Source) bool {
 	return s != api.SourceDocker && s != api.SourceDriver
 }
 
-// lost deals with an endpoint whose interface went away with its namespace: a
-// Docker container has stopped and may come back, or Docker will give its address
-// back; anything else is gone.
+// lost handles an endpoint whose interface disappeared with its namespace. A Docker
+// container has stopped: it may start again, or Docker will release its address. Any
+// other endpoint is gone.
 func (a *Agent) lost(ctx context.Context, l local) error {
 	a.Logger.Info("the interface of an endpoint is gone", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network)
 	if endsWithInterface(l.Source) {
@@ -166,8 +165,8 @@ func (a *Agent) lost(ctx context.Context, l local) error {
 	return a.detach(ctx, l)
 }
 
-// convergeVeths deletes veth pairs that no attached endpoint has, but for those
-// whose port is left alone.
+// convergeVeths deletes veth pairs that no attached endpoint has, except those whose port
+// convergePorts leaves alone.
 func (a *Agent) convergeVeths(ctx context.Context, ports []ovs.Port) error {
 	names, err := a.Links.HostVeths()
 	if err != nil {
@@ -192,7 +191,7 @@ func (a *Agent) convergeVeths(ctx context.Context, ports []ovs.Port) error {
 	return errors.Join(errs...)
 }
 
-// dropVeth deletes a veth pair, unless an endpoint has come that has it.
+// dropVeth deletes a veth pair unless an endpoint has it by now.
 func (a *Agent) dropVeth(ctx context.Context, name string) error {
 	if _, ok := a.table.atPort(name); ok {
 		return nil

@@ -8,11 +8,12 @@ import (
 	"github.com/socketplane/socketplane/agent/cluster"
 )
 
-// lookEvery is how often hosts that do not hold their record are looked at.
+// lookEvery is the interval at which the agent checks hosts that do not hold their
+// record.
 const lookEvery = 3 * time.Second
 
-// watchDead takes hosts that are dead out of this host's network, brings them
-// back when they live, and gives up what they had when they do not come back.
+// watchDead excludes dead hosts from this host's network and includes them again when
+// they return. It gives up what they held in the store if they do not.
 func (a *Agent) watchDead(ctx context.Context) error {
 	failing := false
 	for {
@@ -31,7 +32,7 @@ func (a *Agent) watchDead(ctx context.Context) error {
 	}
 }
 
-// lookForDead looks once.
+// lookForDead checks once.
 func (a *Agent) lookForDead(ctx context.Context) error {
 	if !a.view.complete() || !a.isLoaded() {
 		return nil

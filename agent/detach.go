@@ -12,8 +12,8 @@ import (
 	"github.com/socketplane/socketplane/agent/network"
 )
 
-// Detach implements api.Service. It returns when the detach is under way: a
-// container's end waits for it, and whatever comes next for the same id waits
+// Detach implements api.Service. It returns while the detach is still in progress,
+// because the end of a container waits for the call. The next call for the same id waits
 // for the lock.
 func (a *Agent) Detach(ctx context.Context, id string) error {
 	if err := api.CheckEndpointID(id); err != nil {
@@ -40,18 +40,18 @@ func (a *Agent) Detach(ctx context.Context, id string) error {
 	return nil
 }
 
-// markDetached makes the endpoint one that only holds its address.
+// markDetached records that the endpoint only holds its address.
 func (a *Agent) markDetached(l local) local {
 	l.Port, l.OFPort, l.Attached, l.NetNS, l.Dirty, l.HostPorts, l.Turn = "", 0, false, "", true, nil, 0
 	a.table.put(l)
-	a.HostPorts.Release(l.ID) // at once: who starts next may publish the same
+	a.HostPorts.Release(l.ID) // at once: the next container to start may publish the same ports
 	return l
 }
 
-// detach takes the interface away and keeps the address. It goes as far as it
-// can: what fails is finished by the converge loop. While the store is away
-// that is success: the container is gone here, whether or not others can be
-// told now. The caller holds the lock on the endpoint.
+// detach removes the interface and keeps the address. It does as much as it can, and the
+// converge loop completes the rest. If only the store is away, detach succeeds: the
+// container is gone here, even if the other hosts learn of it later. The caller holds the
+// endpoint's lock.
 func (a *Agent) detach(ctx context.Context, l local) error {
 	gone, told := a.withdraw(ctx, l)
 	if away(told) {
@@ -60,7 +60,7 @@ func (a *Agent) detach(ctx context.Context, l local) error {
 	return errors.Join(gone, told)
 }
 
-// withdraw takes the interface away and tells the cluster, side by side.
+// withdraw removes the interface and, in parallel, tells the cluster.
 func (a *Agent) withdraw(ctx context.Context, l local) (gone, told error) {
 	l = a.markDetached(l)
 	var wg sync.WaitGroup
@@ -77,8 +77,8 @@ func (a *Agent) withdraw(ctx context.Context, l local) (gone, told error) {
 	return gone, told
 }
 
-// disconnect takes the endpoint's interface, port and flows away, all or part
-// of which are there. The network's last endpoint takes its gateway with it.
+// disconnect removes the endpoint's interface, port and flows. Parts may be missing
+// already. With the last endpoint of a network, its gateway goes too.
 func (a *Agent) disconnect(ctx context.Context, l local) error {
 	var g errgroup.Group
 	g.Go(func() error { return a.unplug(ctx, l.ID) })
@@ -94,8 +94,8 @@ func (a *Agent) disconnect(ctx context.Context, l local) error {
 	return errors.Join(g.Wait(), left, flows, closed)
 }
 
-// Release implements api.Service. Like Attach it waits for an agent that has
-// just started: who ends a container does not come twice.
+// Release implements api.Service. Like Attach, it waits for an agent that has just
+// started, because the caller does not call again.
 func (a *Agent) Release(ctx context.Context, id string) error {
 	if err := api.CheckEndpointID(id); err != nil {
 		return err
@@ -119,18 +119,18 @@ func (a *Agent) Release(ctx context.Context, id string) error {
 	return nil
 }
 
-// release detaches and gives the address back. When the store is away the
-// endpoint stays marked, and the converge loop tries again. The caller holds
-// the lock on the endpoint.
+// release detaches the endpoint and releases its address. If the store is away, the
+// endpoint stays marked as Releasing and the converge loop tries again. The caller holds
+// the endpoint's lock.
 func (a *Agent) release(ctx context.Context, l local) error {
 	l.Releasing = true
 	a.table.put(l)
 	if l.Attached || l.Dirty {
-		// Nobody is given the address before nothing here uses it any more.
+		// The address may be reassigned only after nothing here uses it.
 		if gone, _ := a.withdraw(ctx, l); gone != nil {
 			return gone
 		}
-	} else if a.segments.counted(l.Network, l.ID) { // it has joined, and was never attached
+	} else if a.segments.counted(l.Network, l.ID) { // it joined the network but was never attached
 		if err := errors.Join(a.leave(ctx, l.Network, l.ID), a.forwarding.Do(ctx)); err != nil {
 			return err
 		}
@@ -142,9 +142,9 @@ func (a *Agent) release(ctx context.Context, l local) error {
 	return nil
 }
 
-// giveBack ends an endpoint that is marked as Releasing and has no interface.
-// The address goes last: nobody may be given it while others still hear that it
-// is ours.
+// giveBack removes an endpoint that is marked as Releasing and has no interface. It
+// releases the address last: nobody else may get it while other hosts still believe that
+// it is this host's.
 func (a *Agent) giveBack(ctx context.Context, l local) error {
 	err := a.publish(ctx, l.Network)
 	if err != nil && api.CodeOf(translate(err)) != api.CodeNotFound {
@@ -156,7 +156,7 @@ func (a *Agent) giveBack(ctx context.Context, l local) error {
 		switch {
 		case err == nil:
 			from = pool(r)
-		case errors.Is(err, network.ErrNotFound): // the network went, and its addresses with it
+		case errors.Is(err, network.ErrNotFound): // its addresses were deleted with the network
 		default:
 			return err
 		}
@@ -174,13 +174,12 @@ func (a *Agent) giveBack(ctx context.Context, l local) error {
 	return nil
 }
 
-// doubtTime is how long a write whose answer was lost may still be under way
-// after the store has answered another call: what waited with it in the
-// server's buffers is done by then.
+// doubtTime is how long a write with a lost answer may still take effect after the store
+// has answered another call. By then the server has processed what waited in its buffers.
 const doubtTime = 2 * time.Second
 
-// lookAgain keeps an endpoint whose address may have been taken after all, so
-// that the converge loop gives it back once more.
+// lookAgain keeps an endpoint whose address may have been taken by a delayed write, so
+// that the converge loop releases it once more.
 func (a *Agent) lookAgain(l local) error {
 	if l.again.IsZero() {
 		l.again = time.Now().Add(a.doubt)

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// errands are what goes on after the call that began it has returned. They
-// outlive their callers, and never the agent.
+// errands is the work that continues after the call that started it has returned. It
+// outlives the caller, but not the agent.
 type errands struct {
-	ctx    context.Context // ends when the agent has waited for them long enough
+	ctx    context.Context // ends when the agent stops waiting for the errands
 	cancel context.CancelFunc
 
-	ending chan struct{} // closed when the agent waits for them
+	ending chan struct{} // closed when the agent begins to wait for the errands
 
 	mu     sync.Mutex
 	closed bool
@@ -25,8 +25,8 @@ func newErrands() *errands {
 	return e
 }
 
-// run does f beside the caller, or, when the agent is ending, at once: then
-// nobody would wait for it any more.
+// run starts f in the background. If the agent is ending, run calls f directly, because
+// nobody would wait for the goroutine.
 func (e *errands) run(timeout time.Duration, f func(context.Context)) {
 	e.mu.Lock()
 	closed := e.closed
@@ -49,7 +49,7 @@ func (e *errands) run(timeout time.Duration, f func(context.Context)) {
 	}()
 }
 
-// pause waits for d, or for the agent's end: that is no time to wait in an errand.
+// pause waits for d, or until the agent is ending: an errand must not delay that.
 func (e *errands) pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -60,7 +60,7 @@ func (e *errands) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// ended says whether the agent waits for its errands to end.
+// ended reports whether the agent has begun to wait for its errands.
 func (e *errands) ended() bool {
 	select {
 	case <-e.ending:
@@ -70,8 +70,8 @@ func (e *errands) ended() bool {
 	}
 }
 
-// finish waits for all errands, at most for grace; then it ends them and waits
-// until they have. Calls that are still under way do theirs themselves.
+// finish waits up to grace for all errands. Then it cancels them and waits until they
+// return. Calls that are still in progress run their own errands themselves.
 func (e *errands) finish(grace time.Duration) {
 	e.mu.Lock()
 	if !e.closed {

@@ -17,12 +17,12 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// codes says which api code each sentinel of the packages below means. It is
-// the one place where that is decided.
+// codes maps the sentinel errors of the packages below to API codes. All such decisions
+// are made here.
 var codes = []struct {
 	err    error
 	code   api.Code
-	remedy string // what to do, where the error's own sentence does not say it
+	remedy string // what to do, if the error's text does not say it
 }{
 	{network.ErrNotFound, api.CodeNotFound, ""},
 	{network.ErrExists, api.CodeConflict, ""},
@@ -43,16 +43,16 @@ var codes = []struct {
 	{ovs.ErrForeign, api.CodeConflict, ""},
 	{ovs.ErrUnavailable, api.CodeUnavailable, "see that ovsdb-server and ovs-vswitchd run, and try again"},
 	{state.ErrUnavailable, api.CodeUnavailable, "see that it runs, and try again"},
-	// Names and sizes are checked before the store sees them: what it refuses
-	// still is the agent's right to be there, which an operator mends.
+	// The agent checks names and sizes before it calls the store. What the store still
+	// refuses is the agent's access, which only an operator can repair.
 	{state.ErrInvalid, api.CodeUnavailable, "see that the agent's token may write under " + state.Prefix},
 	{state.ErrConflict, api.CodeConflict, "try again"},
 	{context.DeadlineExceeded, api.CodeUnavailable, "try again"},
 	{context.Canceled, api.CodeUnavailable, "try again"},
 }
 
-// translate gives an error of the packages below its api code and a message of
-// one line. An error that has a code keeps it.
+// translate wraps an error of the packages below in an api.Error with a code and a
+// message of one line. An error that already has a code keeps it.
 func translate(err error) error {
 	if err == nil {
 		return nil
@@ -72,10 +72,10 @@ func translate(err error) error {
 	return &api.Error{Code: api.CodeInternal, Message: oneLine(err.Error()), Cause: err}
 }
 
-// maxMessage bounds a message, in bytes: what programs print may be long.
+// maxMessage bounds a message, in bytes, because the output of programs can be long.
 const maxMessage = 1000
 
-// oneLine makes one line of what several errors, or a program, said.
+// oneLine turns joined errors, or the output of a program, into one line.
 func oneLine(s string) string {
 	var lines []string
 	for line := range strings.Lines(s) {
@@ -95,7 +95,7 @@ func oneLine(s string) string {
 	return s
 }
 
-// sentences takes an error that joins several apart, one line each.
+// sentences splits a joined error into one line per error.
 func sentences(err error) []string {
 	if err == nil {
 		return nil
@@ -111,14 +111,14 @@ func sentences(err error) []string {
 	return all
 }
 
-// away says whether an error means that the store cannot be had now: it does
-// not answer, or does not let us in.
+// away reports whether an error means that the store is unavailable: it does not answer,
+// or denies access.
 func away(err error) bool {
 	return errors.Is(err, state.ErrUnavailable) || errors.Is(err, state.ErrInvalid) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// late makes a deadline that passed while the store was waited for, somewhere
-// on the way to it, say that it was the store.
+// late adds state.ErrUnavailable to a deadline error, because the deadline passed while
+// something waited for the store.
 func late(what string, err error) error {
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, state.ErrUnavailable) {
 		return err
@@ -126,8 +126,8 @@ func late(what string, err error) error {
 	return fmt.Errorf("%s: %w: %w", what, state.ErrUnavailable, err)
 }
 
-// explainAddress says of a refused address which network it is about, who has
-// it, and what to do.
+// explainAddress rewrites the error about a refused address. The new message names the
+// network, the holder and a remedy.
 func (a *Agent) explainAddress(err error, r network.Record) error {
 	err = late(fmt.Sprintf("allocate an address of %s", r.Subnet), err)
 	taken, isTaken := errors.AsType[*ipam.TakenError](err)
@@ -154,8 +154,8 @@ func (a *Agent) explainAddress(err error, r network.Record) error {
 	return err
 }
 
-// endpointName gives the name of an endpoint's container where it is known,
-// else its id.
+// endpointName returns the container name of an endpoint if it is known, else the
+// endpoint's id.
 func (a *Agent) endpointName(networkID, hostID, id string) string {
 	if l, ok := a.table.get(id); ok && hostID == a.id {
 		return cmp.Or(l.ContainerName, id)
@@ -168,8 +168,9 @@ func (a *Agent) endpointName(networkID, hostID, id string) string {
 	return id
 }
 
-// hostName gives a host's name for people; its id where no record tells. Names need
-// not be unique: where another host has the same, the beginning of the id follows.
+// hostName returns the name of a host for users, or its id if there is no record. Names
+// need not be unique: if two hosts share a name, hostName appends the first 8 characters
+// of the id.
 func (a *Agent) hostName(id string) string {
 	own := a.host()
 	name := a.view.hostName(id)

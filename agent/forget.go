@@ -13,30 +13,29 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// errFenced means that something which must not change meanwhile has changed.
+// errFenced means that a value checked by the fence has changed.
 var errFenced = errors.New("it is not ours to do any more")
 
-// forgetTries bounds how often the work on a key begins anew after others have
-// changed it.
+// forgetTries bounds the attempts on one key when others keep changing it.
 const forgetTries = 16
 
-// ForgetStore is what Forget needs of the key-value state.
+// ForgetStore is the part of the key-value store that Forget uses.
 type ForgetStore interface {
 	Get(ctx context.Context, key string) (state.Entry, error)
 	List(ctx context.Context, prefix string) ([]state.Entry, error)
 	Txn(ctx context.Context, ops []state.Op) error
 }
 
-// Forget takes everything of a host out of the store: its lists of endpoints
-// first, so that nobody is given an address that others still believe to be
-// the host's; then its addresses and its claims to blocks of them; last its
-// record, which is what tells that there is something to take. The fence, of
-// kind OpCheck, is checked in every transaction.
+// Forget removes everything of a host from the store. It removes the lists of endpoints
+// first, so that nobody gets an address that others still believe to be the host's. Then
+// it removes the host's addresses and its claims to blocks of them, and last its record,
+// because the record shows that there is something to remove. Every transaction checks
+// the fence, whose operations are of kind OpCheck.
 //
-// The host must be dead, or be this one and have stopped publishing and
-// registering itself: else it writes everything anew. What fails half way is
-// finished by calling it again. A value that cannot be decoded is left alone,
-// and in the error once all else is done.
+// The host must be dead, or it must be this host and have stopped publishing and
+// registering itself. Otherwise it writes everything again. After a failure, another call
+// completes the work. Forget skips values that cannot be decoded, and returns their
+// errors after everything else is done.
 func Forget(ctx context.Context, store ForgetStore, host string, fence ...state.Op) error {
 	f := &forgetting{store: store, host: host, fence: fence}
 	left := map[string]error{}
@@ -58,10 +57,10 @@ type forgetting struct {
 	fence []state.Op
 }
 
-// change writes what plan makes of a key's value, and begins anew with the value that
-// is there by now when somebody else was faster. some is false where there is nothing
-// to write. Each key has a transaction of its own: a block that others allocate from
-// then holds up nothing else.
+// change writes what plan makes of a key's value. If another writer was faster, it starts
+// over with the new value. plan returns some == false if there is nothing to write. Each
+// key has its own transaction, so a block that others allocate from does not delay the
+// other keys.
 func (f *forgetting) change(ctx context.Context, e state.Entry, plan func(state.Entry) (op state.Op, some bool, err error)) error {
 	var err error
 	for range forgetTries {
@@ -135,7 +134,7 @@ func (f *forgetting) addresses(ctx context.Context, left map[string]error) error
 	return nil
 }
 
-// ownerHost is the host that an owner of an address is on, see Agent.owner.
+// ownerHost returns the host part of an owner; see Agent.owner.
 func ownerHost(owner string) string {
 	host, _, _ := strings.Cut(owner, "/")
 	return host
@@ -154,8 +153,8 @@ func (f *forgetting) record(ctx context.Context, _ map[string]error) error {
 	})
 }
 
-// listedOnce is a store whose lists are read once, for the work on several hosts: what
-// has changed since, a write tells.
+// listedOnce is a store that reads each list once, to work on several hosts. A later
+// change makes the write fail, so a stale list does no harm.
 type listedOnce struct {
 	ForgetStore
 
@@ -163,7 +162,7 @@ type listedOnce struct {
 	lists map[string][]state.Entry
 }
 
-// List gives what was read first.
+// List returns the result of the first successful read.
 func (s *listedOnce) List(ctx context.Context, prefix string) ([]state.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// forwardingState is what the switch should do now: a function of the view, the
-// table, the segments, the tunnels, and of who had which address before.
+// forwardingState returns what the switch should do now. It depends on the view, the
+// table, the segments, the tunnels, and on who held which address before.
 func (a *Agent) forwardingState() ovs.Forwarding {
 	tunnels := a.tunnelPorts()
 	f := ovs.Forwarding{Self: a.host().VTEP, Probe: a.probe()}
@@ -62,11 +62,12 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment
 	return s, a.judgeAllowed(r, s.Local, s.Remote)
 }
 
-// followMissed has the flows of vanished endpoints go once they do not count any more.
+// followMissed removes the flows of endpoints that have disappeared, once their grace
+// period is over.
 func (a *Agent) followMissed() {
 	d := a.view.missing()
 	if d == 0 || !a.missing.CompareAndSwap(false, true) {
-		return // who waits already looks again
+		return // the errand in progress checks again
 	}
 	a.errands.run(d+applyTimeout, func(ctx context.Context) {
 		a.errands.pause(ctx, d)
@@ -81,12 +82,12 @@ func (a *Agent) followMissed() {
 	})
 }
 
-// applyForwarding programs the difference between what the switch was told
-// last, or after a call for a comparison what it really does, and what it
-// should do now. It runs inside a.forwarding.
+// applyForwarding programs the difference between the last programmed state and the
+// desired one. If a comparison is due, it compares with the actual flows of the switch
+// instead. Only a.forwarding calls it.
 func (a *Agent) applyForwarding(ctx context.Context) error {
 	if !a.isLoaded() {
-		return nil // what the switch does already is better than half of it
+		return nil // the flows from before the restart are better than an incomplete set
 	}
 	if a.compare.Swap(false) {
 		if err := a.Switch.Resync(ctx, a.forwardingState()); err != nil {
@@ -104,5 +105,5 @@ func (a *Agent) applyForwarding(ctx context.Context) error {
 func (a *Agent) tunnelPorts() map[string]int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.tunnels // replaced whole, never changed
+	return a.tunnels // replaced as a whole, never modified
 }

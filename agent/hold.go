@@ -15,26 +15,27 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// holdTime is how long an address waits for its endpoint. Docker asks for an
-// address and makes the endpoint within the same second, or gives it back.
+// holdTime is how long an address is reserved for an endpoint. Docker requests an address
+// and creates the endpoint, or releases the address, within a second.
 const holdTime = time.Minute
 
-// holdPrefix begins the names of holds as owners of addresses; no endpoint's id
-// begins so. What a crash leaves is found by claim: no endpoint has it.
+// holdPrefix starts the names of holds as owners of addresses. No endpoint id starts with
+// it. After a crash, claim finds and releases the leftover holds, because no endpoint has
+// them.
 const holdPrefix = "+"
 
-// hold is an address that waits for its endpoint.
+// hold is an address that is reserved for an endpoint.
 type hold struct {
-	owner   string // in the store
+	owner   string // name in the store
 	network string
 	pool    ipam.Pool
-	ip      netip.Addr // the zero Addr: not known whether it has one
+	ip      netip.Addr // the zero Addr if it is unknown whether an address was allocated
 	since   time.Time
 	until   time.Time
-	doubt   bool // a write may still be under way: to be given back twice
+	doubt   bool // a write may still be in progress: release it twice
 }
 
-// holds are this host's, by owner.
+// holds are the holds of this host, by owner.
 type holds struct {
 	mu      sync.Mutex
 	byOwner map[string]hold
@@ -48,7 +49,7 @@ func (h *holds) put(x hold) {
 	h.byOwner[x.owner] = x
 }
 
-// take removes the hold of an address and gives it.
+// take removes and returns the hold of an address.
 func (h *holds) take(networkID string, ip netip.Addr) (hold, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -61,7 +62,7 @@ func (h *holds) take(networkID string, ip netip.Addr) (hold, bool) {
 	return hold{}, false
 }
 
-// find gives the hold of an address.
+// find returns the hold of an address.
 func (h *holds) find(networkID string, ip netip.Addr) (hold, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -73,7 +74,7 @@ func (h *holds) find(networkID string, ip netip.Addr) (hold, bool) {
 	return hold{}, false
 }
 
-// over removes the holds whose time is over and gives them.
+// over removes and returns the expired holds.
 func (h *holds) over(now time.Time) []hold {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -128,7 +129,7 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 	got, err := a.holdAddress(ctx, r, within, ip, h.owner, req.From)
 	if err != nil {
 		if away(err) || ctx.Err() != nil {
-			h.doubt = true // it may have been applied all the same: over at once
+			h.doubt = true // it may have been applied anyway: expire the hold at once
 			a.holds.put(h)
 			signal(a.kick)
 		}
@@ -140,7 +141,8 @@ func (a *Agent) Hold(ctx context.Context, req api.HoldRequest) (api.Hold, error)
 	return api.Hold{Network: r.ID, IP: h.ip, PrefixLen: r.Subnet.Bits(), Gateway: r.Gateway}, nil
 }
 
-// narrower gives what two ranges have in common; the zero Prefix as network's: no range.
+// narrower returns the intersection of two ranges. If networks is the zero Prefix, the
+// network has no range. Disjoint ranges are an error.
 func narrower(asked, networks netip.Prefix) (netip.Prefix, error) {
 	switch {
 	case !networks.IsValid(), networks.Overlaps(asked) && asked.Bits() >= networks.Bits():
@@ -151,11 +153,11 @@ func narrower(asked, networks netip.Prefix) (netip.Prefix, error) {
 	return asked, api.Errorf(api.CodeInvalid, "range %s is outside of %s, from which the network gives dynamic addresses; leave it out", asked, networks)
 }
 
-// holdAddress takes an address for a hold. One that was asked for by name may
-// still be an endpoint's of Docker's networks whose container is gone: Docker
-// was killed before it could say so, and asks now for its successor.
-// from is the endpoint of a stopped container that may have it. The next free
-// address is chosen within a pool of the network.
+// holdAddress allocates an address for a hold. If ip is not valid, it allocates the next
+// free address of the pool within. A requested address may still belong to an endpoint of
+// a Docker network whose container is gone. That happens if Docker was killed before it
+// could release the endpoint, and it now requests the address for the successor. from is
+// the endpoint of a stopped container from which the hold may take the address.
 func (a *Agent) holdAddress(ctx context.Context, r network.Record, within ipam.Pool, ip netip.Addr, owner, from string) (netip.Addr, error) {
 	if !ip.IsValid() {
 		return a.Addresses.Allocate(ctx, within, owner)
@@ -181,17 +183,16 @@ func (a *Agent) holdAddress(ctx context.Context, r network.Record, within ipam.P
 	return ip, a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
 }
 
-// inTheMaking is how long an address, or an endpoint without an interface, is
-// left to whoever asked for it: Docker goes on within milliseconds, unless it has
-// died.
+// inTheMaking is how long an address, or an endpoint without an interface, is left to
+// whoever requested it. Docker continues within milliseconds, unless it has died.
 const inTheMaking = 2 * time.Second
 
-// succeed takes an address over from a hold that nobody has come for, as soon as
-// it is clear that nobody will. taken is the error otherwise.
+// succeed takes over an address from an earlier hold. It first waits until that hold is
+// old enough to be abandoned. It returns taken if the hold was used meanwhile.
 func (a *Agent) succeed(ctx context.Context, r network.Record, ip netip.Addr, owner string, taken error) error {
 	old, ok := a.holds.find(r.ID, ip)
 	if !ok {
-		return a.Addresses.AllocateAddr(ctx, pool(r), ip, owner) // it has just gone
+		return a.Addresses.AllocateAddr(ctx, pool(r), ip, owner) // it has just been released
 	}
 	sleep(ctx, time.Until(old.since.Add(a.making)))
 	if now, ok := a.holds.take(r.ID, ip); !ok || now.owner != old.owner {
@@ -207,9 +208,9 @@ func (a *Agent) succeed(ctx context.Context, r network.Record, ip netip.Addr, ow
 	return err
 }
 
-// inherit moves an address from the endpoint of a stopped container to a hold, in
-// one write, so that nobody else can be given it in between. Then it ends the
-// endpoint. taken is the error for an endpoint that cannot be inherited from.
+// inherit moves an address from the endpoint of a stopped container to a hold. It does so
+// in one write, so that nobody else can get the address in between. Then it releases the
+// endpoint. It returns taken if the endpoint cannot give up its address.
 func (a *Agent) inherit(ctx context.Context, r network.Record, ip netip.Addr, owner, id string, taken error) error {
 	unlock, err := a.lockID(ctx, id)
 	if err != nil {
@@ -217,7 +218,7 @@ func (a *Agent) inherit(ctx context.Context, r network.Record, ip netip.Addr, ow
 	}
 	defer unlock()
 	l, ok := a.table.get(id)
-	if !ok { // it has just gone, and its address with it
+	if !ok { // the endpoint and its address have just been released
 		return a.Addresses.AllocateAddr(ctx, pool(r), ip, owner)
 	}
 	if l.Source != api.SourceDriver || l.Attached || l.Network != r.ID || l.IP != ip {
@@ -226,15 +227,15 @@ func (a *Agent) inherit(ctx context.Context, r network.Record, ip netip.Addr, ow
 	if err := a.Addresses.Transfer(ctx, pool(r), ip, a.owner(id), owner); err != nil {
 		return err
 	}
-	if err := a.release(ctx, l); err != nil { // it is marked, and the address has passed over
+	if err := a.release(ctx, l); err != nil { // the endpoint is marked and no longer owns the address
 		a.Logger.Warn("the endpoint of a stopped container has not ended yet; trying on", "endpoint", id, "container", l.ContainerName, "err", err)
 		signal(a.kick)
 	}
 	return nil
 }
 
-// releaseForsaken releases an endpoint of Docker's networks in whose namespace
-// no process lives, and says whether it did.
+// releaseForsaken releases an endpoint of Docker's networks if no process is left in its
+// namespace. It reports whether it did.
 func (a *Agent) releaseForsaken(ctx context.Context, id string) (bool, error) {
 	unlock, err := a.lockID(ctx, id)
 	if err != nil {
@@ -277,7 +278,7 @@ func (a *Agent) Unhold(ctx context.Context, networkID, address string) error {
 	return translate(a.dropHold(ctx, h))
 }
 
-// dropHold gives a hold's address back; when that fails, converge tries on.
+// dropHold releases the address of a hold. If that fails, converge tries again.
 func (a *Agent) dropHold(ctx context.Context, h hold) error {
 	err := a.Addresses.Release(ctx, h.pool, h.owner)
 	switch {
@@ -296,7 +297,7 @@ func (a *Agent) dropHold(ctx context.Context, h hold) error {
 	return err
 }
 
-// convergeHolds gives back what waited too long.
+// convergeHolds releases expired holds.
 func (a *Agent) convergeHolds(ctx context.Context) error {
 	var errs []error
 	for _, h := range a.holds.over(time.Now()) {

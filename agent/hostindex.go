@@ -7,16 +7,16 @@ import (
 	"github.com/socketplane/socketplane/agent/verdict"
 )
 
-// hostIndex is what is asked of the hosts again and again, once for an endpoint or a
-// list of them: it is found once for each snapshot.
+// hostIndex caches lookups over the hosts that are needed for every endpoint or list. It
+// is built once per snapshot.
 type hostIndex struct {
-	at    map[string]int // index in view.hosts, by id
-	named map[string]int // how many have a name
-	mtu   int            // of the networks; 0: not computed yet
-	self  mtuFacts       // what mtu was computed with
+	at    map[string]int // by id; index in view.hosts
+	named map[string]int // by name; number of hosts
+	mtu   int            // of the networks; 0 if not computed yet
+	self  mtuFacts       // the input of mtu
 }
 
-// mtuFacts is what of this host its networks' MTU depends on.
+// mtuFacts are the properties of this host that the MTU of its networks depends on.
 type mtuFacts struct {
 	id   string
 	vtep netip.Addr
@@ -33,7 +33,7 @@ func (v *view) putHosts(hosts []cluster.Host) {
 	v.hosts, v.known = hosts, x
 }
 
-// host gives a host by its id. The caller holds v.mu.
+// host returns the host with an id. The caller holds v.mu.
 func (v *view) host(id string) (cluster.Host, bool) {
 	i, ok := v.known.at[id]
 	if !ok {
@@ -42,7 +42,8 @@ func (v *view) host(id string) (cluster.Host, bool) {
 	return v.hosts[i], true
 }
 
-// mtu is the largest IP packet that passes inside a network between any two hosts.
+// mtu returns the size in bytes of the largest IP packet that passes between any two
+// hosts inside a network.
 func (v *view) mtu(self cluster.Host) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -53,7 +54,7 @@ func (v *view) mtu(self cluster.Host) int {
 	return v.known.mtu
 }
 
-// alive says whether a host holds its record.
+// alive reports whether a host holds its record.
 func (v *view) alive(id string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -61,7 +62,7 @@ func (v *view) alive(id string) bool {
 	return ok && h.Alive
 }
 
-// hostName gives a host's name for people; its id where no record tells.
+// hostName returns the name of a host, or its id if there is no record.
 func (v *view) hostName(id string) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -71,7 +72,7 @@ func (v *view) hostName(id string) string {
 	return id
 }
 
-// namesake says whether a host other than the one with this id has a name.
+// namesake reports whether a host other than the one with this id has the name.
 func (v *view) namesake(id, name string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()

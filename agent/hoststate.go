@@ -15,18 +15,18 @@ import (
 )
 
 const (
-	// restoreDelay lets what others change in one go, such as a firewall that is
-	// reloaded, come to its end.
+	// restoreDelay lets others finish a change of several steps, such as a firewall
+	// reload, before the agent reacts.
 	restoreDelay = 50 * time.Millisecond
-	// restorePause paces restoring while others change things without end.
+	// restorePause is the minimum pause between restores if others keep changing things.
 	restorePause = time.Second
-	// restoreTimeout bounds one restoring.
+	// restoreTimeout bounds one restore.
 	restoreTimeout = 10 * time.Second
 )
 
-// watchHost puts back what somebody takes from the host's own network, as soon as
-// the kernel tells. It needs no store: what should be is known since the last pass
-// of converge, and converge compares the same things on its slow timer.
+// watchHost restores the settings of the host's own network when the kernel reports that
+// something has changed. It does not need the store: the last converge pass has left the
+// desired state, and converge compares the same things on its slow timer.
 func (a *Agent) watchHost(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	done := make(chan error, 1)
@@ -39,7 +39,7 @@ func (a *Agent) watchHost(ctx context.Context) error {
 		}
 		sleep(ctx, restoreDelay)
 		select {
-		case <-changed: // of the same change
+		case <-changed: // part of the same change
 		default:
 		}
 		if ctx.Err() != nil || !a.isLoaded() {
@@ -54,7 +54,8 @@ func (a *Agent) watchHost(ctx context.Context) error {
 	return <-done
 }
 
-// restoreHost compares everything that is set on the host's own network.
+// restoreHost compares and repairs everything that the agent sets on the host's own
+// network.
 func (a *Agent) restoreHost(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
@@ -68,7 +69,7 @@ func (a *Agent) restoreHost(ctx context.Context) error {
 	return errors.Join(append(errs, a.nat.Do(ctx))...)
 }
 
-// restoreGateway puts back what was taken from a gateway port in the kernel.
+// restoreGateway restores what was removed from a gateway port in the kernel.
 func (a *Agent) restoreGateway(ctx context.Context, networkID string) error {
 	unlock, err := a.segments.locks.Lock(ctx, networkID)
 	if err != nil {
@@ -77,18 +78,18 @@ func (a *Agent) restoreGateway(ctx context.Context, networkID string) error {
 	defer unlock()
 	r, ok := a.segments.record(networkID)
 	if !ok || a.segments.port(networkID) == 0 {
-		return nil // it is going, or coming
+		return nil // the gateway is being removed or created
 	}
 	err = a.Links.EnsureGateway(ctx, a.gatewayOf(r))
-	if errors.Is(err, link.ErrNotFound) { // the switch's: converge makes it
+	if errors.Is(err, link.ErrNotFound) { // the switch has lost the port: converge creates it again
 		signal(a.kick)
 		return nil
 	}
 	return err
 }
 
-// convergeHost compares what is set on the host beside its gateways and the rules
-// that lead packets: forwarding, the firewall, and the host's ends of endpoints.
+// convergeHost repairs the host settings other than gateways and NAT rules: forwarding,
+// the firewall, and the host ends of endpoints.
 func (a *Agent) convergeHost(ctx context.Context) error {
 	errs := []error{a.Links.PrepareHost(a.userspace()), a.convergeFirewall(ctx)}
 	var ends []link.HostEnd
@@ -100,8 +101,8 @@ func (a *Agent) convergeHost(ctx context.Context) error {
 	return errors.Join(append(errs, a.Links.EnsureHostEnds(ctx, ends))...)
 }
 
-// convergeFirewall has the cluster's ports closed. A kernel that cannot do it is told
-// by Status, and keeps the host from nothing else.
+// convergeFirewall closes the cluster's ports. If the kernel does not support that,
+// Status reports it, and the host works otherwise.
 func (a *Agent) convergeFirewall(ctx context.Context) error {
 	err := a.Firewall.Set(ctx, a.firewallRules())
 	if errors.Is(err, firewall.ErrUnsupported) {
@@ -112,18 +113,18 @@ func (a *Agent) convergeFirewall(ctx context.Context) error {
 	return err
 }
 
-// closeClusterPorts closes the cluster's ports before the hosts of the cluster are
-// known, unless an earlier life has left what it knew.
+// closeClusterPorts closes the cluster's ports before the hosts of the cluster are known.
+// It keeps rules that were left from before a restart.
 func (a *Agent) closeClusterPorts(ctx context.Context) error {
 	if err := a.findUplinks(ctx); err != nil {
-		return err // without the underlay the hosts themselves would be shut out
+		return err // without the underlay, the rules would lock out the other hosts
 	}
 	return a.Firewall.Close(ctx, a.firewallRules())
 }
 
-// findUplinks looks which interfaces lead out of the host. When it cannot, those
-// that it saw last stand. Which subnets are on the others says where no host can be,
-// so the hosts are judged anew when that changes.
+// findUplinks determines which interfaces lead out of the host. On failure the last
+// result stays. The subnets on the other interfaces are where no host can be, so a change
+// there requires a new judgement of the hosts.
 func (a *Agent) findUplinks(ctx context.Context) error {
 	up, err := a.Links.Uplinks(ctx, a.host().VTEP)
 	if err != nil {
@@ -153,7 +154,7 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 	before := a.trusted()
 	a.judge()
 	if !slices.EqualFunc(before, a.trusted(), func(a, b cluster.Host) bool { return a.ID == b.ID && a.VTEP == b.VTEP }) {
-		signal(a.kick) // for the tunnels
+		signal(a.kick) // to update the tunnels
 	}
 	return nil
 }
@@ -161,16 +162,16 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 func (a *Agent) uplinksNow() link.Uplinks {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.uplinks // replaced whole, never changed
+	return a.uplinks // replaced as a whole, never modified
 }
 
 func (a *Agent) bridgesNow() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.bridges // replaced whole, never changed
+	return a.bridges // replaced as a whole, never modified
 }
 
-// noteUplinks says where no way out of this host is known.
+// noteUplinks reports in Status if no interface is known to lead out of this host.
 func (a *Agent) noteUplinks(up link.Uplinks) {
 	if vtep := a.host().VTEP; up.Silent && len(up.Carriers()) == 0 {
 		a.note(noteUplink, fmt.Sprintf("the tunnel address %s is on interface %s, by which no packet comes, and no other interface is known to lead out of this host: "+
@@ -181,7 +182,7 @@ func (a *Agent) noteUplinks(up link.Uplinks) {
 	a.clearNotes(noteUplink)
 }
 
-// firewallRules say who may speak to the ports that carry the cluster.
+// firewallRules returns the rules that restrict access to the cluster's ports.
 func (a *Agent) firewallRules() firewall.Rules {
 	r := firewall.Rules{
 		Underlay: a.uplinksNow().Carriers(), Consul: a.ConsulPorts, Userspace: a.userspace(),
@@ -194,8 +195,9 @@ func (a *Agent) firewallRules() firewall.Rules {
 	if vtep := a.host().VTEP; vtep.Is4() {
 		r.Hosts = append(r.Hosts, vtep)
 	}
-	// What the records say, where a host can be, and where the tunnels lead: a record
-	// that somebody else changed must not open the ports of the host that it is of.
+	// The hosts are the addresses in the records, where those are plausible, and the ends
+	// of the tunnels. The latter matter because a record that somebody else changed must
+	// not close the ports to the host it belongs to.
 	a.judged.mu.Lock()
 	for _, vtep := range a.judged.verdict.Hosts {
 		if vtep.Is4() {

@@ -16,29 +16,29 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// Allowed is what the settings of this host let networks do. The store alone does
-// not: who can write to it is not root of this host.
+// Allowed is what the settings of this host permit networks to do. The content of the
+// store is not enough, because a writer of the store need not be root on this host.
 type Allowed struct {
-	Public   []netip.Prefix // subnets that are no private range
+	Public   []netip.Prefix // subnets outside the private ranges
 	Routes   []netip.Prefix // prefixes that may lead to containers
-	Metadata []string       // names of networks whose containers reach link-local addresses; "*": all
+	Metadata []string       // names of networks whose containers may reach link-local addresses; "*" means all
 }
 
 func (a Allowed) metadata(networkID string) bool {
 	return slices.Contains(a.Metadata, networkID) || slices.Contains(a.Metadata, "*")
 }
 
-// judgement is what this host makes of the store, as last judged.
+// judgement is this host's latest verdict on the content of the store.
 type judgement struct {
 	mu      sync.Mutex
 	verdict verdict.Verdict
 	memory  verdict.Memory
-	earlier map[string]network.Record // in use in an earlier life
-	again   bool                      // another judgement is on its way
+	earlier map[string]network.Record // networks in use before the restart
+	again   bool                      // another judgement is scheduled
 }
 
-// remember takes the tunnels and the networks in use of an earlier life for what
-// was known first. The endpoints of that life are in the table.
+// remember makes the tunnels and networks from before the restart count as known first.
+// The table already holds the endpoints from before the restart.
 func (a *Agent) remember(ports []ovs.Port) {
 	known, used := map[string]netip.Addr{}, map[string]network.Record{}
 	for _, p := range ports {
@@ -59,8 +59,9 @@ func (a *Agent) remember(ports []ovs.Port) {
 	a.judged.memory, a.judged.earlier = verdict.Remember(known), used
 }
 
-// used gives the networks that this host has programmed. Before the endpoints of an
-// earlier life are known their gateways tell.
+// used returns the networks that this host has programmed. Until the endpoints from
+// before the restart are loaded, it includes the networks that their gateways name. The
+// caller holds a.judged.mu.
 func (a *Agent) used() map[string]network.Record {
 	used := a.segments.inForce()
 	if !a.isLoaded() {
@@ -73,8 +74,8 @@ func (a *Agent) used() map[string]network.Record {
 	return used
 }
 
-// judge judges what the store says by what this host is now. It does so for every
-// change of one of them, never for a packet or an endpoint.
+// judge checks the content of the store against the current state of this host. It runs
+// once per change of either, never per packet or endpoint.
 func (a *Agent) judge() {
 	if !a.view.complete() {
 		return
@@ -102,11 +103,11 @@ func (a *Agent) judge() {
 	a.noteVerdict(v, self, stored.Hosts)
 }
 
-// maxVerdictNotes bounds how many refused records of a kind status names one by one:
-// a store can be filled with them.
+// maxVerdictNotes bounds how many refused records of one kind Status lists individually,
+// because an attacker can fill the store with them.
 const maxVerdictNotes = 20
 
-// noteVerdict has status say what is not believed.
+// noteVerdict adds notes for Status about the records that this host does not accept.
 func (a *Agent) noteVerdict(v verdict.Verdict, self cluster.Host, hosts []cluster.Host) {
 	said := map[string]map[string]string{noteRecord: {}, notePeer: {}, noteSmall: {}}
 	for id, n := range v.Networks {
@@ -144,7 +145,7 @@ func (a *Agent) noteVerdict(v verdict.Verdict, self cluster.Host, hosts []cluste
 	}
 }
 
-// believed says whether a host is taken to be at the tunnel address of its record.
+// believed reports whether this host accepts the tunnel address in a host's record.
 func (a *Agent) believed(id string) bool {
 	a.judged.mu.Lock()
 	defer a.judged.mu.Unlock()
@@ -152,7 +153,7 @@ func (a *Agent) believed(id string) bool {
 	return p.VTEP.IsValid() && !p.Elsewhere
 }
 
-// subnets are those on this host's interfaces, for a judgement.
+// subnets lists the subnets on this host's interfaces.
 func (a *Agent) subnets() []verdict.Subnet {
 	up := a.uplinksNow()
 	var list []verdict.Subnet
@@ -162,8 +163,8 @@ func (a *Agent) subnets() []verdict.Subnet {
 	return list
 }
 
-// trusted lists the peers that this host has a tunnel to, each with the tunnel
-// address that is in force.
+// trusted lists the peers to which this host has a tunnel, each with the tunnel address
+// in force.
 func (a *Agent) trusted() []cluster.Host {
 	peers := a.view.reachable()
 	a.judged.mu.Lock()
@@ -178,7 +179,7 @@ func (a *Agent) trusted() []cluster.Host {
 	return list
 }
 
-// verdictOn judges one network as it was read just now.
+// verdictOn returns the verdict on a network record that was just read.
 func (a *Agent) verdictOn(r network.Record) verdict.Network {
 	look := func() (verdict.Network, bool) {
 		a.judged.mu.Lock()
@@ -194,9 +195,9 @@ func (a *Agent) verdictOn(r network.Record) verdict.Network {
 	return n
 }
 
-// inForce gives a network as this host uses it: with the values that it is
-// programmed with while anybody is on it here, and an error where the record is
-// not to be used.
+// inForce returns a network as this host uses it. While an endpoint here is on the
+// network, it returns the values with which the network is programmed. Otherwise it
+// returns an error if this host refuses the record.
 func (a *Agent) inForce(r network.Record) (network.Record, error) {
 	if used, ok := a.segments.force(r.ID); ok {
 		r.Subnet, r.Gateway, r.VLAN, r.VNI = used.Subnet, used.Gateway, used.VLAN, used.VNI
@@ -208,10 +209,10 @@ func (a *Agent) inForce(r network.Record) (network.Record, error) {
 	return r, nil
 }
 
-// metadata says whether a network's containers reach link-local addresses here.
+// metadata reports whether a network's containers may reach link-local addresses here.
 func (a *Agent) metadata(r network.Record) bool { return r.AllowMetadata && a.Allowed.metadata(r.ID) }
 
-// problemOf says what keeps this host from using a network as its record says.
+// problemOf returns why this host does not use a network as its record says, or "".
 func (a *Agent) problemOf(r network.Record) string {
 	n := a.verdictOn(r)
 	switch {
@@ -230,7 +231,8 @@ func metadataProblem(networkID string) string {
 		"add it to allow_metadata in section [network] of /etc/socketplane/socketplane.toml and restart the agent, if its containers may read them", networkID)
 }
 
-// noteMetadata says which networks in use here ask for more than this host allows.
+// noteMetadata notes the networks in use here that request metadata access without
+// permission from this host's settings.
 func (a *Agent) noteMetadata() {
 	var keep []string
 	for _, seg := range a.segments.list() {

@@ -5,18 +5,18 @@ import (
 	"sync"
 )
 
-// keyLocks is a mutex for each key that somebody holds or waits for.
+// keyLocks provides a mutex per key. It only stores keys that are locked or waited for.
 type keyLocks struct {
 	mu    sync.Mutex
 	locks map[string]*keyLock
 }
 
 type keyLock struct {
-	held  chan struct{} // capacity 1: full while somebody holds it
+	held  chan struct{} // capacity 1; full while the key is locked
 	users int
 }
 
-// Lock waits for the key, or for ctx to end. The caller calls unlock once.
+// Lock locks the key, or fails when ctx ends. The caller must call unlock exactly once.
 func (k *keyLocks) Lock(ctx context.Context, key string) (unlock func(), err error) {
 	l := k.enter(key)
 	select {
@@ -28,7 +28,7 @@ func (k *keyLocks) Lock(ctx context.Context, key string) (unlock func(), err err
 	}
 }
 
-// TryLock takes the key if nobody holds it.
+// TryLock locks the key if it is free.
 func (k *keyLocks) TryLock(key string) (unlock func(), ok bool) {
 	l := k.enter(key)
 	select {

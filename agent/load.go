@@ -14,8 +14,8 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// adopt takes up the attachments of an earlier life of this agent. The ports
-// on the bridge say which they are; nothing of them is touched.
+// adopt restores the attachments from before a restart from the ports on the bridge. It
+// does not modify them.
 func (a *Agent) adopt(ctx context.Context) error {
 	ports, err := a.Switch.Ports(ctx)
 	if err != nil {
@@ -25,7 +25,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 		if p.Kind != ovs.KindEndpoint {
 			continue
 		}
-		if l, err := localOf(p); err == nil { // the others are reported by every pass of converge
+		if l, err := localOf(p); err == nil { // every converge pass reports the others
 			a.table.put(l)
 		}
 	}
@@ -33,7 +33,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 	return nil
 }
 
-// localOf reads an endpoint from the external_ids of its port.
+// localOf decodes an endpoint from the external_ids of its port.
 func localOf(p ovs.Port) (local, error) {
 	id := p.IDs[idEndpoint]
 	ip, err := netip.ParseAddr(p.IDs[idIP])
@@ -74,7 +74,7 @@ func localOf(p ovs.Port) (local, error) {
 	}, nil
 }
 
-// maxTurn bounds what a port may say of its endpoint's turn.
+// maxTurn bounds the turn that a port may have in its external_ids.
 const maxTurn = 1 << 20
 
 func turnOf(p ovs.Port) (int, error) {
@@ -89,7 +89,7 @@ func turnOf(p ovs.Port) (int, error) {
 	return turn, nil
 }
 
-// recordOfGateway reads a network from the external_ids of its gateway's port.
+// recordOfGateway decodes a network from the external_ids of its gateway's port.
 func recordOfGateway(p ovs.Port) (network.Record, bool) {
 	subnet, err := api.ParseSubnet(p.IDs[idSubnet])
 	gateway, gwErr := netip.ParseAddr(p.IDs[idGateway])
@@ -103,9 +103,9 @@ func recordOfGateway(p ovs.Port) (network.Record, bool) {
 	}, true
 }
 
-// load joins what the store knows of this host's endpoints to what the bridge
-// has, as soon as the store answers and before anything new is attached. Until
-// it has succeeded nothing is deleted, and no flow is touched.
+// load merges the endpoints in the store with those on the bridge. It runs as soon as the
+// store answers and before anything new is attached. Until it succeeds, the agent deletes
+// nothing and changes no flow.
 func (a *Agent) load(ctx context.Context, ports []ovs.Port) error {
 	if err := a.admitted(ctx); err != nil {
 		return err
@@ -119,7 +119,7 @@ func (a *Agent) load(ctx context.Context, ports []ovs.Port) error {
 	if err := a.claim(ctx); err != nil {
 		return err
 	}
-	a.convergeClaims() // before others may want the same
+	a.convergeClaims() // before others can claim the same ports
 	a.mu.Lock()
 	a.loaded = true
 	a.mu.Unlock()
@@ -128,9 +128,8 @@ func (a *Agent) load(ctx context.Context, ports []ovs.Port) error {
 	return nil
 }
 
-// loadLists takes up the endpoints that the store has of this host and the
-// table has not. A list that cannot be read is left alone: its network is
-// blocked, and looked at again later.
+// loadLists adds to the table the endpoints that only the store has. It leaves unreadable
+// lists alone and marks their networks as blocked. A later pass reads them again.
 func (a *Agent) loadLists(ctx context.Context) error {
 	entries, err := a.Store.List(ctx, network.EndpointsPrefix)
 	if err != nil {
@@ -160,14 +159,14 @@ func (a *Agent) loadLists(ctx context.Context) error {
 	return nil
 }
 
-// takeUp puts an endpoint from the store into the table. Attached, and no port:
-// the host was restarted, or the endpoint's end came while we were away; what
-// connect attached ends with its interface. If the interface lives, only the
-// switch has lost its port.
+// takeUp adds an endpoint from the store to the table. If the endpoint is marked as
+// attached but has no port, either the host was restarted or the endpoint ended while the
+// agent was down. Endpoints that end with their interface are then marked as Releasing.
+// If the interface still exists, only the switch has lost the port.
 func (a *Agent) takeUp(ep endpoint, netID string) error {
 	if l, ok := a.table.get(ep.ID); ok {
 		if l.Network == netID && l.IP == ep.IP {
-			l.Unknown = ep.Unknown // the port on the bridge does not tell it
+			l.Unknown = ep.Unknown // the port's external_ids do not contain it
 			a.table.put(l)
 		}
 		return nil
@@ -190,10 +189,10 @@ func (a *Agent) takeUp(ep endpoint, netID string) error {
 	return nil
 }
 
-// adoptNetworks counts the endpoints of an earlier life in on their networks,
-// so that the flows of all of them are known before the first is changed. What a
-// network was programmed with is known from its gateway's port, whatever the store
-// says by now, and stays in force.
+// adoptNetworks registers the endpoints from before the restart as users of their
+// networks, so that all their flows are known before the first one changes. The port of a
+// network's gateway shows the values with which the network is programmed. They stay in
+// force even if the record in the store has changed.
 func (a *Agent) adoptNetworks(ctx context.Context, ports []ovs.Port) error {
 	gateways := map[string]ovs.Port{}
 	for _, p := range ports {
@@ -201,7 +200,7 @@ func (a *Agent) adoptNetworks(ctx context.Context, ports []ovs.Port) error {
 			gateways[p.IDs[idNetwork]] = p
 		}
 	}
-	missing := map[string]error{} // networks that the store has not: each is asked for once
+	missing := map[string]error{} // networks that are not in the store; each is requested once
 	for _, l := range a.table.all() {
 		if !l.Attached {
 			continue

@@ -8,14 +8,13 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// chainDelay is how long after an attach a plugin that follows ours in a CNI chain
-// has had its turn.
+// chainDelay is how long after an attach the later plugins of a CNI chain have finished.
 const chainDelay = 2 * time.Second
 
-// lookAtMACs has status name the endpoints whose interface has another MAC than the
-// network knows: a plugin in a CNI chain, or the container itself, has changed it,
-// and the switch drops all of its packets. It is not taken up: whoever can change its
-// interface could change its address for the whole cluster at any time.
+// lookAtMACs adds a note for Status about every endpoint whose interface has a MAC that
+// the network does not expect. A later plugin of a CNI chain, or the container itself,
+// has changed it, and the switch drops all its packets. The agent does not adopt the new
+// MAC: otherwise a container could change its address for the whole cluster at any time.
 func (a *Agent) lookAtMACs() {
 	var keep []string
 	for _, l := range a.table.all() {
@@ -26,13 +25,13 @@ func (a *Agent) lookAtMACs() {
 	a.clearNotes(noteMAC, keep...)
 }
 
-// lookAtMAC says whether the interface of an endpoint has another MAC than it should.
+// lookAtMAC reports whether the interface of an endpoint has an unexpected MAC.
 func (a *Agent) lookAtMAC(l local) bool {
 	if !l.Attached || l.NetNS == "" {
 		return false
 	}
 	peer, err := a.Links.Peer(l.Port, l.NetNS)
-	if err != nil || peer.MAC == l.MAC { // one that cannot be found is others' business
+	if err != nil || peer.MAC == l.MAC { // other code handles an interface that cannot be found
 		return false
 	}
 	who := l.ContainerName
@@ -49,8 +48,8 @@ func (a *Agent) lookAtMAC(l local) bool {
 	return true
 }
 
-// lookAfterChain looks at an endpoint's MAC when the plugins that follow ours have
-// had their turn. Else converge would find it, within its slow timer.
+// lookAfterChain checks an endpoint's MAC after the later plugins of the CNI chain have
+// finished. Without it, only the slow timer of converge would find a change.
 func (a *Agent) lookAfterChain(id string) {
 	a.errands.run(chainDelay+undoTimeout, func(ctx context.Context) {
 		a.errands.pause(ctx, chainDelay)

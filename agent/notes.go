@@ -7,31 +7,33 @@ import (
 	"strings"
 )
 
-// What a note is about; a name follows. Notes are what Status tells and the
-// agent cannot mend: it leaves it alone and goes on with the rest.
+// Subjects of notes. Each prefix is followed by the name that the comment shows. A note
+// describes a problem that Status reports and the agent cannot repair: the agent leaves
+// the object alone and continues with the others.
 const (
-	noteAddress  = "address/" // endpoint id: the store gives its address to another
-	noteUplink   = "uplink"   // no interface is known to lead out
-	noteAllowed  = "allowed/" // network, endpoint's address, prefix: what it is allowed and cannot have
+	noteAddress  = "address/" // endpoint id: the store assigns its address to another
+	noteUplink   = "uplink"   // no interface is known to lead out of the host
+	noteAllowed  = "allowed/" // network, endpoint's address, prefix: the endpoint cannot use the allowed prefix
 	noteFirewall = "firewall" // the kernel cannot close the cluster's ports
-	noteBlocks   = "blocks/"  // network: addresses that cannot be read
-	noteMAC      = "mac/"     // endpoint id: its interface has another MAC
-	noteMTU      = "mtu/"     // endpoint id: it keeps another MTU
-	noteNetwork  = "network/" // network: the store has lost it
-	notePorts    = "ports/"   // endpoint id: what it publishes is taken by another
+	noteBlocks   = "blocks/"  // network: some addresses are unreadable
+	noteMAC      = "mac/"     // endpoint id: its interface has an unexpected MAC
+	noteMTU      = "mtu/"     // endpoint id: it has an outdated MTU
+	noteNetwork  = "network/" // network: the store has no record of it
+	notePorts    = "ports/"   // endpoint id: a port that it publishes is taken
 	notePort     = "port/"    // port: its external_ids name no endpoint
 
-	noteRoute  = "route/"    // network, prefix, endpoint's address: a route that is not used here
-	noteRecord = "record/"   // network: its record is not believed, or not whole
-	notePeer   = "peer/"     // host id: its record is not believed
-	noteSmall  = "small/"    // host id: its MTU does not count
-	noteMeta   = "metadata/" // network: it asks for what this host's settings do not allow
+	noteRoute  = "route/"    // network, prefix, endpoint's address: this host does not use the route
+	noteRecord = "record/"   // network: its record is refused, or only partly used
+	notePeer   = "peer/"     // host id: its record is not accepted
+	noteSmall  = "small/"    // host id: its MTU is ignored
+	noteMeta   = "metadata/" // network: it requests what this host's settings do not allow
 )
 
-// versions are of keys in the store. Who writes one again and again says nothing new.
+// versions matches the version of a store key. note ignores it, because another write of
+// the same value is no news.
 var versions = regexp.MustCompile(`\bversion [0-9]+`)
 
-// note keeps a sentence for Status, and logs it when it is news.
+// note stores a sentence for Status, and logs it if it is new.
 func (a *Agent) note(about, sentence string) {
 	sentence = oneLine(sentence)
 	a.mu.Lock()
@@ -43,7 +45,7 @@ func (a *Agent) note(about, sentence string) {
 	}
 }
 
-// clearNotes forgets the notes whose subject begins with prefix, but for those to keep.
+// clearNotes deletes the notes whose subject begins with prefix, except those in keep.
 func (a *Agent) clearNotes(prefix string, keep ...string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -52,7 +54,7 @@ func (a *Agent) clearNotes(prefix string, keep ...string) {
 	})
 }
 
-// noteOn gives the note about something; empty: there is none.
+// noteOn returns the note on a subject, or "" if there is none.
 func (a *Agent) noteOn(about string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

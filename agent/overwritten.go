@@ -15,12 +15,12 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// overwrittenFor is how long status calls a key of ours that somebody else wrote a
-// problem, after it was put right. The count stays.
+// overwrittenFor is how long Status reports a problem after another writer replaced one
+// of this host's keys and the agent restored it. The count remains.
 const overwrittenFor = 15 * time.Second
 
-// lookAtOwn has what is this host's alone, its record and its lists of endpoints,
-// put right at once when a snapshot shows that somebody else wrote it.
+// lookAtOwn restores the keys that only this host writes, its record and its endpoint
+// lists, when a snapshot shows that somebody else wrote them.
 func (a *Agent) lookAtOwn(part string, snap state.Snapshot) {
 	values := map[string][]byte{}
 	for _, e := range snap.Entries {
@@ -46,18 +46,19 @@ func (a *Agent) lookAtOwn(part string, snap state.Snapshot) {
 	}
 }
 
-// maxStrays bounds how many strays are taken on at once: whoever writes them has no
-// such bound.
+// maxStrays bounds how many strays are handled at once, because an attacker can write any
+// number of them.
 const maxStrays = 32
 
-// lookForStrays finds lists of ours on networks where this host has nothing: they
-// would draw packets here, and keep the network from being deleted.
+// lookForStrays finds endpoint lists in this host's name on networks where it has no
+// endpoints. They would attract packets to this host and prevent the deletion of the
+// network. It creates a publisher for each, which removes the list.
 func (a *Agent) lookForStrays(values map[string][]byte) {
 	known := a.ownLists()
 	strays := 0
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		if strays == maxStrays {
-			return // the next snapshot, which follows the removal of these, shows the rest
+			return // removing these causes a new snapshot, which shows the rest
 		}
 		id, _, _ := strings.Cut(strings.TrimPrefix(key, network.EndpointsPrefix), "/")
 		if known[id] == nil && !a.isBlocked(id) && len(a.table.on(id)) == 0 && api.CheckNetworkName(id) == nil {
@@ -69,12 +70,12 @@ func (a *Agent) lookForStrays(values map[string][]byte) {
 	}
 }
 
-// maxOverwritten bounds how many keys are named one by one. Anybody can write lists of
-// ours under as many names as he likes.
+// maxOverwritten bounds how many keys are listed individually. Anybody with access to the
+// store can write lists in this host's name for any number of networks.
 const maxOverwritten = 20
 
-// overwritten lists the keys of this host that somebody else wrote: our record, then
-// the lists that were written last; and in one line the rest.
+// overwritten lists this host's keys that somebody else wrote: the host record, and then
+// the lists that were written most recently. One more entry sums up the rest.
 func (a *Agent) overwritten() []api.Overwritten {
 	var list []api.Overwritten
 	add := func(key string, count int, last time.Time) {
@@ -111,7 +112,8 @@ func (a *Agent) overwritten() []api.Overwritten {
 	return list
 }
 
-// overwrittenNow says of those that were written a moment ago that this is wrong.
+// overwrittenNow returns a problem for each key that was overwritten within
+// overwrittenFor.
 func overwrittenNow(list []api.Overwritten, now time.Time) []string {
 	var problems []string
 	for _, o := range list {

@@ -8,8 +8,8 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// Paths measures the largest packet that reaches each peer. What it finds comes back
-// as the MTU of Self.
+// Paths measures the largest packet that reaches each peer. Config.Self returns the
+// result as the MTU of this host.
 type Paths interface {
 	Set(peers []pathmtu.Peer)
 	Probe() ovs.Probe
@@ -17,7 +17,7 @@ type Paths interface {
 	Run(ctx context.Context, changed func()) error
 }
 
-// probed tells Paths which peers there are, and by which tunnels.
+// probed passes the current peers and their tunnels to Paths.
 func (a *Agent) probed(peers []cluster.Host, tunnels map[string]int) {
 	if a.Paths == nil {
 		return
@@ -29,7 +29,7 @@ func (a *Agent) probed(peers []cluster.Host, tunnels map[string]int) {
 	a.Paths.Set(list)
 }
 
-// probe says how the switch takes part in measuring paths.
+// probe returns how the switch takes part in the measurement.
 func (a *Agent) probe() ovs.Probe {
 	if a.Paths == nil {
 		return ovs.Probe{}
@@ -37,7 +37,7 @@ func (a *Agent) probe() ovs.Probe {
 	return a.Paths.Probe()
 }
 
-// knownPaths gives what Status says of paths.
+// knownPaths returns the paths and problems for Status.
 func (a *Agent) knownPaths() (map[string]pathmtu.Path, []string) {
 	if a.Paths == nil {
 		return nil, nil

@@ -11,22 +11,21 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// The data plane is the switch and the kernel's part of the networks here. What they
-// should do is known from what the store said last and from the table, so mending
-// them needs no store. Two loops do it: every pass of converge, which may wait for
-// the store for long, and watchPlane, which never does. Nothing in this file may
-// call the store.
+// The data plane is the switch and the kernel's part of the networks on this host. Its
+// desired state follows from the table and from what the store last said, so repairing it
+// needs no store. Two loops do that: every pass of converge, which may wait long for the
+// store, and watchPlane, which never does. Nothing in this file may call the store.
 
-// Locks of Agent.planes.
+// Keys of Agent.planes.
 const (
-	planeLock = "plane" // on the switch's tunnels, ports and gateways as a whole
-	waysLock  = "ways"  // on Agent.ways
+	planeLock = "plane" // for the switch's tunnels, ports and gateways as a whole
+	waysLock  = "ways"  // for Agent.ways
 )
 
-// watchPlane mends the data plane when the switch may have lost what it was told,
-// and compares all of it when converge has not come to that in time.
+// watchPlane repairs the data plane when the switch may have lost its state. It also
+// compares all of it when a converge pass is overdue.
 func (a *Agent) watchPlane(ctx context.Context) error {
-	var again bool // something was not done
+	var again bool // the last round was incomplete
 	var last string
 	for {
 		t := time.NewTimer(a.planeRest(again))
@@ -45,12 +44,12 @@ func (a *Agent) watchPlane(ctx context.Context) error {
 		now := changed || again
 		switch {
 		case !a.isLoaded():
-			if changed { // converge is at it, and knows what is to be done first
+			if changed { // converge is still loading and knows what must come first
 				signal(a.kick)
 			}
 			continue
 		case !now && a.planeRest(false) > retryConverge:
-			continue // converge has come to it meanwhile
+			continue // converge has compared everything meanwhile
 		}
 		skipped := a.skipped.Load()
 		lost, err := a.mendPlane(ctx, now)
@@ -58,7 +57,7 @@ func (a *Agent) watchPlane(ctx context.Context) error {
 			return nil
 		}
 		again = err != nil || now && a.skipped.Load() != skipped
-		if err != nil || len(lost) > 0 { // trouble is for Status, and the end of an endpoint for the cluster to hear
+		if err != nil || len(lost) > 0 { // converge reports errors in Status, and lost endpoints to the cluster
 			signal(a.kick)
 		}
 		text := ""
@@ -72,8 +71,8 @@ func (a *Agent) watchPlane(ctx context.Context) error {
 	}
 }
 
-// planeRest is how long watchPlane may wait: until converge is overdue, if nothing is
-// left to do.
+// planeRest returns how long watchPlane may wait. If nothing is left to do, it waits
+// until converge is overdue.
 func (a *Agent) planeRest(again bool) time.Duration {
 	if again {
 		return retryConverge
@@ -90,8 +89,8 @@ func (a *Agent) planeRest(again bool) time.Duration {
 	return max(slowTimer+retryConverge-time.Since(oldest), retryConverge)
 }
 
-// mendPlane brings the data plane to what it should be. now says that the switch may
-// have lost what it was told; otherwise a whole comparison is due.
+// mendPlane repairs the data plane. now reports that the switch may have lost its state,
+// or that the last round was incomplete. Otherwise mendPlane compares everything.
 func (a *Agent) mendPlane(ctx context.Context, now bool) (lost []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, convergeTimeout)
 	defer cancel()
@@ -101,11 +100,11 @@ func (a *Agent) mendPlane(ctx context.Context, now bool) (lost []string, err err
 	var g errgroup.Group
 	g.Go(func() error { a.convergeWays(ctx); return nil })
 	g.Go(func() error {
-		// A switch that was restarted has its ports as before, under their numbers:
-		// first of all it is told its flows. Where a number is another's by now they
-		// would lead astray, and the ports come first.
+		// A restarted switch keeps its ports and their numbers, so program the flows
+		// first. If any number has changed, the old numbers would misdirect packets, and
+		// the ports must come first.
 		if ports, err := a.Switch.Ports(ctx); err == nil && a.numbered(ports) {
-			_ = a.forwarding.Do(ctx) // convergePlane tries again and tells
+			_ = a.forwarding.Do(ctx) // convergePlane tries again and reports the error
 		}
 		gone, _, err := a.convergePlane(ctx)
 		lost = gone
@@ -118,8 +117,8 @@ func (a *Agent) mendPlane(ctx context.Context, now bool) (lost []string, err err
 	return lost, err
 }
 
-// numbered says whether the ports that flows name are there and have the numbers
-// that flows name them by.
+// numbered reports whether all ports that the flows refer to exist under the same
+// numbers.
 func (a *Agent) numbered(ports []ovs.Port) bool {
 	there := make(map[string]int, len(ports))
 	for _, p := range ports {
@@ -143,10 +142,9 @@ func (a *Agent) numbered(ports []ovs.Port) bool {
 	return true
 }
 
-// convergePlane compares tunnels, ports and gateways with what should be, and then
-// tells the switch its flows. lost are attached endpoints without an interface;
-// what becomes of them the cluster has to hear. told says that the switch's
-// database has answered.
+// convergePlane repairs tunnels, ports and gateways, and then programs the flows. lost
+// lists the attached endpoints without an interface, which the caller must report to the
+// cluster. told reports whether the switch's database has answered.
 func (a *Agent) convergePlane(ctx context.Context) (lost []string, told bool, err error) {
 	unlock, err := a.planes.Lock(ctx, planeLock)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// encodePorts writes ports for a port's external_ids; empty for none.
+// encodePorts encodes ports for a port's external_ids. The result is empty for no ports.
 func encodePorts[T any](ports []T) string {
 	if len(ports) == 0 {
 		return ""
@@ -32,8 +32,8 @@ func decodePorts[T []E, E any](text string) (T, error) {
 	return ports, nil
 }
 
-// checkPorts says whether an endpoint can publish ports, with the host's ports
-// that were chosen for them, if any were.
+// checkPorts returns an error if an endpoint cannot publish the ports, or if the chosen
+// host ports do not match them. chosen may be empty.
 func checkPorts(ports []api.PortMapping, chosen []uint16) error {
 	if len(chosen) != 0 && len(chosen) != len(ports) || slices.Contains(chosen, 0) {
 		return fmt.Errorf("%d host ports do not fit %d published ports", len(chosen), len(ports))
@@ -41,7 +41,7 @@ func checkPorts(ports []api.PortMapping, chosen []uint16) error {
 	return api.CheckPorts(ports)
 }
 
-// published are the endpoint's ports as they are: with what was chosen.
+// published returns the published ports with the chosen host ports filled in.
 func (e endpoint) published() []api.PortMapping {
 	if len(e.HostPorts) != len(e.Ports) {
 		return e.Ports

@@ -17,9 +17,9 @@ import (
 	"github.com/socketplane/socketplane/agent/nat"
 )
 
-// claimPorts takes the endpoint's ports of this host, and gives the endpoint
-// with those that were chosen. Those that it had before the agent was restarted
-// stay: there are connections to them.
+// claimPorts reserves the endpoint's host ports and returns the endpoint with those that
+// were chosen for it. It keeps the ports from before a restart, because there may be
+// connections to them.
 func (a *Agent) claimPorts(l local) (local, error) {
 	if len(l.Ports) == 0 {
 		a.HostPorts.Release(l.ID)
@@ -47,9 +47,10 @@ func (a *Agent) claimPorts(l local) (local, error) {
 	return l, nil
 }
 
-// checkClusterPorts refuses ports that carry the cluster: what other hosts send there
-// would go to the endpoint. Often no socket has them. The userspace datapath has none,
-// and Consul has that of a server only once this host is one.
+// checkClusterPorts refuses ports that carry the cluster's traffic, because packets from
+// other hosts would go to the endpoint instead. A check for a socket is not enough: the
+// userspace datapath has none, and Consul opens its server port only when this host
+// becomes a server.
 func (a *Agent) checkClusterPorts(ports []nat.Port) error {
 	carry, vtep := append([]firewall.Port{firewall.VXLAN}, a.ConsulPorts...), a.host().VTEP
 	for _, p := range ports {
@@ -70,10 +71,10 @@ func hostPort(p api.PortMapping) nat.Port {
 	return nat.Port{Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort}
 }
 
-// mdnsPort is multicast DNS's (RFC 6762).
+// mdnsPort is the port of multicast DNS (RFC 6762).
 const mdnsPort = 5353
 
-// explainPort says who has a port that an endpoint cannot be given.
+// explainPort returns an error that names who holds the port.
 func (a *Agent) explainPort(err error, l local) error {
 	taken, ok := errors.AsType[*nat.PortTakenError](err)
 	if !ok {
@@ -102,9 +103,8 @@ func (a *Agent) explainPort(err error, l local) error {
 		taken.Port, a.endpointName(l.Network, a.id, taken.Owner))
 }
 
-// openPorts has the packet filter lead the endpoint's ports to it, when there
-// are any. What was sent to them before, and led elsewhere, is led here from now
-// on.
+// openPorts forwards the endpoint's published ports to it. Existing UDP flows to those
+// ports that went elsewhere are forgotten, so that their next packets reach the endpoint.
 func (a *Agent) openPorts(ctx context.Context, l local) error {
 	if len(l.Ports) == 0 {
 		return nil
@@ -115,8 +115,7 @@ func (a *Agent) openPorts(ctx context.Context, l local) error {
 	return a.forget(ctx, link.Stale{UDP: overUDP(a.led(l)), Keep: l.IP})
 }
 
-// closePorts takes back what openPorts did for an endpoint that is not attached
-// any more.
+// closePorts reverts openPorts for an endpoint that is no longer attached.
 func (a *Agent) closePorts(ctx context.Context, l local) error {
 	a.HostPorts.Release(l.ID)
 	a.clearNotes(notePorts + l.ID)
@@ -129,8 +128,8 @@ func (a *Agent) closePorts(ctx context.Context, l local) error {
 	return a.forget(ctx, link.Stale{Addr: l.IP})
 }
 
-// forget ends connections that the kernel would carry on. Where it cannot be
-// told, those over UDP end by themselves once nobody sends for a while.
+// forget ends connections that the kernel would otherwise continue. If the kernel does
+// not support that, UDP connections end by themselves when they are idle for a while.
 func (a *Agent) forget(ctx context.Context, s link.Stale) error {
 	err := a.Links.ForgetConnections(ctx, s)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -147,8 +146,8 @@ func anyAddress(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// publishedHere lists what is published on this host, in no order: of what is
-// attached only.
+// publishedHere lists the published ports of all attached endpoints on this host, in no
+// order.
 func (a *Agent) publishedHere() []nat.Published {
 	publishing := a.table.published()
 	all := make([]nat.Published, 0, len(publishing))
@@ -157,7 +156,8 @@ func (a *Agent) publishedHere() []nat.Published {
 			continue
 		}
 		for _, p := range a.led(l) {
-			// One of an earlier life may carry the cluster now; Status tells.
+			// A port from before a restart may carry the cluster's traffic now. Status
+			// reports it.
 			if p.HostPort != 0 && a.checkClusterPorts([]nat.Port{hostPort(p)}) == nil {
 				all = append(all, nat.Published{Port: hostPort(p), To: netip.AddrPortFrom(l.IP, p.ContainerPort)})
 			}
@@ -166,9 +166,9 @@ func (a *Agent) publishedHere() []nat.Published {
 	return all
 }
 
-// convergeClaims takes the ports again that endpoints of an earlier life of this
-// agent have. One that a program took meanwhile is told by Status: the rules
-// stay, and lead to the endpoint.
+// convergeClaims reserves again the ports of endpoints from before a restart. If a
+// program has taken a port meanwhile, Status reports that. The rules stay and still
+// forward to the endpoint.
 func (a *Agent) convergeClaims() {
 	var noted []string
 	for _, l := range a.table.published() {
@@ -177,7 +177,7 @@ func (a *Agent) convergeClaims() {
 		}
 		unlock, ok := a.names.TryLock(link.HostName(l.ID))
 		if !ok {
-			a.skipped.Add(1) // whoever changes it sees to its ports
+			a.skipped.Add(1) // the lock's holder handles its ports
 			noted = append(noted, notePorts+l.ID)
 			continue
 		}
@@ -210,8 +210,9 @@ func (a *Agent) Publish(ctx context.Context, id string, ports []api.PortMapping)
 	if err := api.CheckPorts(ports); err != nil {
 		return api.Endpoint{}, err
 	}
-	// Who takes ports back takes the endpoint away next, and does not wait: dockerd
-	// does so for all of its containers, one after the other, before it answers.
+	// A caller that withdraws ports will detach the endpoint next. It must not wait:
+	// dockerd withdraws the ports of all its containers, one after the other, before it
+	// answers.
 	known := a.awaitLoaded
 	if len(ports) == 0 {
 		known = func(context.Context) error { return a.checkLoaded() }
@@ -234,8 +235,8 @@ func (a *Agent) Publish(ctx context.Context, id string, ports []api.PortMapping)
 	return a.shown(l, a.recordHere(l.Network)), nil
 }
 
-// republish gives an endpoint other ports, or, when it fails, leaves it those that it
-// has. The caller holds the lock on it.
+// republish replaces the published ports of an endpoint. On failure the endpoint keeps
+// the old ones. The caller holds the endpoint's lock.
 func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping) (local, error) {
 	if slices.Equal(l.Ports, ports) {
 		return l, nil
@@ -244,7 +245,7 @@ func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping)
 	l.Ports, l.HostPorts = ports, nil
 	if !l.Attached {
 		a.table.put(l)
-		signal(a.kick) // the store hears of it
+		signal(a.kick) // publishes the list
 		return l, nil
 	}
 	l, err := a.claimPorts(l)
@@ -253,7 +254,7 @@ func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping)
 	}
 	l.Served = l.Served || len(before.Ports) > 0
 	a.table.put(l)
-	signal(a.kick) // the store hears of it
+	signal(a.kick) // publishes the list
 	if err := a.lead(ctx, before, l); err != nil {
 		var undo undoStack
 		undo.push(func(ctx context.Context) error { return a.unpublishPorts(ctx, l, before) })
@@ -262,20 +263,19 @@ func (a *Agent) republish(ctx context.Context, l local, ports []api.PortMapping)
 	return l, nil
 }
 
-// lead has what was sent to an endpoint's ports of before go by those of now.
+// lead switches the packet filter from the ports of before to those of now.
 func (a *Agent) lead(ctx context.Context, before, now local) error {
-	// The port on the bridge is what the next life of this agent knows them by, and
-	// that may begin at once.
+	// A restart of the agent restores the ports from the external_ids on the bridge, and
+	// it may happen at any time. So write those first.
 	if err := errors.Join(a.mendPort(ctx, now.ID), a.nat.Do(ctx)); err != nil {
 		return err
 	}
-	// Over TCP what has begun goes on; over UDP there is no such thing.
+	// Open TCP connections continue. UDP has no connections, so forget its flows.
 	gone := slices.DeleteFunc(slices.Clone(before.published()), func(p api.PortMapping) bool { return slices.Contains(now.published(), p) })
 	return errors.Join(a.forget(ctx, link.Stale{UDP: overUDP(gone)}), a.openPorts(ctx, now))
 }
 
-// unpublishPorts takes back what republish did, half or all of it, unless the endpoint
-// has gone meanwhile.
+// unpublishPorts reverts republish, wholly or in part, unless the endpoint has gone.
 func (a *Agent) unpublishPorts(ctx context.Context, tried, before local) error {
 	l, ok := a.table.get(before.ID)
 	if !ok || l.Releasing {
@@ -288,12 +288,12 @@ func (a *Agent) unpublishPorts(ctx context.Context, tried, before local) error {
 	}
 	l.HostPorts = before.HostPorts
 	l.Served = l.Served || len(tried.Ports) > 0
-	_, err := a.claimPorts(l) // should another have got one meanwhile, Status tells
+	_, err := a.claimPorts(l) // Status reports it if another endpoint has taken a port meanwhile
 	a.table.put(l)
 	return errors.Join(err, a.lead(ctx, tried, l))
 }
 
-// overUDP are those of the ports that are for UDP, as the host has them.
+// overUDP returns the host's address and port of each UDP port.
 func overUDP(ports []api.PortMapping) []netip.AddrPort {
 	var all []netip.AddrPort
 	for _, p := range ports {

@@ -15,35 +15,35 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// publisher writes this host's list of endpoints on one network. Only its
-// coalescer's run touches what is known, one run at a time.
+// publisher writes this host's list of endpoints on one network. Only the coalescer's run
+// accesses the cached state, and only one run is active at a time.
 type publisher struct {
 	runs    *coalescer
-	recheck atomic.Bool // what is known may not be true any more
-	known   bool        // version and value are what the store has
+	recheck atomic.Bool // the cached state may be outdated
+	known   bool        // version and value are those in the store
 	version uint64      // 0: the key is absent
 	value   []byte
-	unknown stored.Unknown // what a later release has written beside our endpoints
+	unknown stored.Unknown // fields that a later release wrote next to this host's endpoints
 	own     cluster.Own
-	there   bool // the list was in the store, and we have not taken it out
-	users   int  // who publishes by it just now; guarded by Agent.pubMu
+	there   bool // the list was in the store, and this host has not removed it
+	users   int  // number of callers; guarded by Agent.pubMu
 }
 
-// publishTries bounds how often a publish begins anew after the key, or the
-// record of its network, was changed by another.
+// publishTries bounds the attempts of one publish if another writer changes the key or
+// the network's record.
 const publishTries = 4
 
-// publish makes this host's list on a network in the store what the table says.
+// publish writes this host's list of endpoints on a network from the table to the store.
 func (a *Agent) publish(ctx context.Context, networkID string) error {
 	p, done := a.publisher(networkID)
 	defer done()
 	return late(fmt.Sprintf("publish the endpoints on network %q", networkID), p.runs.Do(ctx))
 }
 
-// write tries until nobody was in between. Whatever fails makes the next try
-// read first. Before the store has told what this host had there is nothing to
-// write: the table has the attached endpoints only, and those that hold an address
-// would be gone for good.
+// write tries again after each conflict with another writer. After any failure, the next
+// attempt reads the key first. write fails until the stored state is loaded: the table
+// only has the attached endpoints by then, and those that just hold an address would be
+// lost.
 func (a *Agent) write(ctx context.Context, networkID string, p *publisher) error {
 	if !a.isLoaded() {
 		return fmt.Errorf("publish the endpoints on network %q before those of before are known: %w", networkID, state.ErrUnavailable)
@@ -67,8 +67,8 @@ func (a *Agent) write(ctx context.Context, networkID string, p *publisher) error
 	return fmt.Errorf("publish the endpoints on network %q: %w", networkID, err)
 }
 
-// writeOnce writes the list if the store has another. lost says that the last
-// try met a change by somebody else.
+// writeOnce writes the list if the store has a different one. lost reports that the last
+// attempt failed because of another writer.
 func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, lost bool) error {
 	key := network.EndpointsKey(networkID, a.id)
 	if !p.known {
@@ -85,7 +85,7 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 		}
 		if e.Version != 0 && !foreign {
 			was, err := decodeOwn(e)
-			if err != nil { // it is left alone, as all such values are
+			if err != nil { // leave the value alone, like all unreadable values
 				return &api.Error{Code: api.CodeUnavailable, Message: oneLine(err.Error()), Cause: err}
 			}
 			p.unknown = was.Unknown
@@ -126,19 +126,19 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 	return nil
 }
 
-// mayBeReaped says whether a list of ours that is gone may have been taken out
-// rightly, since this host was away for long.
+// mayBeReaped reports whether a missing list of this host may have been removed
+// legitimately, because this host was away for a long time.
 func (a *Agent) mayBeReaped(list state.Entry) bool {
 	return list.Version == 0 && (a.reclaim.Load() || a.Membership != nil && !a.view.alive(a.id))
 }
 
-// publishFirst makes the list, provided the network is there and is not being
-// deleted: from then on it cannot be.
+// publishFirst creates the list if the network exists and is not being deleted. From then
+// on the network cannot be deleted.
 func (a *Agent) publishFirst(ctx context.Context, networkID string, locals []local, put state.Op, p *publisher, lost bool) error {
 	r, ok := a.view.network(networkID)
 	if !ok || lost {
-		// The view may be behind: the caller hears that the network is gone
-		// only when it is.
+		// The view may be outdated. The caller must get an error only if the network is
+		// really gone.
 		var err error
 		if r, err = a.Catalog.Get(ctx, networkID); err != nil {
 			return err
@@ -146,19 +146,20 @@ func (a *Agent) publishFirst(ctx context.Context, networkID string, locals []loc
 		a.view.putNetwork(r)
 	}
 	if used, ok := a.segments.force(networkID); ok && p.there {
-		r.Subnet, r.Gateway = used.Subnet, used.Gateway // the list was taken out, and the record may have been changed
+		r.Subnet, r.Gateway = used.Subnet, used.Gateway // the list was removed, and the record may have changed
 	}
 	for _, l := range locals {
 		if !r.Subnet.Contains(l.IP) {
-			// The network went and came again, with another subnet, since the
-			// address was taken.
+			// The network was deleted and created again with another subnet after the
+			// address was allocated.
 			return api.Errorf(api.CodeNotFound, "network %q was deleted meanwhile, and made anew with subnet %s; try again", networkID, r.Subnet)
 		}
 		if l.version == r.Version && !p.there {
 			continue
 		}
-		// It may have gone and come again with the same subnet, or this host was
-		// taken for dead: then the address went with it, and another may have it.
+		// The network may have been created again with the same subnet, or other hosts
+		// considered this one dead. In both cases the address was released, and another
+		// endpoint may have it.
 		if err := a.Addresses.AllocateAddr(ctx, pool(r), l.IP, a.owner(l.ID)); err != nil {
 			if errors.Is(err, ipam.ErrTaken) {
 				a.reclaim.Store(true)
@@ -167,7 +168,7 @@ func (a *Agent) publishFirst(ctx context.Context, networkID string, locals []loc
 			return a.explainAddress(err, r)
 		}
 	}
-	p.known = false // a transaction does not tell the new version
+	p.known = false // a transaction does not return the new version
 	p.own.Try(put.Value)
 	err := a.Store.Txn(ctx, []state.Op{{Kind: state.OpCheck, Key: network.Key(networkID), Version: r.Version}, put})
 	if err == nil {

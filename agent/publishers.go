@@ -5,13 +5,14 @@ import (
 	"time"
 )
 
-// foreignWrites is how often, and when last, somebody else wrote a list of ours.
+// foreignWrites records how often, and when last, another writer replaced a list of this
+// host.
 type foreignWrites struct {
 	count int
 	last  time.Time
 }
 
-// droppedWrites is the sum of counts that are not kept by network any more.
+// droppedWrites sums up the counts that are no longer kept per network.
 type droppedWrites struct {
 	foreignWrites
 	lists int
@@ -25,12 +26,12 @@ func (d *droppedWrites) add(f foreignWrites) {
 	}
 }
 
-// maxForeign bounds the counts that are kept of networks that are not used here:
-// whoever writes our lists can choose among all names.
+// maxForeign bounds the counts kept for networks that are not in use here, because an
+// attacker can choose among all names.
 const maxForeign = 64
 
-// publisher gives the writer of our list on a network, and keeps it until done is
-// called.
+// publisher returns the publisher of this host's list on a network. It stays in
+// a.publishers until done is called.
 func (a *Agent) publisher(networkID string) (p *publisher, done func()) {
 	a.pubMu.Lock()
 	defer a.pubMu.Unlock()
@@ -48,7 +49,7 @@ func (a *Agent) publisher(networkID string) (p *publisher, done func()) {
 	}
 }
 
-// ownLists gives the writers of this host's lists, by network.
+// ownLists returns the publishers of this host's lists, by network.
 func (a *Agent) ownLists() map[string]*publisher {
 	a.pubMu.Lock()
 	defer a.pubMu.Unlock()
@@ -59,8 +60,9 @@ func (a *Agent) ownLists() map[string]*publisher {
 	return all
 }
 
-// distrust has a list read before it is written again. The writer may have been
-// forgotten since it was looked at, and must not be: it knows what is ours.
+// distrust makes the publisher read the list again before the next write.
+// forgetPublishers may have removed the publisher in the meantime. distrust puts it back,
+// because it knows what this host wrote.
 func (a *Agent) distrust(networkID string, p *publisher) {
 	a.pubMu.Lock()
 	defer a.pubMu.Unlock()
@@ -70,9 +72,9 @@ func (a *Agent) distrust(networkID string, p *publisher) {
 	a.publishers[networkID].recheck.Store(true)
 }
 
-// forgetPublishers forgets the writers of lists that are not there, for networks where
-// this host has nothing: each costs a read of the store whenever everything is
-// compared. How often somebody else wrote such a list is kept.
+// forgetPublishers removes the publishers of absent lists on networks where this host has
+// no endpoints, because each costs a read of the store in every full comparison. It keeps
+// the counts of writes by others.
 func (a *Agent) forgetPublishers() {
 	used := map[string]bool{}
 	for _, l := range a.table.all() {
@@ -81,7 +83,7 @@ func (a *Agent) forgetPublishers() {
 	a.pubMu.Lock()
 	defer a.pubMu.Unlock()
 	for id, p := range a.publishers {
-		// Nobody begins a run but who is counted, so what is idle stays so.
+		// Only counted users start a run, so an idle publisher stays idle.
 		if used[id] || p.users > 0 || p.recheck.Load() || !p.runs.idle() || !p.known || p.version != 0 {
 			continue
 		}
@@ -102,8 +104,8 @@ func (a *Agent) forgetPublishers() {
 	}
 }
 
-// foreignLists says how often somebody else wrote which list of ours, by network, and
-// how often all those whose counts were dropped.
+// foreignLists returns the counts of writes by others to this host's lists, by network,
+// and the sum of the dropped counts.
 func (a *Agent) foreignLists() (map[string]foreignWrites, droppedWrites) {
 	a.pubMu.Lock()
 	defer a.pubMu.Unlock()

@@ -14,19 +14,20 @@ import (
 )
 
 const (
-	// reaperKey is held by who takes a dead host's things out of the store. Its
-	// version is in every transaction that does: the one who lost it, and does
-	// not know yet, writes nothing more.
+	// reaperKey is the lock of the host that removes dead hosts from the store. Every
+	// transaction of the removal checks its version, so a host that has lost the lock
+	// without noticing can write nothing more.
 	reaperKey = state.Prefix + "reaper"
-	// reaperTTL is how long a reaper that died keeps others from it, at most twice.
+	// reaperTTL is the TTL of the reaper's session. The lock of a reaper that died blocks
+	// others for that long, or at most twice as long.
 	reaperTTL = 10 * time.Second
 	// reapTimeout bounds the work on one dead host, and the wait for the lock.
 	reapTimeout = 30 * time.Second
-	// reapAtOnce is how many dead hosts are worked on side by side.
+	// reapAtOnce bounds how many dead hosts are handled concurrently.
 	reapAtOnce = 8
 )
 
-// reaperRecord is the value of reaperKey, for people.
+// reaperRecord is the value of reaperKey. It is for users to read.
 type reaperRecord struct {
 	Version int    `json:"version"`
 	Host    string `json:"host"`
@@ -35,25 +36,24 @@ type reaperRecord struct {
 	Unknown stored.Unknown `json:"-"`
 }
 
-// reaperVersion is the layout of a reaperRecord.
+// reaperVersion is the layout version of reaperRecord.
 const reaperVersion = 1
 
-// encodeReaper gives the value with which a host takes the key that lock is of. It
-// keeps what a later release has written there; a layout that this release does not
-// know is an error.
+// encodeReaper returns the value with which a host takes the lock. It keeps what a later
+// release wrote there, and fails if the layout is newer than this release knows.
 func encodeReaper(lock state.Entry, host, name string) ([]byte, error) {
 	var r reaperRecord
 	if err := stored.Decode(lock.Value, reaperVersion, &r); errors.Is(err, stored.ErrNewer) {
 		return nil, fmt.Errorf("key %q: %w", reaperKey, err)
 	} else if err != nil {
-		r = reaperRecord{} // absent, or nobody's
+		r = reaperRecord{} // absent or unreadable
 	}
 	r.Version, r.Host, r.Name = reaperVersion, host, name
 	return stored.Encode(r)
 }
 
-// reapSoon gives up what dead hosts had, beside the caller, unless that is under way:
-// then the next look sees them again.
+// reapSoon removes dead hosts from the store in the background. If a removal is already
+// in progress, it does nothing: the next check finds the hosts again.
 func (a *Agent) reapSoon(dead []cluster.Host) {
 	if len(dead) == 0 || !a.reaping.CompareAndSwap(false, true) {
 		return
@@ -67,9 +67,9 @@ func (a *Agent) reapSoon(dead []cluster.Host) {
 	})
 }
 
-// reap takes everything of dead hosts out of the store, unless another is at it:
-// exactly one does so at a time. The work on a host stops when it comes back, whose
-// record has then another version.
+// reap removes everything of dead hosts from the store, unless another host is doing so.
+// Only one host at a time may. The work on a host stops if that host returns, because the
+// version of its record then changes.
 func (a *Agent) reap(ctx context.Context, dead []cluster.Host) error {
 	lock, unlock, err := a.lockReaper(ctx)
 	if err != nil || unlock == nil {
@@ -88,7 +88,7 @@ func (a *Agent) reap(ctx context.Context, dead []cluster.Host) error {
 	return g.Wait()
 }
 
-// reapOne takes a dead host out of the store. The caller holds the lock.
+// reapOne removes a dead host from the store. The caller holds the lock.
 func (a *Agent) reapOne(ctx context.Context, store ForgetStore, h cluster.Host, lock state.Entry) {
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
@@ -97,7 +97,7 @@ func (a *Agent) reapOne(ctx context.Context, store ForgetStore, h cluster.Host, 
 		state.Op{Kind: state.OpCheck, Key: cluster.HostsPrefix + h.ID, Version: h.Revision},
 	)
 	switch {
-	case errors.Is(err, errFenced): // it is back, or another is at it
+	case errors.Is(err, errFenced): // the host is back, or another reaper has the lock
 	case err != nil:
 		a.Logger.Warn("what a dead host had cannot be given up; trying on", "peer", h.Name, "id", h.ID, "err", err)
 	default:
@@ -105,7 +105,7 @@ func (a *Agent) reapOne(ctx context.Context, store ForgetStore, h cluster.Host, 
 	}
 }
 
-// lockReaper takes the lock of who reaps; unlock is nil when another has it.
+// lockReaper takes the reaper lock. unlock is nil if another host holds it.
 func (a *Agent) lockReaper(ctx context.Context) (lock state.Entry, unlock func(), err error) {
 	held := ctx // of the session
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
@@ -124,7 +124,7 @@ func (a *Agent) lockReaper(ctx context.Context) (lock state.Entry, unlock func()
 	end := func() {
 		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		if lock.Session == session.ID() { // what holds the key's last version can let go of it
+		if lock.Session == session.ID() { // only the session with the key's latest version may delete it
 			_ = a.Store.Delete(ending, reaperKey, lock.Version)
 		}
 		if err := session.Close(ending); err != nil {

@@ -14,32 +14,32 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// listVersion is the version of the layout of a stored list of endpoints.
+// listVersion is the layout version of a stored list of endpoints.
 const listVersion = 1
 
-// maxEndpoints bounds a stored list of endpoints. What Consul takes for a value, 512
-// KiB, holds fewer; an embedded store is this host's own.
+// maxEndpoints bounds a stored list of endpoints. Consul limits a value to 512 KiB, which
+// holds fewer. An embedded store belongs to this host alone.
 const maxEndpoints = 1 << 16
 
-// endpoint is one of a host's endpoints on a network, as the cluster sees it.
+// endpoint is an endpoint of a host on a network, as published to the cluster.
 type endpoint struct {
 	ID            string            `json:"id"`
-	ContainerID   string            `json:"container_id,omitempty"` // empty: the ID
+	ContainerID   string            `json:"container_id,omitempty"` // empty if it equals ID
 	ContainerName string            `json:"container_name,omitempty"`
 	IP            netip.Addr        `json:"ip"`
 	MAC           string            `json:"mac"`
-	IfName        string            `json:"ifname,omitempty"`     // empty: handed over, the caller chose the name
-	Ports         []api.PortMapping `json:"ports,omitempty"`      // as asked for
-	HostPorts     []uint16          `json:"host_ports,omitempty"` // the host's ports in their order, while attached, where any was chosen
+	IfName        string            `json:"ifname,omitempty"`     // empty after a hand-over: the caller chose the name
+	Ports         []api.PortMapping `json:"ports,omitempty"`      // as requested
+	HostPorts     []uint16          `json:"host_ports,omitempty"` // in the order of Ports; only while attached, if any was chosen
 	Source        api.Source        `json:"source"`
-	Attached      bool              `json:"attached"` // false: the address is held, nobody is there
+	Attached      bool              `json:"attached"` // false: the endpoint only holds its address
 
-	// These need cluster.AllowedAddresses.
-	Allowed    []netip.Prefix `json:"allowed,omitempty"`    // what it may have beside IP
-	Forwarding bool           `json:"forwarding,omitempty"` // some of that may lie outside of the network's subnet
-	Routes     []netip.Prefix `json:"routes,omitempty"`     // what hosts and containers of the network reach by way of it
+	// These fields need cluster.AllowedAddresses.
+	Allowed    []netip.Prefix `json:"allowed,omitempty"`    // additional addresses that it may use
+	Forwarding bool           `json:"forwarding,omitempty"` // Allowed may contain addresses outside the network's subnet
+	Routes     []netip.Prefix `json:"routes,omitempty"`     // prefixes that the network reaches through this endpoint
 
-	Unknown stored.Unknown `json:"-"` // what a later release has written beside
+	Unknown stored.Unknown `json:"-"` // fields written by a later release
 }
 
 // endpointList is the value of a key endpoints/<network>/<host>.
@@ -50,15 +50,15 @@ type endpointList struct {
 	Unknown stored.Unknown `json:"-"`
 }
 
-// encodeEndpoints writes a list with what a later release has written beside it.
+// encodeEndpoints encodes a list, including the fields that a later release wrote.
 func encodeEndpoints(list []endpoint, unknown stored.Unknown) ([]byte, error) {
 	slices.SortFunc(list, func(a, b endpoint) int { return strings.Compare(a.ID, b.ID) })
 	return stored.Encode(endpointList{Version: listVersion, Endpoints: list, Unknown: unknown})
 }
 
-// decodeEndpoints reads one host's list, and says whose it is also when it cannot
-// be read. A key that names no list gives neither. The list is another host's:
-// what this release does not know of it is forgotten.
+// decodeEndpoints decodes one host's list. It returns the network and the host even if
+// the list cannot be decoded, unless the key names no list. It discards fields that this
+// release does not know, because only the list's own host writes the list.
 func decodeEndpoints(e state.Entry) (networkID, hostID string, list []endpoint, err error) {
 	networkID, hostID, err = whoseList(e)
 	if err != nil {
@@ -68,7 +68,7 @@ func decodeEndpoints(e state.Entry) (networkID, hostID string, list []endpoint, 
 	return networkID, hostID, l.Endpoints, err
 }
 
-// whoseList says which network and host a list of endpoints is of.
+// whoseList returns the network and the host of a list of endpoints.
 func whoseList(e state.Entry) (networkID, hostID string, err error) {
 	networkID, hostID, ok := strings.Cut(strings.TrimPrefix(e.Key, network.EndpointsPrefix), "/")
 	if !ok || networkID == "" || hostID == "" || strings.Contains(hostID, "/") {
@@ -77,7 +77,7 @@ func whoseList(e state.Entry) (networkID, hostID string, err error) {
 	return networkID, hostID, nil
 }
 
-// decodeOwn reads a list of this host's, to be written again.
+// decodeOwn decodes a list of this host and keeps unknown fields for the next write.
 func decodeOwn(e state.Entry) (endpointList, error) { return decodeList(e, stored.Decode) }
 
 func decodeList(e state.Entry, read func([]byte, int, any) error) (endpointList, error) {
@@ -101,8 +101,8 @@ func checkEndpoints(l endpointList) error {
 	}
 	ids := make(map[string]bool, len(l.Endpoints))
 	for _, ep := range l.Endpoints {
-		// A MAC may be any: package ovs sees to it that none is programmed which
-		// belongs to something else on the segment.
+		// Any MAC is valid here: package ovs does not program one that belongs to
+		// something else on the segment.
 		mac, err := api.ParseMAC(ep.MAC)
 		if err != nil || mac != ep.MAC || !ep.IP.Is4() || ids[ep.ID] {
 			return fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)
@@ -115,7 +115,8 @@ func checkEndpoints(l endpointList) error {
 	return nil
 }
 
-// checkContainer says whether a container can have this id and name; both may be empty.
+// checkContainer returns an error if a container cannot have this id and name. Both may
+// be empty.
 func checkContainer(id, name string) error {
 	if id != "" {
 		if err := api.CheckEndpointID(id); err != nil {
@@ -125,22 +126,21 @@ func checkContainer(id, name string) error {
 	return api.CheckContainerName(name)
 }
 
-// handedOver says whether the caller of Attach has moved the interface, or is
-// about to.
+// handedOver reports whether the caller of Attach moves the interface itself.
 func (e endpoint) handedOver() bool { return e.IfName == "" }
 
-// container is the id of the container that has the endpoint.
+// container returns the id of the container that has the endpoint.
 func (e endpoint) container() string { return cmp.Or(e.ContainerID, e.ID) }
 
-// macOf is the MAC address of an IPv4 endpoint that asks for none: locally administered, and the
-// address behind it, as Docker users know it.
+// macOf returns the MAC of an IPv4 endpoint that requests none: locally administered, and
+// containing the address, as Docker does it.
 func macOf(ip netip.Addr) string { return macVariant(ip, 0) }
 
-// macVariants is how many addresses macVariant gives.
+// macVariants is the number of addresses that macVariant can return for an IP.
 const macVariants = 64
 
-// macVariant gives others, where somebody chose that of macOf for an endpoint with
-// another address: as macOf, they are unicast and locally administered.
+// macVariant returns alternatives to macOf, for when that address was requested for an
+// endpoint with another IP. Like macOf's, they are unicast and locally administered.
 func macVariant(ip netip.Addr, n int) string {
 	b := ip.As4()
 	return fmt.Sprintf("%02x:42:%02x:%02x:%02x:%02x", 0x02|n<<2, b[0], b[1], b[2], b[3])

@@ -13,7 +13,7 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// want is what Reserve and Attach both ask for.
+// want is the part of a request that Reserve and Attach share.
 type want struct {
 	id, container, name, network, ip, mac, ifname string
 	ports                                         []api.PortMapping
@@ -21,7 +21,7 @@ type want struct {
 	allow                                         []string
 	forwarding                                    bool
 
-	allowed []netip.Prefix // allow, read by check
+	allowed []netip.Prefix // the parsed form of allow, set by check
 }
 
 func (w *want) check() error {
@@ -80,7 +80,7 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 		return api.Endpoint{}, err
 	}
 	known := a.checkLoaded()
-	if w.source == api.SourceDriver { // Docker has an address already, and does not come twice
+	if w.source == api.SourceDriver { // Docker already has an address and does not call again
 		known = a.awaitLoaded(ctx)
 	}
 	if known != nil {
@@ -100,16 +100,16 @@ func (a *Agent) Reserve(ctx context.Context, req api.ReserveRequest) (api.Endpoi
 		return api.Endpoint{}, translate(a.takeBack(ctx, undo, err))
 	}
 	if !l.Attached {
-		l.since = time.Now() // it is about to be
+		l.since = time.Now() // the attach follows soon
 		a.table.put(l)
 	}
 	a.joinSoon(r, l.ID)
 	return a.shown(l, r), nil
 }
 
-// reserve finds the endpoint, or makes it with an address of its own. It is
-// not published yet. The caller holds the lock on the endpoint; undo takes back
-// what was made here, nothing if the endpoint was there before.
+// reserve finds the endpoint, or creates it with an address. It does not publish it. undo
+// reverts what this call created, and is empty if the endpoint existed before. The caller
+// holds the endpoint's lock.
 func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record, undo undoStack, err error) {
 	old, ok := a.table.get(w.id)
 	if ok && !old.Releasing {
@@ -132,7 +132,7 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 		return local{}, r, nil, api.Errorf(api.CodeNotFound,
 			"container %q holds no address on this host; create it with: socketplane run", w.id)
 	}
-	if ok { // what it was is not given back yet, and may be on another network
+	if ok { // it has not been released yet, and may be on another network
 		if err := a.release(ctx, old); err != nil {
 			return local{}, r, nil, err
 		}
@@ -155,7 +155,7 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	}}
 	if l.IP, err = a.allocate(ctx, r, w); err != nil {
 		if away(err) || ctx.Err() != nil {
-			// The write may have been applied all the same.
+			// The write may have been applied anyway.
 			l.IP, l.Releasing, l.Doubt = netip.Addr{}, true, true
 			a.table.put(l)
 			signal(a.kick)
@@ -169,11 +169,11 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	return l, r, undo, nil
 }
 
-// enterTable puts an endpoint that has an address into the table, with a MAC address
-// that nothing else on the network has, as far as is known here. One that cannot be
-// there is put to be released.
+// enterTable puts an endpoint that has an address into the table. It assigns a MAC that
+// nothing else on the network has, as far as this host knows. If that fails, the endpoint
+// is marked as Releasing.
 func (a *Agent) enterTable(l local, r network.Record, w want) (local, error) {
-	a.macs.Lock() // of those that ask for the same one is the first
+	a.macs.Lock() // of concurrent requests for the same MAC, only the first succeeds
 	defer a.macs.Unlock()
 	var err error
 	if l.MAC = w.mac; w.mac != "" {
@@ -192,8 +192,8 @@ func (a *Agent) enterTable(l local, r network.Record, w want) (local, error) {
 	return l, err
 }
 
-// unreserve takes back what reserve made. When the store is away the endpoint
-// stays marked, and the converge loop finishes the job.
+// unreserve reverts reserve. If the store is away, the endpoint stays marked as
+// Releasing, and the converge loop completes the release.
 func (a *Agent) unreserve(ctx context.Context, id string) error {
 	l, ok := a.table.get(id)
 	if !ok {
@@ -202,7 +202,7 @@ func (a *Agent) unreserve(ctx context.Context, id string) error {
 	l.Releasing = true
 	a.table.put(l)
 	if l.Dirty {
-		return nil // nobody may be given the address yet; what keeps it was told already
+		return nil // the address may not be reassigned yet; the cause was already reported
 	}
 	if err := a.giveBack(ctx, l); err != nil && !away(err) {
 		return err
@@ -225,7 +225,7 @@ func (a *Agent) allocate(ctx context.Context, r network.Record, w want) (netip.A
 				return ip, nil
 			}
 			if !errors.Is(err, ipam.ErrTaken) {
-				a.holds.put(h) // whoever gives it back, or its end, must find it
+				a.holds.put(h) // the release or expiry of the hold must find it
 				return ip, err
 			}
 		}
@@ -256,14 +256,14 @@ func (a *Agent) Describe(ctx context.Context, req api.DescribeRequest) (api.Endp
 	if l.ContainerID != req.ContainerID || l.ContainerName != req.ContainerName {
 		l.ContainerID, l.ContainerName = req.ContainerID, req.ContainerName
 		a.table.put(l)
-		signal(a.kick) // the store hears of it, and the port on the bridge
+		signal(a.kick) // updates the list in the store and the port on the bridge
 	}
 	return a.shown(l, a.recordHere(l.Network)), nil
 }
 
-// checkMAC refuses a MAC address that something else on the network has, as far
-// as is known here. Should two hosts give one at the same moment, the switch
-// keeps to the first in order.
+// checkMAC refuses a MAC that something else on the network has, as far as this host
+// knows. If two hosts assign the same MAC at the same moment, contests.settle lets one of
+// them win.
 func (a *Agent) checkMAC(r network.Record, w want) error {
 	if w.mac == "" {
 		return nil
@@ -288,13 +288,13 @@ func (a *Agent) checkMAC(r network.Record, w want) error {
 	return nil
 }
 
-// who is behind an endpoint, for people.
+// who maps the source of an endpoint to a name for users.
 var who = map[api.Source]string{
 	api.SourceDocker: "`socketplane run`", api.SourceConnect: "`socketplane connect`", api.SourceDriver: "Docker's network driver",
 	api.SourceCNI: "the CNI plugin", api.SourceNetavark: "the netavark plugin", api.SourceLegacy: "the API of 2015",
 }
 
-// same says whether w asks for what the endpoint already is.
+// same returns an error if w asks for something else than the existing endpoint has.
 func same(l local, w want) error {
 	if w.network != "" && w.network != l.Network {
 		return api.Errorf(api.CodeConflict, "%q is on network %q already; disconnect it first, or use another id", l.ID, l.Network)
@@ -317,8 +317,8 @@ func same(l local, w want) error {
 	return nil
 }
 
-// recordOf gives the network of an endpoint that is there: also one that
-// somebody tries to delete, or that the store has lost.
+// recordOf returns the network of an existing endpoint, even if the network is being
+// deleted or the store has lost it.
 func (a *Agent) recordOf(ctx context.Context, id string) (network.Record, error) {
 	if r, ok := a.segments.force(id); ok {
 		return r, nil
@@ -332,8 +332,8 @@ func (a *Agent) recordOf(ctx context.Context, id string) (network.Record, error)
 	return a.findNetwork(ctx, id)
 }
 
-// findNetwork looks a network up in what the watch has shown, and in the store
-// before it says that there is none.
+// findNetwork looks a network up in the view. It asks the store before it reports that
+// the network does not exist.
 func (a *Agent) findNetwork(ctx context.Context, id string) (network.Record, error) {
 	if r, ok := a.view.network(id); ok {
 		return r, nil

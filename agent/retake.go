@@ -13,13 +13,13 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// admitPatience is how long one pass of converge waits for this host to be
-// registered: usually it is within milliseconds of the agent's start.
+// admitPatience bounds how long one pass of converge waits for the registration of this
+// host. Usually that completes within milliseconds of the agent's start.
 const admitPatience = 2 * time.Second
 
-// admitted says whether the endpoints in the store under this host's id are its
-// own to judge. Before it holds its record, somebody may be taking them away as
-// a dead host's, and on the copy of a disk they are another machine's.
+// admitted returns nil once this host holds its record. Before that, the endpoints under
+// its id in the store may not be its own to judge: another host may be removing them as
+// those of a dead host, or this machine runs on a copy of another machine's disk.
 func (a *Agent) admitted(ctx context.Context) error {
 	if a.Membership == nil {
 		return nil
@@ -29,8 +29,8 @@ func (a *Agent) admitted(ctx context.Context) error {
 	return a.Membership.Admitted(ctx)
 }
 
-// watchReturn has our addresses looked at each time this host was away from the
-// cluster: it may have been taken for dead.
+// watchReturn requests a check of this host's addresses each time the host returns to the
+// cluster, because the others may have considered it dead.
 func (a *Agent) watchReturn(ctx context.Context) error {
 	for {
 		select {
@@ -43,11 +43,12 @@ func (a *Agent) watchReturn(ctx context.Context) error {
 	}
 }
 
-// retakeAll takes back, or gives up, the addresses of the endpoints that are
-// here, and has the lists of them read before they are written.
+// retakeAll reclaims the addresses of this host's endpoints, and evicts the endpoints
+// whose address another owner has. It also makes every publisher read its list before the
+// next write.
 func (a *Agent) retakeAll(ctx context.Context) error {
 	for _, p := range a.ownLists() {
-		p.own.Reset() // it may have been taken out as a dead host's
+		p.own.Reset() // another host may have removed it as that of a dead host
 	}
 	onNetwork := byNetwork(a.table.all())
 	list, err := a.lister(ctx, len(onNetwork))
@@ -70,11 +71,11 @@ func (a *Agent) retakeAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// fewNetworks is up to how many networks are read one by one: all the addresses of a
-// large cluster are more than those of a few networks.
+// fewNetworks is the largest number of networks that are read one by one. In a large
+// cluster, a list of all addresses is longer than the lists of a few networks.
 const fewNetworks = 16
 
-// lister gives what lists the addresses of some networks of this host.
+// lister returns a function that lists the addresses of a subnet.
 func (a *Agent) lister(ctx context.Context, networks int) (func(netip.Prefix) ([]ipam.Allocation, error), error) {
 	if networks <= fewNetworks {
 		return func(subnet netip.Prefix) ([]ipam.Allocation, error) { return a.Addresses.List(ctx, subnet) }, nil
@@ -95,7 +96,7 @@ func (a *Agent) retakeOn(ctx context.Context, networkID string, locals []local, 
 		return err
 	}
 	allocations, err := list(r.Subnet)
-	if err != nil && !errors.Is(err, ipam.ErrBadBlock) { // the others' addresses come with it
+	if err != nil && !errors.Is(err, ipam.ErrBadBlock) { // the readable addresses are returned with this error
 		return err
 	}
 	owners := map[netip.Addr]string{}
@@ -113,8 +114,8 @@ func (a *Agent) retakeOn(ctx context.Context, networkID string, locals []local, 
 	return nil
 }
 
-// retake makes the address of an endpoint its own in the store, if it can. One
-// whose address is another's is taken off the network: no two may use it.
+// retake makes an endpoint the owner of its address in the store. If another owner has
+// the address, retake evicts the endpoint, because no two endpoints may use it.
 func (a *Agent) retake(ctx context.Context, r network.Record, id string) error {
 	free := false
 	err := a.locked(ctx, link.HostName(id), func(ctx context.Context) error {
@@ -142,13 +143,13 @@ func (a *Agent) retake(ctx context.Context, r network.Record, id string) error {
 		return nil
 	})
 	if err == nil && !free {
-		a.reclaim.Store(true) // somebody else is changing it; the next pass looks again
+		a.reclaim.Store(true) // the endpoint's lock is held; the next pass tries again
 	}
 	return err
 }
 
-// evict takes an endpoint off the network whose address was given to another
-// while this host was gone. The caller holds the lock on the endpoint.
+// evict detaches an endpoint whose address was given to another while this host was away.
+// The caller holds the endpoint's lock.
 func (a *Agent) evict(ctx context.Context, l local) error {
 	l.Evicted = true
 	a.table.put(l)
@@ -157,7 +158,7 @@ func (a *Agent) evict(ctx context.Context, l local) error {
 		return nil
 	}
 	a.Logger.Warn("detaching an endpoint whose address is another's", "endpoint", l.ID, "container", l.ContainerName, "network", l.Network, "ip", l.IP)
-	gone, _ := a.withdraw(ctx, l) // converge publishes what is left
+	gone, _ := a.withdraw(ctx, l) // converge completes the publishing
 	return gone
 }
 

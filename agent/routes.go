@@ -17,8 +17,8 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// routes remembers which endpoint a prefix is reached by, so that who claims it later
-// does not get it.
+// routes remembers the endpoint through which each prefix is reached, so that a later
+// claim by another endpoint does not take it over.
 type routes struct {
 	mu    sync.Mutex
 	known map[netip.Prefix]routeVia
@@ -29,8 +29,8 @@ type routeVia struct {
 	via     netip.Addr
 }
 
-// checkRoutes says whether an endpoint can have these routes lead to it: each within
-// a prefix that it is allowed.
+// checkRoutes returns an error unless each route lies within a prefix that the endpoint
+// is allowed.
 func checkRoutes(list, allowed []netip.Prefix) error {
 	if len(list) > api.MaxAllowed {
 		return fmt.Errorf("%d routes are more than the %d that can lead to an endpoint", len(list), api.MaxAllowed)
@@ -44,15 +44,16 @@ func checkRoutes(list, allowed []netip.Prefix) error {
 	return nil
 }
 
-// claimedRoute is a route that an attached endpoint says leads to it.
+// claimedRoute is a route that an attached endpoint claims.
 type claimedRoute struct {
 	prefix netip.Prefix
 	routeVia
 }
 
-// settleRoutes gives the routes in force by network, and the sentences about the
-// others. What was in force stays while it is claimed; then the lower address goes
-// first. Two that overlap are never both in force: the host has one table of routes.
+// settleRoutes returns the routes in force by network, and a note about each other one. A
+// route in force stays while it is claimed. Among the others, the endpoint with the lower
+// address wins. Overlapping routes are never both in force, because the host has a single
+// routing table.
 func (a *Agent) settleRoutes(claims []claimedRoute) (map[string][]ovs.Route, map[string]string) {
 	a.routes.mu.Lock()
 	defer a.routes.mu.Unlock()
@@ -82,15 +83,15 @@ func (a *Agent) settleRoutes(claims []claimedRoute) (map[string][]ovs.Route, map
 		all[c.network] = append(all[c.network], ovs.Route{Prefix: c.prefix, Via: c.via})
 	}
 	if !maps.Equal(known, a.routes.known) {
-		signal(a.kick) // the kernel's routes come and go with the gateways
+		signal(a.kick) // converge sets the kernel's routes with the gateways
 	}
 	a.routes.known = known
 	return all, notes
 }
 
-// unroutable says why this host does not send a prefix into a network; empty: it can.
-// The store alone must not decide: a host that claims a prefix would draw to itself
-// what this host and its containers send there, by a default route otherwise.
+// unroutable returns why this host does not route a prefix into a network, or "" if it
+// can. The store alone must not decide that: otherwise a host that claims a prefix would
+// attract the traffic that this host and its containers now send by the default route.
 func (a *Agent) unroutable(p netip.Prefix) string {
 	within := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
 	if !slices.ContainsFunc(a.Allowed.Routes, within) {
@@ -104,7 +105,7 @@ func (a *Agent) unroutable(p netip.Prefix) string {
 	return a.barredOutside(p)
 }
 
-// routesNow gives the routes in force by the networks that are used here.
+// routesNow returns the routes in force for the networks in use here.
 func (a *Agent) routesNow(segments []segment) map[string][]ovs.Route {
 	used := make(map[string]network.Record, len(segments))
 	for _, seg := range segments {
@@ -139,7 +140,7 @@ func (a *Agent) routesNow(segments []segment) map[string][]ovs.Route {
 	return all
 }
 
-// kernelRoutes are the routes of one network as this host's kernel has them.
+// kernelRoutes returns the routes of a network that belong in this host's kernel.
 func (a *Agent) kernelRoutes(networkID string) []link.Route {
 	a.routes.mu.Lock()
 	defer a.routes.mu.Unlock()
@@ -191,7 +192,7 @@ func (a *Agent) SetRoutes(ctx context.Context, id string, list []string) (api.En
 	return a.shown(l, r), nil
 }
 
-// applyRoutes tells cluster, switch and kernel of an endpoint's routes.
+// applyRoutes sets an endpoint's routes in the store, the switch and the kernel.
 func (a *Agent) applyRoutes(ctx context.Context, l local) error {
 	if err := a.publish(ctx, l.Network); err != nil {
 		return err
@@ -199,14 +200,14 @@ func (a *Agent) applyRoutes(ctx context.Context, l local) error {
 	if !l.Attached {
 		return nil
 	}
-	// The port is what the next life of this agent knows them by.
+	// After a restart, the agent reads the routes from the port.
 	if err := errors.Join(a.mendPort(ctx, l.ID), a.forwarding.Do(ctx)); err != nil {
 		return err
 	}
 	return a.mendGateway(ctx, l.Network)
 }
 
-// mayRoute refuses routes that cannot lead to an endpoint, as far as is known here.
+// mayRoute refuses routes that cannot lead to the endpoint, as far as this host knows.
 func (a *Agent) mayRoute(r network.Record, l local, want []netip.Prefix) error {
 	for _, p := range want {
 		if slices.Contains(l.Routes, p) {
@@ -231,7 +232,8 @@ func (a *Agent) mayRoute(r network.Record, l local, want []netip.Prefix) error {
 	return nil
 }
 
-// routed says to whom, but for one endpoint here, a route leads that overlaps p.
+// routed returns the endpoint with a route that overlaps p, and that route. It ignores
+// this host's endpoint but.
 func (a *Agent) routed(p netip.Prefix, but string) (who string, route netip.Prefix, ok bool) {
 	overlaps := func(ep endpoint) bool {
 		i := slices.IndexFunc(ep.Routes, p.Overlaps)

@@ -12,27 +12,28 @@ import (
 )
 
 const (
-	// slowTimer is how often everything is compared when nothing seems to
-	// change: it bounds how long a change that nobody announced can last.
+	// slowTimer is the interval of full comparisons. It bounds how long a change lasts
+	// that nothing reported.
 	slowTimer = 30 * time.Second
-	// retryConverge paces passes while something fails.
+	// retryConverge is the pause between passes while something fails.
 	retryConverge = time.Second
-	// retryWatch is the longest pause between attempts to read a part of the
-	// store that does not answer.
+	// retryWatch is the longest pause between attempts to read a part of the store that
+	// does not answer.
 	retryWatch = 3 * time.Second
-	// watchPause is the most that a watch waits between two readings, and
-	// watchFactor what it waits of the time the last one took: in a small
-	// cluster nothing to speak of, in a large one a reading is dear.
+	// watchPause bounds the pause of a watch between two snapshots. watchFactor is the
+	// minimum ratio of the pause to the time that applying the last snapshot took: the
+	// pause is negligible in a small cluster, while snapshots of a large one are
+	// expensive.
 	watchPause  = time.Second
 	watchFactor = 2
-	// errandGrace is how long the end waits for what callers have left to us,
-	// such as a detach.
+	// errandGrace bounds how long Run waits at its end for the work that callers left
+	// behind, such as a detach.
 	errandGrace = 5 * time.Second
 )
 
-// Run keeps the host as it should be until ctx ends. It returns an error only
-// when the ports of an earlier life cannot be read at the start. Nothing is
-// taken down at the end: containers go on while the agent is away.
+// Run keeps the host in its desired state until ctx ends. It returns an error only if it
+// cannot read the ports from before a restart. It removes nothing at its end: containers
+// keep working while the agent is down.
 func (a *Agent) Run(ctx context.Context) error {
 	if err := a.adopt(ctx); err != nil {
 		return err
@@ -63,12 +64,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// lossDelay is how long whoever takes a container away has to say so, before its
-// vanished interface makes us look. Docker says it within milliseconds.
+// lossDelay is how long the remover of a container has to announce the removal before the
+// vanished interface triggers a check. Docker does so within milliseconds.
 const lossDelay = 300 * time.Millisecond
 
-// gone looks, a moment later, whether an endpoint has lost its interface unsaid:
-// a container that nobody speaks for has ended.
+// gone requests a pass of converge if an endpoint lost its interface without a detach. It
+// checks after lossDelay.
 func (a *Agent) gone(port string) {
 	if !a.attachedBy(port) {
 		return
@@ -86,7 +87,7 @@ func (a *Agent) attachedBy(port string) bool {
 	return ok && l.Attached
 }
 
-// watch reads one part of the store whole, each time it changes.
+// watch reads one part of the store as a whole each time it changes.
 func (a *Agent) watch(ctx context.Context, part string) error {
 	var index uint64
 	failing := false
@@ -117,7 +118,7 @@ func (a *Agent) watch(ctx context.Context, part string) error {
 	return nil
 }
 
-// take puts a snapshot into force.
+// take applies a snapshot.
 func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 	start := time.Now()
 	first := !a.view.complete()
@@ -147,7 +148,7 @@ func (a *Agent) take(ctx context.Context, part string, snap state.Snapshot) {
 	}
 }
 
-// ensureDefault makes the network that a container joins when none is named.
+// ensureDefault creates the network that a container joins by default.
 func (a *Agent) ensureDefault(ctx context.Context) error {
 	var last string
 	for ctx.Err() == nil {
@@ -165,10 +166,10 @@ func (a *Agent) ensureDefault(ctx context.Context) error {
 	return nil
 }
 
-// convergeLoop runs converge whenever something says that it may be needed.
+// convergeLoop runs converge whenever it may be necessary.
 func (a *Agent) convergeLoop(ctx context.Context) error {
 	compare := true
-	var compared time.Time // when last
+	var compared time.Time // time of the last comparison
 	var last string
 	for ctx.Err() == nil {
 		if compare {
@@ -185,14 +186,14 @@ func (a *Agent) convergeLoop(ctx context.Context) error {
 			wait = retryConverge
 		}
 		if err != nil {
-			wait, kick = retryConverge, nil // what fails calls for another pass itself, at once
+			wait, kick = retryConverge, nil // a failure requests another pass itself, without a pause
 		}
 		compare = a.await(ctx, wait, kick, compared.Add(slowTimer))
 	}
 	return nil
 }
 
-// await waits for a reason to converge and says whether a whole comparison is due.
+// await waits for a reason to run converge and reports whether a full comparison is due.
 func (a *Agent) await(ctx context.Context, d time.Duration, kick <-chan struct{}, due time.Time) (compare bool) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -205,7 +206,7 @@ func (a *Agent) await(ctx context.Context, d time.Duration, kick <-chan struct{}
 	return !time.Now().Before(due)
 }
 
-// report keeps what a pass said for Status and logs it when it is news.
+// report stores the errors of a pass for Status and logs them if they are new.
 func (a *Agent) report(err error, last *string) {
 	problems := sentences(err)
 	complete := a.view.complete() && a.isLoaded()
@@ -219,7 +220,7 @@ func (a *Agent) report(err error, last *string) {
 
 	text := strings.Join(problems, "; ")
 	if err == nil && !complete {
-		text = "" // the watches log a store that does not answer; at the start it is no news
+		text = "" // the watches log an unavailable store, and at the start it is not news
 	}
 	switch {
 	case text != "" && text != *last:

@@ -18,16 +18,16 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// segment is a network that is used on this host: at least one endpoint is
-// attached, or about to be.
+// segment is a network in use on this host: at least one endpoint is attached, or about
+// to be.
 type segment struct {
 	record network.Record
-	seen   time.Time       // when it was the record last
-	ofport int             // of the gateway's port; 0: not there yet
-	users  map[string]bool // endpoint ids
+	seen   time.Time       // when record was last confirmed
+	ofport int             // of the gateway's port; 0 if there is none yet
+	users  map[string]bool // ids of endpoints and names of keepers
 }
 
-// occupied says whether an endpoint is on the network, not only a keeper.
+// occupied reports whether an endpoint is on the network, not just a keeper.
 func (s *segment) occupied() bool {
 	for user := range s.users {
 		if !strings.HasPrefix(user, keeperPrefix) {
@@ -37,35 +37,35 @@ func (s *segment) occupied() bool {
 	return false
 }
 
-// segments holds them by network, and a lock a network under which its gateway
-// comes and goes.
+// segments holds the segments by network. It has a lock per network, which is held while
+// the gateway of the network is created or removed.
 type segments struct {
 	locks keyLocks
 	mu    sync.Mutex
 	byID  map[string]*segment
 
-	keepers int // made so far
+	keepers int // number of keepers created so far
 }
 
-// keeperPrefix begins the names of keepers, see linger.
+// keeperPrefix starts the names of keepers; see linger.
 const keeperPrefix = "/"
 
-// lingerTime is how long a network stays ready on a host after its last
-// container there has ended: containers often follow one another, and a
-// gateway that comes and goes costs more than they do.
+// lingerTime is how long a network stays ready on a host after its last container there
+// has ended. Containers often follow one another, and replacing a gateway costs more than
+// they do.
 const lingerTime = 2 * time.Second
 
-// standbyTime is how long a network stays ready for an endpoint that was reserved and
-// is not attached yet: Docker may fetch an image first, or never start the container.
+// standbyTime is how long a network stays ready for an endpoint that is reserved but not
+// attached. Docker may pull an image first, or never start the container.
 const standbyTime = 30 * time.Second
 
 func newSegments() *segments { return &segments{byID: map[string]*segment{}} }
 
-// enter counts user in and gives the gateway's port number, 0 when there is none
-// yet. While an endpoint is on the network here, subnet, gateway, VLAN and VNI stay
-// as they are, whatever the store says by now: its packets go by them. A record older
-// than the one that is known changes nothing, for a while: a store that began anew
-// counts its versions from the start.
+// enter adds a user to a network and returns the gateway's port number, or 0 if there is
+// no gateway yet. While an endpoint is on the network here, the subnet, gateway, VLAN and
+// VNI stay the same even if the store has others, because its packets depend on them. For
+// freshFor, enter ignores a record older than the known one. After that it accepts it,
+// because a recreated store counts versions from the start.
 func (s *segments) enter(r network.Record, user string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,15 +84,15 @@ func (s *segments) enter(r network.Record, user string) int {
 		r.Subnet, r.Gateway, r.VLAN, r.VNI = was.Subnet, was.Gateway, was.VLAN, was.VNI
 	}
 	if was := seg.record; was.Subnet != r.Subnet || was.Gateway != r.Gateway || was.VLAN != r.VLAN || was.VNI != r.VNI {
-		seg.ofport = 0 // another network of that name: its gateway has to be made first
+		seg.ofport = 0 // another network with the same name: its gateway must be created first
 	}
 	seg.record = r
 	seg.users[user] = true
 	return seg.ofport
 }
 
-// exit counts user out, if it was counted in, and says whether it was the last:
-// then the segment is gone at once, so that who enters next begins anew.
+// exit removes a user and reports whether it was the last. In that case the segment is
+// removed at once, so that the next user starts from scratch.
 func (s *segments) exit(networkID, user string) (last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,8 +108,8 @@ func (s *segments) exit(networkID, user string) (last bool) {
 	return true
 }
 
-// linger counts user out like exit, but has a keeper stay in its place when it
-// was the last: then it gives the keeper's name, which no endpoint can have.
+// linger removes a user like exit. If the user was the last one, linger adds a keeper in
+// its place and returns the keeper's name, which no endpoint can have.
 func (s *segments) linger(networkID, user string) (keeper string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *segments) linger(networkID, user string) (keeper string) {
 	return keeper
 }
 
-// users lists who is counted in, by network.
+// users lists the users by network.
 func (s *segments) users() map[string][]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +146,7 @@ func (s *segments) setPort(networkID string, ofport int) {
 	}
 }
 
-// port is the gateway's OpenFlow port, 0 while there is none.
+// port returns the gateway's OpenFlow port, or 0 if there is none.
 func (s *segments) port(networkID string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +156,7 @@ func (s *segments) port(networkID string) int {
 	return 0
 }
 
-// counted says whether user is counted in on a network.
+// counted reports whether user is a user of the network.
 func (s *segments) counted(networkID, user string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,7 +164,7 @@ func (s *segments) counted(networkID, user string) bool {
 	return seg != nil && seg.users[user]
 }
 
-// record is the network as it is used here.
+// record returns a network as this host uses it.
 func (s *segments) record(networkID string) (network.Record, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,8 +174,8 @@ func (s *segments) record(networkID string) (network.Record, bool) {
 	return network.Record{}, false
 }
 
-// inForce gives the networks that endpoints of this host are on, with the values
-// that they are programmed with.
+// inForce returns the networks that endpoints of this host are on, with the values with
+// which they are programmed.
 func (s *segments) inForce() map[string]network.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,7 +198,7 @@ func (s *segments) force(networkID string) (network.Record, bool) {
 	return network.Record{}, false
 }
 
-// used says whether anybody on this host is on the network.
+// used reports whether a network has a user on this host.
 func (s *segments) used(networkID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,7 +206,7 @@ func (s *segments) used(networkID string) bool {
 	return seg != nil && len(seg.users) > 0
 }
 
-// list copies the segments, sorted by network.
+// list returns the segments without their users, sorted by network.
 func (s *segments) list() []segment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,8 +218,8 @@ func (s *segments) list() []segment {
 	return list
 }
 
-// join makes sure that the network works on this host before user is on it:
-// its endpoints are known and its gateway is here.
+// join prepares a network on this host before an endpoint uses it: this host knows the
+// network's endpoints, and its gateway exists.
 func (a *Agent) join(ctx context.Context, r network.Record, user string) error {
 	if a.segments.enter(r, user) != 0 {
 		return nil
@@ -227,21 +227,21 @@ func (a *Agent) join(ctx context.Context, r network.Record, user string) error {
 	return a.prepare(ctx, r)
 }
 
-// joinSoon counts user in and makes the network ready behind the caller's back,
-// for a container that will be attached in a moment.
+// joinSoon adds a user and prepares the network in the background, for a container that
+// will be attached shortly.
 func (a *Agent) joinSoon(r network.Record, user string) {
 	if a.segments.enter(r, user) != 0 {
 		return
 	}
 	a.errands.run(undoTimeout, func(ctx context.Context) {
 		if err := a.prepare(ctx, r); err != nil {
-			// The attach tries again and tells its caller.
+			// The attach tries again and reports the error to its caller.
 			a.Logger.Warn("network is not ready yet", "network", r.ID, "err", err)
 		}
 	})
 }
 
-// prepare makes a network work here, unless all its users have left meanwhile.
+// prepare makes a network work here, unless all its users have left.
 func (a *Agent) prepare(ctx context.Context, r network.Record) error {
 	unlock, err := a.segments.locks.Lock(ctx, r.ID)
 	if err != nil {
@@ -268,12 +268,12 @@ func (a *Agent) prepare(ctx context.Context, r network.Record) error {
 	return nil
 }
 
-// listPatience is how long the first user of a network waits for the store.
+// listPatience bounds how long the first user of a network waits for the store.
 const listPatience = 3 * time.Second
 
-// loadEndpoints reads a network's endpoints from the store, so that its first
-// user here reaches all of them at once: the watch may be a moment behind. With
-// the store away, what the watch has shown must do.
+// loadEndpoints reads a network's endpoints from the store. Then the first user here
+// reaches all of them immediately, although the watch may lag behind. If the store is
+// away, loadEndpoints makes do with what the watch has shown.
 func (a *Agent) loadEndpoints(ctx context.Context, networkID string) error {
 	reading, cancel := context.WithTimeout(ctx, listPatience)
 	defer cancel()
@@ -291,9 +291,8 @@ func (a *Agent) loadEndpoints(ctx context.Context, networkID string) error {
 	return nil
 }
 
-// ensureGateway makes the network's gateway port on this host, or mends it, and
-// gives its OpenFlow number. The caller holds the network's lock, and sees to
-// the packet filter.
+// ensureGateway creates or repairs the network's gateway port on this host and returns
+// its OpenFlow port. The caller holds the network's lock, and updates the packet filter.
 func (a *Agent) ensureGateway(ctx context.Context, r network.Record) (int, error) {
 	g := a.gatewayOf(r)
 	ids := map[string]string{
@@ -312,7 +311,7 @@ func (a *Agent) ensureGateway(ctx context.Context, r network.Record) (int, error
 	return ofport, nil
 }
 
-// gatewayOf is a network's gateway port as the kernel should have it.
+// gatewayOf returns the gateway port that the kernel should have for a network.
 func (a *Agent) gatewayOf(r network.Record) link.Gateway {
 	self := a.host()
 	return link.Gateway{
@@ -321,7 +320,7 @@ func (a *Agent) gatewayOf(r network.Record) link.Gateway {
 	}
 }
 
-// leave counts user out of a network and takes the gateway away behind the last.
+// leave removes a user from a network, and the gateway with the last user.
 func (a *Agent) leave(ctx context.Context, networkID, user string) error {
 	if !a.segments.exit(networkID, user) {
 		return nil
@@ -331,14 +330,14 @@ func (a *Agent) leave(ctx context.Context, networkID, user string) error {
 		return err
 	}
 	defer unlock()
-	if a.segments.used(networkID) { // by one who came since
+	if a.segments.used(networkID) { // a new user has joined since
 		return nil
 	}
 	return a.dropGateway(ctx, networkID)
 }
 
-// leaveSoon counts user out of a network; should it be the last, the gateway
-// and the network's flows go a little later.
+// leaveSoon removes a user from a network. If it was the last, the gateway and the
+// network's flows are removed after a.linger.
 func (a *Agent) leaveSoon(networkID, user string) {
 	keeper := a.segments.linger(networkID, user)
 	if keeper == "" {
@@ -347,7 +346,7 @@ func (a *Agent) leaveSoon(networkID, user string) {
 	a.errands.run(a.linger+undoTimeout, func(ctx context.Context) {
 		a.errands.pause(ctx, a.linger)
 		if ctx.Err() != nil {
-			return // the agent ends; the next one takes the gateway away
+			return // the agent is ending; the next one removes the gateway
 		}
 		if err := errors.Join(a.leave(ctx, networkID, keeper), a.forwarding.Do(ctx)); err != nil {
 			a.Logger.Warn("a network's gateway is not gone; trying on", "network", networkID, "err", err)
@@ -356,7 +355,7 @@ func (a *Agent) leaveSoon(networkID, user string) {
 	})
 }
 
-// dropGateway takes a network's gateway away. The caller holds the network's lock.
+// dropGateway removes a network's gateway. The caller holds the network's lock.
 func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
 	err := a.Switch.RemovePort(ctx, link.GatewayName(networkID))
 	if err != nil {
@@ -365,10 +364,11 @@ func (a *Agent) dropGateway(ctx context.Context, networkID string) error {
 	return errors.Join(err, a.nat.Do(ctx))
 }
 
-// applyNAT lets the networks that are used here out to the world, keeps them
-// apart, and leads published ports to their endpoints. It runs inside a.nat: who
-// computed an older list never comes last. It goes by what was set before, or after a
-// call for a comparison by what is there.
+// applyNAT programs the packet filter. It lets the networks in use here reach the
+// outside, isolates them from each other, and forwards published ports to their
+// endpoints. Only a.nat calls it, so an older set of rules never overwrites a newer one.
+// It compares with the last set of rules, or with those in the kernel if a comparison is
+// due.
 func (a *Agent) applyNAT(ctx context.Context) error {
 	rules := nat.Rules{Uplinks: a.uplinksNow().Names, DenyForward: a.DenyForward, Bridges: a.bridgesNow()}
 	for _, seg := range a.segments.list() {

@@ -56,7 +56,7 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 	return s, nil
 }
 
-// Ready says whether the first converge has succeeded.
+// Ready reports whether converge has succeeded at least once.
 func (a *Agent) Ready() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,8 +112,8 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.CreateNetworkRequest)
 	return a.shownNetwork(r), nil
 }
 
-// Networks implements api.Service. It reads the store, since a network that
-// was made a moment ago on another host must be in the list.
+// Networks implements api.Service. It reads the store, because the list must include a
+// network that another host has just created.
 func (a *Agent) Networks(ctx context.Context) ([]api.Network, error) {
 	entries, err := a.Store.List(ctx, network.NetworksPrefix)
 	if err != nil {
@@ -121,7 +121,7 @@ func (a *Agent) Networks(ctx context.Context) ([]api.Network, error) {
 	}
 	list := []api.Network{}
 	for _, e := range entries {
-		// One that cannot be decoded is told by Status.
+		// Status reports a record that cannot be decoded.
 		if r, err := network.Decode(e); err == nil && !r.Deleting {
 			list = append(list, a.shownNetwork(r))
 		}
@@ -147,20 +147,21 @@ func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 	return a.deleteNetwork(id, func() error { return a.Catalog.Delete(ctx, id) })
 }
 
-// DeleteDockersNetwork is DeleteNetwork for what a user of Docker removes: a
-// network that was made through Docker with this subnet, as the store has it. What
-// is shown here may be older, and another network by now.
+// DeleteDockersNetwork deletes a network on behalf of a Docker user. It deletes only a
+// network that was made through Docker and has this subnet in the store. The view may be
+// outdated, and the name may belong to another network by now.
 func (a *Agent) DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error {
 	return a.deleteNetwork(id, func() error { return a.Catalog.DeleteDockers(ctx, id, subnet) })
 }
 
-// UsedElsewhere says, with an error, which other hosts have endpoints on a network.
+// UsedElsewhere returns an error that names the other hosts with endpoints on a network.
+// It returns nil if there are none.
 func (a *Agent) UsedElsewhere(ctx context.Context, id string) error {
 	return a.inUseByName(a.Catalog.UsedElsewhere(ctx, id))
 }
 
-// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a network
-// that Docker is making.
+// ReserveSubnet reserves a subnet for a network that Docker is creating. For the zero
+// Prefix it chooses a free subnet.
 func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
 	if why := verdict.Range(subnet, a.Allowed.Public); subnet.IsValid() && why != "" {
 		return netip.Prefix{}, api.Errorf(api.CodeInvalid, "subnet %s %s; add it there on every host, and restart the agents, or use a private range", subnet, why)
@@ -169,13 +170,13 @@ func (a *Agent) ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.P
 	return got, translate(err)
 }
 
-// DockerSpec gives the options and labels with which a user of Docker made a network.
+// DockerSpec returns the options and labels with which a Docker user created a network.
 func (a *Agent) DockerSpec(ctx context.Context, id string, subnet netip.Prefix) (api.DockerSpec, error) {
 	spec, err := a.Catalog.DockerSpec(ctx, id, subnet)
 	return spec, translate(err)
 }
 
-// KeepSubnets gives up this host's reserved subnets, but for these.
+// KeepSubnets releases all reserved subnets of this host except the given ones.
 func (a *Agent) KeepSubnets(ctx context.Context, subnets []netip.Prefix) error {
 	return translate(a.Catalog.Keep(ctx, subnets))
 }
@@ -196,7 +197,8 @@ func (a *Agent) deleteNetwork(id string, remove func() error) error {
 	return nil
 }
 
-// inUseByName translates an error of the catalog. It names the hosts that use a network.
+// inUseByName translates an error of the catalog, and replaces the ids of hosts that use
+// a network with their names.
 func (a *Agent) inUseByName(err error) error {
 	if use, ok := errors.AsType[*network.InUseError](err); ok {
 		named := *use
@@ -235,8 +237,8 @@ func (a *Agent) Endpoint(_ context.Context, ref string) (api.Endpoint, error) {
 	return a.shown(l, a.recordHere(l.Network)), nil
 }
 
-// recordHere gives a network as this host knows it, without asking anybody; the
-// zero Record when it does not.
+// recordHere returns a network as this host knows it, without asking the store. It
+// returns the zero Record if the network is unknown.
 func (a *Agent) recordHere(id string) network.Record {
 	if r, ok := a.segments.force(id); ok {
 		return r
@@ -248,7 +250,7 @@ func (a *Agent) recordHere(id string) network.Record {
 	return r
 }
 
-// awaitLoaded is checkLoaded for one who can wait a little.
+// awaitLoaded is checkLoaded, but waits up to loadTimeout first.
 func (a *Agent) awaitLoaded(ctx context.Context) error {
 	t := time.NewTimer(loadTimeout)
 	defer t.Stop()
@@ -261,8 +263,8 @@ func (a *Agent) awaitLoaded(ctx context.Context) error {
 	return a.checkLoaded()
 }
 
-// checkLoaded refuses what needs to know the endpoints of an earlier life
-// before the store has told them.
+// checkLoaded returns an error until the endpoints from before the restart are loaded
+// from the store.
 func (a *Agent) checkLoaded() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -286,7 +288,7 @@ func (a *Agent) shownNetwork(r network.Record) api.Network {
 
 func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 	self := a.host()
-	bits := max(r.Subnet.Bits(), 0) // -1: the network is not known
+	bits := max(r.Subnet.Bits(), 0) // Bits is -1 if the network is unknown
 	e := api.Endpoint{
 		ID: l.ID, ContainerID: l.container(), ContainerName: l.ContainerName, Network: l.Network,
 		IP: l.IP, MAC: l.MAC, Gateway: r.Gateway, PrefixLen: bits, MTU: a.view.mtu(self),
@@ -300,7 +302,7 @@ func (a *Agent) shown(l local, r network.Record) api.Endpoint {
 	return e
 }
 
-// host is this host as last looked at.
+// host returns this host as last read.
 func (a *Agent) host() cluster.Host {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -11,12 +11,12 @@ import (
 	"github.com/socketplane/socketplane/agent/link"
 )
 
-// Siblings are the endpoints of one container. Some runtimes ask for the same
-// published ports on each of its networks. They lead to the endpoint that was
-// attached first: it has the default route, by which answers leave. When it
-// goes, the next one takes over.
+// Siblings are the endpoints of one container. Some runtimes request the same published
+// ports on each network of a container. Those ports lead to the endpoint that was
+// attached first: it has the default route, by which replies leave. When that endpoint is
+// detached, the next one takes over.
 
-// siblings lists the other endpoints of an endpoint's container, in no order.
+// siblings lists the other endpoints of the same container, in no order.
 func (t *table) siblings(l local) []local {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -29,12 +29,12 @@ func (t *table) siblings(l local) []local {
 	return list
 }
 
-// before orders the attached endpoints of one container: the first attached first.
+// before reports whether l was attached before s, both of one container.
 func (l local) before(s local) bool {
 	return cmp.Or(cmp.Compare(l.Turn, s.Turn), strings.Compare(l.ID, s.ID)) < 0
 }
 
-// nextTurn is the turn of an endpoint that is being attached.
+// nextTurn returns the turn of an endpoint that is being attached.
 func (a *Agent) nextTurn(l local) int {
 	turn := 0
 	for _, s := range a.table.siblings(l) {
@@ -45,8 +45,8 @@ func (a *Agent) nextTurn(l local) int {
 	return turn
 }
 
-// sharing lists the siblings that may hold the same ports of the host: those
-// whose ports lead to the same ports of the container.
+// sharing lists the siblings that may reserve the same host ports, because they map those
+// to the same ports of the container.
 func (a *Agent) sharing(l local) []string {
 	if len(l.Ports) == 0 {
 		return nil
@@ -60,7 +60,7 @@ func (a *Agent) sharing(l local) []string {
 	return ids
 }
 
-// contradict says whether one port of the host would lead to two ports.
+// contradict reports whether two endpoints map one host port to different ports.
 func contradict(l, s local) bool {
 	for _, p := range l.published() {
 		for _, q := range s.published() {
@@ -77,7 +77,7 @@ func sameMapping(p, q api.PortMapping) bool {
 	return p == q
 }
 
-// led are the ports that lead to an endpoint: the published ones, less those that
+// led returns the ports that lead to an endpoint: its published ports, except those that
 // lead to a sibling.
 func (a *Agent) led(l local) []api.PortMapping {
 	ports := l.published()
@@ -99,12 +99,13 @@ func (a *Agent) led(l local) []api.PortMapping {
 	return ports
 }
 
-// takeOverTimeout bounds what is done for the endpoint that is first from now on.
+// takeOverTimeout bounds the work of one takeOver.
 const takeOverTimeout = 5 * time.Second
 
-// takeOver lets the next endpoint of a container take the place of one that went:
-// the default route went with it, and the ports that led to it lead to the next.
-// It goes on beside the caller, who holds the lock on another endpoint.
+// takeOver makes the next endpoint of a container replace one that was detached. The
+// default route disappeared with the old one, and the published ports now lead to the
+// next. takeOver works in the background, because the caller holds another endpoint's
+// lock.
 func (a *Agent) takeOver(gone local) {
 	var next *local
 	for _, s := range a.table.siblings(gone) {
@@ -124,7 +125,7 @@ func (a *Agent) takeOver(gone local) {
 		defer unlock()
 		l, ok := a.table.get(id)
 		if !ok || !l.Attached {
-			return // the whole container ends
+			return // the whole container is ending
 		}
 		r := a.recordHere(l.Network)
 		if err := a.configure(ctx, l, r, l.NetNS); err != nil {

@@ -13,38 +13,37 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// local is an endpoint of this host. Values are replaced, never changed, so
-// that a reader may keep one without a lock.
+// local is an endpoint of this host. Values are replaced, never modified, so that a
+// reader may keep one without a lock.
 type local struct {
 	endpoint
 	Network   string
 	Port      string // OVS port; empty while not attached
 	OFPort    int    // 0 while not attached
-	NetNS     string // path of the namespace at the attach; it may mean another by now
-	Releasing bool   // its owner is gone, and the address must go back
+	NetNS     string // namespace path at the time of the attach; it may now refer to another namespace
+	Releasing bool   // the owner is gone, and the address must be released
 	Dirty     bool   // not attached, but something of the interface may be left
-	Evicted   bool   // its address was given to another while this host was gone
-	Served    bool   // published ports were taken back: connections that were led to it may go on
-	Turn      int    // of the endpoints of one container, who was attached first: 0
-	Doubt     bool   // the store did not say whether it took the address: a write may still be under way
+	Evicted   bool   // its address was given to another owner while this host was away
+	Served    bool   // ports were unpublished; connections to them may continue
+	Turn      int    // attach order among the endpoints of a container, from 0
+	Doubt     bool   // the store did not confirm the address; a write may still be in progress
 
-	pool    ipam.Pool // where the address is from; zero: from the network as it is
-	version uint64    // of the network's record when the address was taken; 0: not known
-	since   time.Time // when it was reserved in this life of the agent; zero: before
-	again   time.Time // when to look again for what is in doubt; zero: nobody has looked yet
+	pool    ipam.Pool // where the address is from; zero: the current pool of the network
+	version uint64    // of the network's record when the address was allocated; 0 if unknown
+	since   time.Time // when it was reserved; zero if before the agent's start
+	again   time.Time // when to release again if Doubt; zero if not released yet
 }
 
-// table is what this host has, by endpoint id. The lock on an endpoint (see
-// Agent.names) says who may change it; the mutex here only keeps the map whole, and
-// the indexes with it. Who asks for one endpoint, or for those of one network or
-// container, pays for no others.
+// table holds the endpoints of this host by id. The lock on an endpoint (see Agent.names)
+// controls who may change it. mu only keeps the map and the indexes consistent. A lookup
+// of one endpoint, or of those of one network or container, does not scan the others.
 type table struct {
 	mu          sync.Mutex
 	byID        map[string]local
-	byPort      map[string]string // the name that the port has when it is attached, to the id
+	byPort      map[string]string // name of the port when attached -> id
 	byNetwork   index
 	byContainer index
-	publishing  map[string]bool // ids of those that publish ports, attached or not
+	publishing  map[string]bool // ids of endpoints that publish ports, attached or not
 }
 
 // index holds sets of endpoint ids by a key.
@@ -76,7 +75,7 @@ func (t *table) get(id string) (local, bool) {
 	return l, ok
 }
 
-// atPort gives the endpoint whose port has a name when it is attached.
+// atPort returns the endpoint that has the port when it is attached.
 func (t *table) atPort(name string) (local, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -145,7 +144,7 @@ func (t *table) published() []local {
 	return t.of(func() map[string]bool { return t.publishing })
 }
 
-// of lists the endpoints of an index's set, in no order.
+// of lists the endpoints in an index's set, in no order.
 func (t *table) of(set func() map[string]bool) []local {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -160,7 +159,7 @@ func (t *table) of(set func() map[string]bool) []local {
 	return list
 }
 
-// networks lists the networks that endpoints are on.
+// networks lists the networks with endpoints.
 func (t *table) networks() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -173,7 +172,7 @@ func sortLocals(list []local) {
 	})
 }
 
-// routing calls f for the endpoints to which routes lead, few as they are.
+// routing calls f for each endpoint with routes. There are only a few.
 func (t *table) routing(f func(network string, ep endpoint)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -184,8 +183,8 @@ func (t *table) routing(f func(network string, ep endpoint)) {
 	}
 }
 
-// find looks an endpoint up by its id or its container's, by container name, or
-// by a unique beginning of an id. Of a container with several it gives the first.
+// find looks an endpoint up by its id, by its container's id or name, or by a unique
+// prefix of an id. If a container has several endpoints, find returns the first.
 func (t *table) find(ref string) (local, error) {
 	if l, ok := t.get(ref); ok && !l.Releasing {
 		return l, nil

@@ -6,16 +6,17 @@ import (
 	"time"
 )
 
-// undoTimeout bounds the way back after a failure. It does not use up the
-// caller's deadline, which may be what failed.
+// undoTimeout bounds a rollback. The rollback does not use the caller's deadline, because
+// that may be what failed.
 const undoTimeout = 10 * time.Second
 
-// undoStack holds, beside each step done, the step that takes it back.
+// undoStack holds the steps that revert the steps done so far.
 type undoStack []func(context.Context) error
 
 func (u *undoStack) push(f func(context.Context) error) { *u = append(*u, f) }
 
-// run takes everything back, the last first, and joins what goes wrong to cause.
+// run executes all steps, the last first. It returns cause, wrapped in an undoError if a
+// step fails.
 func (u undoStack) run(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -31,8 +32,8 @@ func (u undoStack) run(ctx context.Context, cause error) error {
 	return &undoError{cause: cause, undo: errors.Join(errs...)}
 }
 
-// undoError is a failure whose consequences could not all be taken back; the
-// converge loop finishes the job, and reports what keeps it from doing so.
+// undoError is a failure that could not be reverted completely. The converge loop
+// completes the rollback, and reports what prevents that.
 type undoError struct{ cause, undo error }
 
 func (e *undoError) Error() string {

@@ -12,31 +12,31 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// freshFor bounds how long a reading of the view's own stands against the
-// snapshots of a watch that seem to be older.
+// freshFor bounds how long a value that the view read itself takes precedence over
+// snapshots that seem to be older.
 const freshFor = time.Minute
 
-// view is the cluster as the watches last showed it, decoded. Each snapshot
-// replaces its part whole. Beside the watches, single values come from readings
-// that are newer than what the watch has shown; they last until it has caught
-// up. Which is newer, the version of a key and the index of a snapshot tell:
-// both stores count them alike.
+// view is the decoded state of the cluster as the watches last showed it. Each snapshot
+// replaces its part as a whole. The view also holds single values that this host has read
+// itself and that are newer than the snapshot. They last until the watch has caught up.
+// The version of a key and the index of a snapshot tell which is newer, because both
+// stores count them alike.
 type view struct {
 	self string // this host's id
 	now  func() time.Time
 
 	mu        sync.Mutex
-	hosts     []cluster.Host       // changed by putHosts only
+	hosts     []cluster.Host       // only putHosts changes it
 	known     hostIndex            // of hosts
-	vanished  map[string]time.Time // peers in hosts without a record, since when
-	gone      map[string]bool      // hosts that are dead, see cluster.Detector
+	vanished  map[string]time.Time // when each peer in hosts lost its record
+	gone      map[string]bool      // dead hosts; see cluster.Detector
 	networks  map[string]network.Record
-	endpoints map[string]map[string]list // network -> host, without ours
+	endpoints map[string]map[string]list // network -> host, without this host
 	index     map[string]uint64          // of the last snapshot, by part
-	missed    map[missedKey]missed       // endpoints that vanished a moment ago
-	fresh     map[string]time.Time       // keys whose value is from a reading of our own
-	stale     map[string][]error         // what could not be decoded, by part
-	seen      map[string]bool            // parts that have been read at least once
+	missed    map[missedKey]missed       // endpoints that disappeared a moment ago
+	fresh     map[string]time.Time       // keys with a value that this host read itself
+	stale     map[string][]error         // decoding errors, by part
+	seen      map[string]bool            // parts that were read at least once
 }
 
 // list is one host's endpoints on one network.
@@ -45,7 +45,7 @@ type list struct {
 	endpoints []endpoint
 }
 
-// The parts of the view, each a prefix of the store.
+// The parts of the view. Each is a key prefix in the store.
 const (
 	partHosts     = cluster.HostsPrefix
 	partNetworks  = network.NetworksPrefix
@@ -61,10 +61,10 @@ func newView(self string) *view {
 	}
 }
 
-// set takes a snapshot of one part. A value that cannot be decoded is reported
-// and stops only what it describes: where an older reading of the same key is
-// known, that one stays in force. gone are the subnets that no network has any
-// more, news what the snapshot before had not: the log says it once.
+// set applies a snapshot of one part. A value that cannot be decoded affects only what it
+// describes: if an older value of the key is known, that stays in force. gone lists the
+// subnets that no network has any more. news lists the errors that the last snapshot did
+// not have, so that the log has each once.
 func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, news []error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -95,8 +95,8 @@ func (v *view) set(part string, snap state.Snapshot) (gone []netip.Prefix, news 
 	return gone, news
 }
 
-// maxStale bounds how many values of a part that cannot be decoded are named one by
-// one: a store can be filled with them.
+// maxStale bounds how many undecodable values of a part are listed individually, because
+// an attacker can fill the store with them.
 const maxStale = 20
 
 func few(errs []error) []error {
@@ -108,8 +108,8 @@ func few(errs []error) []error {
 
 var errMoreStale = errors.New("more values of the store like the last cannot be decoded")
 
-// newer says whether a value that we have read ourselves is newer than a
-// snapshot. Once the watch has caught up it is forgotten where it came from.
+// newer reports whether a value that this host read itself is newer than a snapshot. Once
+// the watch has caught up, newer deletes the mark in fresh.
 func (v *view) newer(key string, version, index uint64) bool {
 	since, ok := v.fresh[key]
 	if ok && version > index && v.now().Sub(since) < freshFor {
@@ -119,15 +119,15 @@ func (v *view) newer(key string, version, index uint64) bool {
 	return false
 }
 
-// complete says whether every part has been read; before that the view says
-// nothing of what should be.
+// complete reports whether every part was read at least once. Until then the view does
+// not show the desired state.
 func (v *view) complete() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.seen[partHosts] && v.seen[partNetworks] && v.seen[partEndpoints]
 }
 
-// problems lists what could not be decoded.
+// problems lists the values that could not be decoded.
 func (v *view) problems() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -12,18 +12,18 @@ import (
 	"github.com/socketplane/socketplane/agent/verdict"
 )
 
-// peerGrace is how long a peer whose record has vanished keeps its tunnel. A
-// store that lost its keys is written anew by the hosts within seconds; a host
-// that was taken out for good is in no hurry.
+// peerGrace is how long a peer whose record has vanished keeps its tunnel. If a store
+// loses its keys, the hosts write them again within seconds. If a host was removed for
+// good, its tunnel may stay for a while.
 const peerGrace = time.Minute
 
-// leftGrace is the same for a peer that has no endpoints any more, either: a host
-// that leaves takes those out first, and nothing is lost with its tunnel. It
-// outlasts the moment between the two watches that tell of it.
+// leftGrace replaces peerGrace for a peer that has no endpoints either. A host that
+// leaves removes those first, so its tunnel is not needed. leftGrace is longer than the
+// time between the snapshots of the two watches.
 const leftGrace = 2 * time.Second
 
-// decodeHosts keeps what is known of a host whose record cannot be decoded, and
-// for a while of one whose record is gone.
+// decodeHosts decodes the records of the hosts. It keeps the last known state of a host
+// whose record cannot be decoded, and for a grace period of one whose record is gone.
 func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 	hosts, errs := cluster.DecodeAll(entries)
 	known, keys := map[string]bool{}, map[string]bool{}
@@ -41,7 +41,7 @@ func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 		case known[h.ID]:
 			delete(v.vanished, h.ID)
 			continue
-		case keys[h.ID]: // it is there, and cannot be read
+		case keys[h.ID]: // the record exists but is unreadable
 			delete(v.vanished, h.ID)
 			hosts = append(hosts, h)
 			continue
@@ -52,8 +52,9 @@ func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 		if !ok {
 			since = v.now()
 		}
-		// Should another have its tunnel address, the judgement says who has it: who
-		// deletes a record and claims its address is not to be known first.
+		// Keep the peer even if another host claims its tunnel address: judge decides who
+		// has it. Otherwise a host could delete a record, claim its address, and count as
+		// known first.
 		if v.now().Sub(since) >= v.grace(h.ID) {
 			delete(v.vanished, h.ID)
 			continue
@@ -65,7 +66,7 @@ func (v *view) decodeHosts(entries []state.Entry) ([]cluster.Host, []error) {
 	return hosts, errs
 }
 
-// expire forgets the peers whose grace is over.
+// expire removes the peers whose grace period is over.
 func (v *view) expire() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -82,7 +83,7 @@ func (v *view) expire() {
 	}))
 }
 
-// grace is how long a peer without a record is kept. The caller holds v.mu.
+// grace returns how long a peer without a record is kept. The caller holds v.mu.
 func (v *view) grace(id string) time.Duration {
 	if v.gone[id] {
 		return 0
@@ -95,15 +96,15 @@ func (v *view) grace(id string) time.Duration {
 	return leftGrace
 }
 
-// leaving says whether a peer has vanished that is to be forgotten.
+// leaving reports whether any peer without a record is waiting to be removed.
 func (v *view) leaving() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return len(v.vanished) > 0
 }
 
-// setGone says which peers are dead, and gives those that were not before and
-// those that are not any more.
+// setGone sets which peers are dead. It returns the peers that died and those that came
+// back since the last call.
 func (v *view) setGone(gone map[string]time.Time) (died, back []cluster.Host) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -123,23 +124,23 @@ func (v *view) setGone(gone map[string]time.Time) (died, back []cluster.Host) {
 	return died, back
 }
 
-// isGone says whether a peer is dead.
+// isGone reports whether a peer is dead.
 func (v *view) isGone(id string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.gone[id]
 }
 
-// allKnow says whether every living host is capable of something, see cluster.AllKnow.
-// A host whose record cannot be read may be capable of nothing.
+// allKnow reports whether every live host has a capability; see cluster.AllKnow. A host
+// with an unreadable record may have none.
 func (v *view) allKnow(capability string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.seen[partHosts] && len(v.stale[partHosts]) == 0 && cluster.AllKnow(v.hosts, v.gone, capability)
 }
 
-// behind lists the names of other living hosts that are not capable of something, and
-// says whether it is known of all.
+// behind lists the names of the other live hosts that lack a capability. known reports
+// whether all records could be read.
 func (v *view) behind(capability string) (names []string, known bool) {
 	for _, h := range v.reachable() {
 		if !h.Knows(capability) {
@@ -162,12 +163,12 @@ func (v *view) peers() []cluster.Host {
 	return peers
 }
 
-// reachable lists the peers that are not gone.
+// reachable lists the peers that are not dead.
 func (v *view) reachable() []cluster.Host {
 	return slices.DeleteFunc(v.peers(), func(h cluster.Host) bool { return v.isGone(h.ID) })
 }
 
-// stored is all of the view that has to be judged.
+// stored returns the part of the view that must be judged.
 func (v *view) stored() verdict.Stored {
 	v.mu.Lock()
 	defer v.mu.Unlock()

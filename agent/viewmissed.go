@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// missTime is how long an endpoint that has vanished from the list of a living host
-// keeps getting its packets, unless another host claims its address. A host whose list
-// somebody else emptied or deleted puts it right within a second, and no packet is lost.
-// An endpoint that is really gone misses none.
+// missTime is how long an endpoint that disappeared from the list of a live host still
+// receives its packets, unless another host claims its address. If somebody else emptied
+// or deleted the list, its host restores it within a second, and no packet is lost. An
+// endpoint that is really gone does not need them.
 const missTime = 2 * time.Second
 
-// missedKey is an endpoint that has vanished.
+// missedKey identifies an endpoint that has disappeared.
 type missedKey struct {
 	network, host string
 	ip            netip.Addr
@@ -22,8 +22,8 @@ type missed struct {
 	until    time.Time
 }
 
-// miss notes which endpoints of living hosts are in before and not in force any more.
-// The caller holds v.mu.
+// miss records the endpoints of live hosts that are attached in before but not in
+// v.endpoints. The caller holds v.mu.
 func (v *view) miss(before map[string]map[string]list) {
 	now := v.now()
 	for key, m := range v.missed {
@@ -56,7 +56,8 @@ func (v *view) miss(before map[string]map[string]list) {
 	}
 }
 
-// missedOn gives the endpoints of a network that have vanished a moment ago, by host.
+// missedOn returns the endpoints of a network that disappeared less than missTime ago, by
+// host.
 func (v *view) missedOn(networkID string) map[string][]endpoint {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -74,7 +75,8 @@ func (v *view) missedOn(networkID string) map[string][]endpoint {
 	return all
 }
 
-// missing says how long until no vanished endpoint counts any more; 0: none does.
+// missing returns the time until the last vanished endpoint expires, or 0 if there is
+// none.
 func (v *view) missing() time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()

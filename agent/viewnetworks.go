@@ -65,13 +65,13 @@ func (v *view) decodeLists(snap state.Snapshot) (map[string]map[string]list, []e
 	return lists, errs
 }
 
-// network gives a network that can be used; not one that is being deleted.
+// network returns a usable network. A network that is being deleted is not usable.
 func (v *view) network(id string) (network.Record, bool) {
 	r, ok := v.record(id)
 	return r, ok && !r.Deleting
 }
 
-// record gives a network, also one that is being deleted.
+// record returns a network, even one that is being deleted.
 func (v *view) record(id string) (network.Record, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -79,8 +79,8 @@ func (v *view) record(id string) (network.Record, bool) {
 	return r, ok
 }
 
-// putNetwork takes a consistent reading of a network, unless the watch has
-// shown something newer: its deletion, too.
+// putNetwork stores a record that was read consistently, unless the watch has shown
+// something newer, such as its deletion.
 func (v *view) putNetwork(r network.Record) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -91,7 +91,7 @@ func (v *view) putNetwork(r network.Record) {
 	v.fresh[network.Key(r.ID)] = v.now()
 }
 
-// dropNetwork forgets a network that this host has deleted.
+// dropNetwork removes a network that this host has deleted.
 func (v *view) dropNetwork(id string) (r network.Record, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -101,8 +101,8 @@ func (v *view) dropNetwork(id string) (r network.Record, ok bool) {
 	return r, ok
 }
 
-// putLists takes a consistent reading of one network's endpoints: of each list
-// what the watch has not shown yet.
+// putLists stores the endpoint lists of one network that were read consistently. It skips
+// lists that the watch has already shown.
 func (v *view) putLists(entries []state.Entry) []error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -125,7 +125,7 @@ func (v *view) putLists(entries []state.Entry) []error {
 	return errs
 }
 
-// remotes gives the endpoints of a network on other hosts, by host.
+// remotes returns the endpoints of a network on other hosts, by host.
 func (v *view) remotes(netID string) map[string][]endpoint {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -136,7 +136,7 @@ func (v *view) remotes(netID string) map[string][]endpoint {
 	return all
 }
 
-// routing calls f for the endpoints of other hosts to which routes lead, few as they are.
+// routing calls f for each endpoint of other hosts with routes. There are only a few.
 func (v *view) routing(f func(network, host string, ep endpoint)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

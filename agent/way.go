@@ -10,12 +10,11 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// pinEvery is how often the switch is told a way again that has not changed,
-// well within the 15 minutes that it remembers a MAC address.
+// pinEvery is the interval at which unchanged ways are pinned again. It is well below the
+// 15 minutes for which the switch remembers a MAC address.
 const pinEvery = 5 * time.Minute
 
-// ways remembers which way the switch was told to each tunnel address. Who holds
-// waysLock uses it.
+// ways records the last pinned way to each tunnel address. waysLock guards it.
 type ways map[netip.Addr]pinnedWay
 
 type pinnedWay struct {
@@ -23,9 +22,9 @@ type pinnedWay struct {
 	at time.Time
 }
 
-// convergeWays tells the userspace datapath the way to each peer, so that no
-// packet is lost while the switch looks for it. Nothing depends on it: what
-// fails is left to the switch.
+// convergeWays pins the way to each peer in the userspace datapath, so that no packet is
+// lost while the switch looks for it. Errors are harmless: the switch then finds the way
+// itself.
 func (a *Agent) convergeWays(ctx context.Context) {
 	if !a.userspace() {
 		return
@@ -57,7 +56,7 @@ func (a *Agent) convergeWays(ctx context.Context) {
 	a.ways = found
 }
 
-// pinWay pins the way to a peer unless it is as it was told not long ago.
+// pinWay pins the way to a peer, unless the same way was pinned less than pinEvery ago.
 func (a *Agent) pinWay(ctx context.Context, vtep netip.Addr, old pinnedWay) (pinnedWay, error) {
 	n, err := a.Links.Neighbor(ctx, vtep)
 	if err != nil {

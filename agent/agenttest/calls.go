@@ -1,7 +1,7 @@
-// Package agenttest owns stand-ins for what the agent puts to work: a switch,
-// links, a packet filter, each of which keeps its state in maps, and a store
-// that can be away. They can be told to fail at any call. They are for tests,
-// and never touch the kernel.
+// Package agenttest provides fakes for the dependencies of the agent. The switch, the
+// links and the packet filter keep their state in maps. The store wraps a real one and
+// can be made unavailable. Any call can be made to fail. The fakes are for tests and
+// never touch the kernel.
 package agenttest
 
 import (
@@ -12,21 +12,21 @@ import (
 	"sync"
 )
 
-// ErrFailed is what a call fails with that was told to.
+// ErrFailed is the error of a call that FailAt has made fail.
 var ErrFailed = errors.New("told to fail")
 
-// Calls counts the calls of several stand-ins and says which of them fail or
-// wait. The zero value lets all pass.
+// Calls records the calls of several fakes and makes selected calls fail or block. The
+// zero value lets all calls pass.
 type Calls struct {
 	mu      sync.Mutex
 	names   []string
-	failAt  int // counted from 1; 0: none
+	failAt  int // index of the call, from 1; 0 for none
 	applied bool
 	failing map[string]error
 	blocked map[string]chan struct{}
 }
 
-// Reset forgets all that was called and told.
+// Reset forgets the recorded calls and all settings.
 func (c *Calls) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,15 +40,15 @@ func (c *Calls) Names() []string {
 	return slices.Clone(c.names)
 }
 
-// FailAt makes the n-th call from now fail once, counted from 1. applied: it
-// does its work, and fails all the same, as when an answer is lost.
+// FailAt makes the n-th call from now fail once, counted from 1. If applied is true, the
+// call does its work and still fails, as if the answer had been lost.
 func (c *Calls) FailAt(n int, applied bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failAt, c.applied = len(c.names)+n, applied
 }
 
-// Fail makes every call of a name fail with err, until it is told nil.
+// Fail makes every call of a name fail with err. A nil err ends that.
 func (c *Calls) Fail(name string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,7 +58,7 @@ func (c *Calls) Fail(name string, err error) {
 	c.failing[name] = err
 }
 
-// Block makes every call of a name wait until release is called.
+// Block makes every call of a name wait until release is called or its context ends.
 func (c *Calls) Block(name string) (release func()) {
 	ch := make(chan struct{})
 	c.mu.Lock()
@@ -77,7 +77,7 @@ func (c *Calls) Block(name string) (release func()) {
 	}
 }
 
-// do counts a call and does its work, or not.
+// do records a call and does its work, unless the call is to fail.
 func (c *Calls) do(ctx context.Context, name string, work func() error) error {
 	c.mu.Lock()
 	c.names = append(c.names, name)

@@ -14,18 +14,18 @@ import (
 	"github.com/socketplane/socketplane/agent/nat"
 )
 
-// Links is network devices in memory. A path that begins with /ns/ is a
-// namespace until RemoveNetNS.
+// Links is an in-memory implementation of agent.Links. A path that starts with /ns/ is a
+// namespace until RemoveNetNS removes it.
 type Links struct {
 	calls *Calls
 
 	mu       sync.Mutex
 	veths    map[string]*veth // by the host's end
 	gateways map[string]link.Gateway
-	gone     map[string]bool // namespaces
+	gone     map[string]bool // removed namespaces
 	dead     map[string]bool // namespaces without a process
-	lost     chan string     // host's ends that went with their namespace
-	taken    map[string]bool // namespace + interface: somebody else's
+	lost     chan string     // host ends that disappeared with their namespace
+	taken    map[string]bool // namespace + " " + interface, used by others
 	changed  chan struct{}   // see WatchHost
 	bridges  []string        // see DockersBridges
 
@@ -37,17 +37,17 @@ type Links struct {
 type veth struct {
 	link.Veth
 	hostMTU int
-	config  *link.Config // nil: not configured
+	config  *link.Config // nil if not configured
 }
 
-// NewLinks makes a host without devices.
+// NewLinks returns a host without devices.
 func NewLinks(c *Calls) *Links {
 	return &Links{calls: c, veths: map[string]*veth{}, gateways: map[string]link.Gateway{}, gone: map[string]bool{}, dead: map[string]bool{}, lost: make(chan string, 64), taken: map[string]bool{}, changed: make(chan struct{}, 1), uplinks: link.Uplinks{Underlay: "eth0", Names: []string{"eth0"}}}
 }
 
 func (l *Links) isNetNS(path string) bool { return strings.HasPrefix(path, "/ns/") && !l.gone[path] }
 
-// EnsureVeth makes a pair; one whose peer is elsewhere is made anew.
+// EnsureVeth creates a pair. It replaces a pair whose peer is elsewhere.
 func (l *Links) EnsureVeth(ctx context.Context, v link.Veth) error {
 	return l.calls.do(ctx, "Links.EnsureVeth", func() error {
 		l.mu.Lock()
@@ -76,7 +76,7 @@ func (l *Links) occupied(ns, name string) bool {
 	return l.taken[ns+" "+name]
 }
 
-// DeleteVeth deletes a pair; none is fine.
+// DeleteVeth deletes a pair if it exists.
 func (l *Links) DeleteVeth(ctx context.Context, host string) error {
 	return l.calls.do(ctx, "Links.DeleteVeth", func() error {
 		l.mu.Lock()
@@ -86,7 +86,7 @@ func (l *Links) DeleteVeth(ctx context.Context, host string) error {
 	})
 }
 
-// Configure furnishes the peer that is in the namespace.
+// Configure sets up the peer in the namespace.
 func (l *Links) Configure(ctx context.Context, peer, nsPath string, c link.Config) error {
 	return l.calls.do(ctx, "Links.Configure", func() error {
 		l.mu.Lock()
@@ -107,7 +107,7 @@ func (l *Links) Configure(ctx context.Context, peer, nsPath string, c link.Confi
 	})
 }
 
-// Inspect looks at a host's end.
+// Inspect returns the state of a host end.
 func (l *Links) Inspect(host string) (link.State, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,7 +118,7 @@ func (l *Links) Inspect(host string) (link.State, error) {
 	return link.State{Exists: true, Up: true, MTU: v.hostMTU, PeerMoved: v.NetNS != ""}, nil
 }
 
-// Peer looks at the peer.
+// Peer returns the name and the MAC of the peer in a namespace.
 func (l *Links) Peer(host, nsPath string) (link.Peer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -129,14 +129,14 @@ func (l *Links) Peer(host, nsPath string) (link.Peer, error) {
 	return link.Peer{Name: v.IfName, MAC: v.MAC}, nil
 }
 
-// SetPeerMAC is what a plugin after ours does.
+// SetPeerMAC changes the MAC of the peer, as a later CNI plugin may do.
 func (l *Links) SetPeerMAC(host, mac string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.veths[host].MAC = mac
 }
 
-// PeerIn says whether the peer is in the namespace.
+// PeerIn reports whether the peer is in the namespace.
 func (l *Links) PeerIn(host, nsPath string) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,7 +144,7 @@ func (l *Links) PeerIn(host, nsPath string) (bool, error) {
 	return v != nil && v.NetNS == nsPath && l.isNetNS(nsPath), nil
 }
 
-// Inhabited says whether the namespace of the peer is there.
+// Inhabited reports whether the peer's namespace has a process. Kill ends that.
 func (l *Links) Inhabited(host string) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,7 +152,7 @@ func (l *Links) Inhabited(host string) (bool, error) {
 	return v != nil && !l.dead[v.NetNS], nil
 }
 
-// WatchGone tells of what RemoveNetNS takes away.
+// WatchGone reports the host ends that RemoveNetNS deletes.
 func (l *Links) WatchGone(ctx context.Context, gone func(host string)) error {
 	for {
 		select {
@@ -164,14 +164,14 @@ func (l *Links) WatchGone(ctx context.Context, gone func(host string)) error {
 	}
 }
 
-// Kill ends the processes of a namespace, which stays.
+// Kill ends the processes of a namespace. The namespace remains.
 func (l *Links) Kill(path string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dead[path] = true
 }
 
-// Move is what the caller of a hand-over does.
+// Move moves the peer into a namespace, as the caller does after a hand-over.
 func (l *Links) Move(peer, path, ifName string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -182,7 +182,7 @@ func (l *Links) Move(peer, path, ifName string) {
 	}
 }
 
-// SetMTU sets a host's end's MTU.
+// SetMTU sets the MTU of a host end.
 func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
 	return l.calls.do(ctx, "Links.SetMTU", func() error {
 		l.mu.Lock()
@@ -195,7 +195,7 @@ func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
 	})
 }
 
-// SetPeerMTU sets the MTU of the end in a namespace.
+// SetPeerMTU sets the MTU of the peer in a namespace.
 func (l *Links) SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error {
 	return l.calls.do(ctx, "Links.SetPeerMTU", func() error {
 		l.mu.Lock()
@@ -211,14 +211,14 @@ func (l *Links) SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) er
 	})
 }
 
-// HostVeths lists the host's ends, sorted.
+// HostVeths lists the host ends, sorted.
 func (l *Links) HostVeths() ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Sorted(maps.Keys(l.veths)), nil
 }
 
-// EnsureGateway remembers g.
+// EnsureGateway records g.
 func (l *Links) EnsureGateway(ctx context.Context, g link.Gateway) error {
 	return l.calls.do(ctx, "Links.EnsureGateway", func() error {
 		l.mu.Lock()
@@ -228,7 +228,7 @@ func (l *Links) EnsureGateway(ctx context.Context, g link.Gateway) error {
 	})
 }
 
-// Neighbor finds who was set.
+// Neighbor returns what SetNeighbor has set.
 func (l *Links) Neighbor(ctx context.Context, addr netip.Addr) (n link.Neighbor, err error) {
 	err = l.calls.do(ctx, "Links.Neighbor", func() error {
 		l.mu.Lock()
@@ -252,7 +252,7 @@ func (l *Links) SetNeighbor(addr netip.Addr, n link.Neighbor) {
 	l.neighbors[addr] = n
 }
 
-// ForgetConnections has none to forget.
+// ForgetConnections records s.
 func (l *Links) ForgetConnections(ctx context.Context, s link.Stale) error {
 	return l.calls.do(ctx, "Links.ForgetConnections", func() error {
 		l.mu.Lock()
@@ -262,28 +262,28 @@ func (l *Links) ForgetConnections(ctx context.Context, s link.Stale) error {
 	})
 }
 
-// Forgotten is what was asked to be forgotten so far.
+// Forgotten lists the arguments of all calls of ForgetConnections.
 func (l *Links) Forgotten() []link.Stale {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.forgotten)
 }
 
-// Gateway is what was last asked of a gateway's port.
+// Gateway returns the last argument of EnsureGateway with this name.
 func (l *Links) Gateway(name string) link.Gateway {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.gateways[name]
 }
 
-// AddVeth makes a pair that nobody asked for.
+// AddVeth adds a stray pair.
 func (l *Links) AddVeth(host string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.veths[host] = &veth{Veth: link.Veth{Host: host}}
 }
 
-// RemoveNetNS ends a namespace, with the pairs in it.
+// RemoveNetNS removes a namespace and the pairs in it.
 func (l *Links) RemoveNetNS(path string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -292,21 +292,21 @@ func (l *Links) RemoveNetNS(path string) {
 		if v.NetNS == path {
 			select {
 			case l.lost <- host:
-			default: // nobody watches
+			default: // no watcher is reading
 			}
 		}
 		return v.NetNS == path
 	})
 }
 
-// Occupy makes a name in a namespace somebody else's.
+// Occupy adds a foreign interface to a namespace.
 func (l *Links) Occupy(path, name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.taken[path+" "+name] = true
 }
 
-// State describes the pairs, a line each, sorted.
+// State describes the pairs, one per line, sorted.
 func (l *Links) State() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -322,7 +322,7 @@ func (l *Links) State() []string {
 	return lines
 }
 
-// WatchHost tells of what LoseGateways takes away.
+// WatchHost reports calls of LoseGateways.
 func (l *Links) WatchHost(ctx context.Context, _ func(port uint32) bool, changed func()) error {
 	for {
 		select {
@@ -334,7 +334,7 @@ func (l *Links) WatchHost(ctx context.Context, _ func(port uint32) bool, changed
 	}
 }
 
-// LoseGateways takes the kernel's part of all gateways away.
+// LoseGateways removes the kernel's part of all gateways.
 func (l *Links) LoseGateways() {
 	l.mu.Lock()
 	l.gateways = map[string]link.Gateway{}
@@ -342,15 +342,14 @@ func (l *Links) LoseGateways() {
 	l.changed <- struct{}{}
 }
 
-// Gateways counts the gateways that are set up.
+// Gateways returns the number of gateways.
 func (l *Links) Gateways() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.gateways)
 }
 
-// OwnedBy gives a namespace to root and to the user whose id is in its path, as in
-// /ns/1000/a.
+// OwnedBy accepts a namespace whose path contains the user's id, as in /ns/1000/a.
 func (l *Links) OwnedBy(path string, uid uint32) (held string, release func(), err error) {
 	if !strings.HasPrefix(path, fmt.Sprintf("/ns/%d/", uid)) {
 		return "", nil, fmt.Errorf("%q: %w", path, link.ErrNotOwner)
@@ -358,24 +357,24 @@ func (l *Links) OwnedBy(path string, uid uint32) (held string, release func(), e
 	return path, func() {}, nil
 }
 
-// PrepareHost has nothing to prepare.
+// PrepareHost does nothing.
 func (l *Links) PrepareHost(bool) error { return nil }
 
-// DockersBridges is as SetDockersBridges says.
+// DockersBridges returns what SetDockersBridges has set.
 func (l *Links) DockersBridges(context.Context) ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.bridges), nil
 }
 
-// SetDockersBridges has Docker keep its packet filter for bridges in nftables.
+// SetDockersBridges sets the Docker bridges that have a packet filter in nftables.
 func (l *Links) SetDockersBridges(names ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.bridges = names
 }
 
-// Uplinks are those that were set, at first one, the underlay.
+// Uplinks returns what SetUplinks has set. The default is one interface, the underlay.
 func (l *Links) Uplinks(context.Context, netip.Addr) (link.Uplinks, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -384,30 +383,30 @@ func (l *Links) Uplinks(context.Context, netip.Addr) (link.Uplinks, error) {
 	return up, nil
 }
 
-// SetUplinks says by which interfaces the host reaches the world.
+// SetUplinks sets the interfaces that lead out of the host.
 func (l *Links) SetUplinks(up link.Uplinks) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.uplinks = up
 }
 
-// SetSubnets says which subnets are on the host's interfaces.
+// SetSubnets sets the subnets on the host's interfaces.
 func (l *Links) SetSubnets(subnets ...link.Subnet) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.uplinks.Subnets = subnets
 }
 
-// EnsureHostEnds finds them as they should be.
+// EnsureHostEnds does nothing.
 func (l *Links) EnsureHostEnds(context.Context, []link.HostEnd) error { return nil }
 
-// Firewall is the firewall of the cluster's ports in memory.
+// Firewall is an in-memory implementation of agent.Firewall.
 type Firewall struct {
 	mu    sync.Mutex
 	rules *firewall.Rules
 }
 
-// Set remembers r.
+// Set records r.
 func (f *Firewall) Set(_ context.Context, r firewall.Rules) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -415,7 +414,7 @@ func (f *Firewall) Set(_ context.Context, r firewall.Rules) error {
 	return nil
 }
 
-// Close remembers r unless there are rules.
+// Close records r unless there are rules already.
 func (f *Firewall) Close(_ context.Context, r firewall.Rules) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -425,14 +424,14 @@ func (f *Firewall) Close(_ context.Context, r firewall.Rules) error {
 	return nil
 }
 
-// Reset takes the rules away.
+// Reset removes the rules.
 func (f *Firewall) Reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rules = nil
 }
 
-// Rules are those that were set last.
+// Rules returns the last recorded rules.
 func (f *Firewall) Rules() firewall.Rules {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -442,19 +441,20 @@ func (f *Firewall) Rules() firewall.Rules {
 	return *f.rules
 }
 
-// NAT is a packet filter in memory.
+// NAT is an in-memory implementation of agent.NAT.
 type NAT struct {
 	calls *Calls
 
 	mu    sync.Mutex
 	rules nat.Rules
-	lost  bool // what was set last is not there, and nobody has looked
+	lost  bool // Lose removed the rules, and Compare has not run since
 }
 
-// NewNAT makes a filter without rules.
+// NewNAT returns a filter without rules.
 func NewNAT(c *Calls) *NAT { return &NAT{calls: c} }
 
-// Set remembers r. What Lose took away it does not find.
+// Set records r. After Lose it changes nothing, because Set does not look at the actual
+// rules.
 func (n *NAT) Set(ctx context.Context, r nat.Rules) error {
 	return n.calls.do(ctx, "NAT.Set", func() error {
 		n.mu.Lock()
@@ -466,7 +466,7 @@ func (n *NAT) Set(ctx context.Context, r nat.Rules) error {
 	})
 }
 
-// Compare remembers r.
+// Compare records r.
 func (n *NAT) Compare(ctx context.Context, r nat.Rules) error {
 	return n.calls.do(ctx, "NAT.Compare", func() error {
 		n.mu.Lock()
@@ -476,24 +476,25 @@ func (n *NAT) Compare(ctx context.Context, r nat.Rules) error {
 	})
 }
 
-// Wrote says that all was written by others.
+// Wrote returns false: every change was made by others.
 func (n *NAT) Wrote(uint32) bool { return false }
 
-// Lose takes all rules away behind the agent's back.
+// Lose removes all rules without the agent's knowledge.
 func (n *NAT) Lose() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.rules, n.lost = nat.Rules{}, true
 }
 
-// Bridges are those of Docker's that the rules let pass.
+// Bridges returns the Docker bridges in the rules.
 func (n *NAT) Bridges() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.rules.Bridges)
 }
 
-// Networks lists the networks that are let out, and whether to the metadata too.
+// Networks lists the subnets in the rules, with " metadata" appended if they may reach
+// it.
 func (n *NAT) Networks() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -508,7 +509,7 @@ func (n *NAT) Networks() []string {
 	return list
 }
 
-// State describes the rules, a line a network and a published port.
+// State describes the rules, one line per network and per published port, sorted.
 func (n *NAT) State() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -9,29 +9,29 @@ import (
 	"github.com/socketplane/socketplane/agent/nat"
 )
 
-// firstFree is the first port that is chosen where any will do.
+// firstFree is the first port that Claim chooses for port 0.
 const firstFree = 40000
 
-// HostPorts is a host's ports in memory.
+// HostPorts is an in-memory implementation of agent.HostPorts.
 type HostPorts struct {
 	calls *Calls
 
 	mu     sync.Mutex
 	claims map[string][]claim // by owner
-	others map[nat.Port]bool  // of programs
+	others map[nat.Port]bool  // ports of other programs
 	chosen uint16
 }
 
 type claim struct{ asked, got nat.Port }
 
-// NewHostPorts makes a host on which every port is free.
+// NewHostPorts returns a host on which every port is free.
 func NewHostPorts(c *Calls) *HostPorts {
 	return &HostPorts{calls: c, claims: map[string][]claim{}, others: map[nat.Port]bool{}}
 }
 
-// Claim makes what an owner holds those ports, all or none, each of which those in
-// with may hold as well. One that is told to fail has done nothing, as a claim of
-// the kernel's.
+// Claim replaces the ports of an owner with ports, all or none. The owners in with may
+// hold the same ports. A call that is made to fail changes nothing, like a failed claim
+// in the kernel.
 func (h *HostPorts) Claim(owner string, ports []nat.Port, with ...string) ([]nat.Port, error) {
 	if err := h.calls.do(context.Background(), "HostPorts.Claim", func() error { return nil }); err != nil {
 		return nil, err
@@ -82,35 +82,35 @@ func (h *HostPorts) free(owner string, p nat.Port, own []nat.Port, with []string
 	return nil
 }
 
-// Release gives up what an owner holds.
+// Release releases all ports of an owner.
 func (h *HostPorts) Release(owner string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.claims, owner)
 }
 
-// Occupy has another program take a port.
+// Occupy makes another program use a port.
 func (h *HostPorts) Occupy(p nat.Port) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.others[p] = true
 }
 
-// Vacate ends that program.
+// Vacate reverts Occupy.
 func (h *HostPorts) Vacate(p nat.Port) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.others, p)
 }
 
-// Restart ends the process that holds the ports.
+// Restart drops all claims, as the end of the process that holds them does.
 func (h *HostPorts) Restart() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.claims)
 }
 
-// State describes who holds what, a line each, sorted.
+// State describes the ports in use, one per line, sorted.
 func (h *HostPorts) State() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

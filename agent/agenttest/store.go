@@ -10,17 +10,17 @@ import (
 
 var errAway = fmt.Errorf("%w: told to be away", state.ErrUnavailable)
 
-// Store is a real store that can be away.
+// Store is a real store that can be made unavailable.
 type Store struct {
 	state.Store
 	calls *Calls
 
 	mu   sync.Mutex
-	gone chan struct{} // closed while it is away
+	gone chan struct{} // closed while the store is away
 	away bool
 }
 
-// NewStore puts a stand-in before a real store.
+// NewStore wraps a real store.
 func NewStore(c *Calls, real state.Store) *Store {
 	return &Store{Store: real, calls: c, gone: make(chan struct{})}
 }
@@ -80,8 +80,8 @@ func (s *Store) Txn(ctx context.Context, ops []state.Op) error {
 	return s.do(ctx, "Txn", func() error { return s.Store.Txn(ctx, ops) })
 }
 
-// Wait implements state.Store. It is no counted call, and ends when the store
-// goes away.
+// Wait implements state.Store. Calls does not record it. It fails when the store goes
+// away.
 func (s *Store) Wait(ctx context.Context, prefix string, index uint64) (state.Snapshot, error) {
 	s.mu.Lock()
 	gone := s.gone

@@ -12,7 +12,7 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// Switch is a bridge in memory.
+// Switch is an in-memory implementation of agent.Switch.
 type Switch struct {
 	calls *Calls
 
@@ -28,28 +28,28 @@ type Switch struct {
 	drops    map[int]map[ovs.Cause]uint64
 }
 
-// NewSwitch makes a bridge without ports.
+// NewSwitch returns a bridge without ports.
 func NewSwitch(c *Calls) *Switch {
 	return &Switch{calls: c, changed: make(chan struct{}, 1), ports: map[string]ovs.Port{}}
 }
 
-// Bridge is the bridge's name.
+// Bridge returns the name of the bridge.
 func (s *Switch) Bridge() string { return "docker0-ovs" }
 
-// Datapath is netdev, unless it was set.
+// Datapath returns netdev, or what SetDatapath has set.
 func (s *Switch) Datapath() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return cmp.Or(s.datapath, ovs.DatapathNetdev)
 }
 
-// Changed receives after Lose.
+// Changed returns a channel that receives after Change.
 func (s *Switch) Changed() <-chan struct{} { return s.changed }
 
-// Connected is true.
+// Connected returns true.
 func (s *Switch) Connected() bool { return true }
 
-// AddPort makes a port, or changes it.
+// AddPort adds or changes a port and returns its number.
 func (s *Switch) AddPort(ctx context.Context, p ovs.Port) (ofport int, err error) {
 	err = s.calls.do(ctx, "Switch.AddPort", func() error {
 		s.mu.Lock()
@@ -70,7 +70,7 @@ func (s *Switch) AddPort(ctx context.Context, p ovs.Port) (ofport int, err error
 	return ofport, err
 }
 
-// RemovePort removes a port; none is fine.
+// RemovePort removes a port if it exists.
 func (s *Switch) RemovePort(ctx context.Context, name string) error {
 	return s.calls.do(ctx, "Switch.RemovePort", func() error {
 		s.mu.Lock()
@@ -98,7 +98,7 @@ func (s *Switch) list() []ovs.Port {
 	return list
 }
 
-// SetTunnels makes the tunnels those given.
+// SetTunnels replaces the tunnels and returns their port numbers by peer.
 func (s *Switch) SetTunnels(ctx context.Context, tunnels []ovs.Tunnel) (ofports map[string]int, err error) {
 	err = s.calls.do(ctx, "Switch.SetTunnels", func() error {
 		s.mu.Lock()
@@ -121,12 +121,12 @@ func (s *Switch) SetTunnels(ctx context.Context, tunnels []ovs.Tunnel) (ofports 
 	return ofports, err
 }
 
-// SetForwarding remembers f.
+// SetForwarding records f.
 func (s *Switch) SetForwarding(ctx context.Context, f ovs.Forwarding) error {
 	return s.calls.do(ctx, "Switch.SetForwarding", func() error { s.set(f); return nil })
 }
 
-// Resync remembers f and counts.
+// Resync records f and counts the call.
 func (s *Switch) Resync(ctx context.Context, f ovs.Forwarding) error {
 	return s.calls.do(ctx, "Switch.Resync", func() error {
 		s.set(f)
@@ -143,14 +143,15 @@ func (s *Switch) set(f ovs.Forwarding) {
 	s.flows = f
 }
 
-// Forwarding is what was set last.
+// Forwarding returns the last recorded state.
 func (s *Switch) Forwarding() ovs.Forwarding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.flows
 }
 
-// Change changes a port behind the agent's back; false from f removes it.
+// Change changes a port without the agent's knowledge. If f returns false, the port is
+// removed.
 func (s *Switch) Change(name string, f func(*ovs.Port) bool) {
 	s.mu.Lock()
 	p := s.ports[name]
@@ -167,14 +168,14 @@ func (s *Switch) Change(name string, f func(*ovs.Port) bool) {
 	}
 }
 
-// Drop removes a port and tells nobody.
+// Drop removes a port without a notification on Changed.
 func (s *Switch) Drop(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.ports, name)
 }
 
-// State describes ports and flows, a line each, for comparison.
+// State describes ports and flows, one per line, sorted.
 func (s *Switch) State() []string {
 	var lines []string
 	for _, p := range s.list() {
@@ -194,7 +195,7 @@ func (s *Switch) State() []string {
 	return lines
 }
 
-// PinWay remembers w.
+// PinWay records w.
 func (s *Switch) PinWay(ctx context.Context, w ovs.Way) error {
 	return s.calls.do(ctx, "Switch.PinWay", func() error {
 		s.mu.Lock()
@@ -204,7 +205,7 @@ func (s *Switch) PinWay(ctx context.Context, w ovs.Way) error {
 	})
 }
 
-// Ways are those that were pinned since this was last asked, in order.
+// Ways returns the ways pinned since the last call, in order.
 func (s *Switch) Ways() []ovs.Way {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,7 +214,7 @@ func (s *Switch) Ways() []ovs.Way {
 	return ways
 }
 
-// SetDatapath makes the datapath another one than netdev.
+// SetDatapath sets the result of Datapath.
 func (s *Switch) SetDatapath(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,7 +228,7 @@ func allowedText(list []netip.Prefix) string {
 	return fmt.Sprintf(" allowed %v", list)
 }
 
-// Drops gives what CountDrops was told.
+// Drops returns the counts that CountDrops has set.
 func (s *Switch) Drops(ctx context.Context) (drops map[int]map[ovs.Cause]uint64, err error) {
 	err = s.calls.do(ctx, "Switch.Drops", func() error {
 		s.mu.Lock()
@@ -238,7 +239,7 @@ func (s *Switch) Drops(ctx context.Context) (drops map[int]map[ovs.Cause]uint64,
 	return drops, err
 }
 
-// CountDrops has Drops give this for a port.
+// CountDrops sets the counts that Drops returns for a port.
 func (s *Switch) CountDrops(ofport int, causes map[ovs.Cause]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
