@@ -10,7 +10,8 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// Store is what an Allocator needs of the key-value state; state.Store is one.
+// Store is the part of the key-value state that an Allocator uses; state.Store implements
+// it.
 type Store interface {
 	Get(ctx context.Context, key string) (state.Entry, error)
 	List(ctx context.Context, prefix string) ([]state.Entry, error)
@@ -18,13 +19,13 @@ type Store interface {
 	Delete(ctx context.Context, key string, version uint64) error
 }
 
-// Allocator hands out addresses on behalf of one host. Several goroutines may
-// use it. Those that want something of the same subnet at the same moment share
-// their writes, different subnets do not wait for each other.
+// Allocator allocates addresses for one host. Several goroutines may use it. Concurrent
+// requests for the same subnet share their writes; requests for different subnets do not
+// wait for each other.
 //
-// An owner is a name that only this host uses, such as an endpoint's id with the
-// host's. The owners of a subnet are read once, when it is first used, and then
-// followed through the allocator's own writes and re-reads.
+// An owner is a name that only this host uses, such as an endpoint ID together with the
+// host ID. The Allocator reads the owners of a subnet at its first use, and then updates
+// them from its own writes and repeated reads.
 type Allocator struct {
 	store Store
 	host  string
@@ -33,22 +34,22 @@ type Allocator struct {
 	views map[netip.Prefix]*view
 }
 
-// Allocation is an address with the owner that has it.
+// Allocation is an address with its owner.
 type Allocation struct {
 	Addr  netip.Addr
 	Owner string
 }
 
-// New makes an Allocator. host is this host's UUID; it is written into the
-// blocks that it claims, and found again there after a restart.
+// New returns an Allocator. host is this host's UUID. The Allocator writes it to the
+// blocks that it claims, and recognizes them by it after a restart.
 func New(store Store, host string) *Allocator {
 	return &Allocator{store: store, host: host, views: map[netip.Prefix]*view{}}
 }
 
-// Allocate gives owner the next free address, or the one it has already. Usually
-// that is one write, or a share of one. An address just released is not the next
-// one given. Errors: ErrExhausted, and those of the store; when the store could
-// not be reached, asking again with the same owner finds what was written.
+// Allocate returns the address that owner already has, or allocates the next free one.
+// That usually costs one write or a share of one. Allocate does not immediately reuse a
+// released address. Errors: ErrExhausted, and those of the store. After a failure to
+// reach the store, a repeated call with the same owner finds what was written.
 func (a *Allocator) Allocate(ctx context.Context, pool Pool, owner string) (netip.Addr, error) {
 	var given netip.Addr
 	what := fmt.Sprintf("allocate an address of %s", pool.Subnet)
@@ -62,7 +63,7 @@ func (a *Allocator) Allocate(ctx context.Context, pool Pool, owner string) (neti
 			return nil, nil
 		}
 		addr, ok := v.pick(pool, a.host, o.lost)
-		if !ok && !o.fresh { // full as far as we know: somebody may have released
+		if !ok && !o.fresh { // the known blocks are full, but another host may have released an address
 			if err := v.reload(ctx, a.store); err != nil {
 				return nil, err
 			}
@@ -86,10 +87,10 @@ func (a *Allocator) Allocate(ctx context.Context, pool Pool, owner string) (neti
 	return given, nil
 }
 
-// AllocateAddr gives owner this address, wherever its block lies. It is done
-// already when owner has it. Errors: ErrOutside; ErrReserved for the network,
-// broadcast and gateway addresses; ErrTaken (a TakenError); ErrOwnerHas (an
-// OwnerHasError) when owner has another address of the pool; ErrBadBlock.
+// AllocateAddr allocates addr to owner, whichever block it is in. It succeeds if owner
+// already has addr. Errors: ErrOutside; ErrReserved for the network, broadcast and
+// gateway addresses; ErrTaken (a TakenError); ErrOwnerHas (an OwnerHasError) if owner has
+// another address of the pool; ErrBadBlock; those of the store.
 func (a *Allocator) AllocateAddr(ctx context.Context, pool Pool, addr netip.Addr, owner string) error {
 	return a.do(ctx, pool, owner, fmt.Sprintf("allocate %s", addr), func(ctx context.Context, o *op, v *view) (*block, error) {
 		if !pool.Subnet.Contains(addr) {
@@ -109,7 +110,7 @@ func (a *Allocator) AllocateAddr(ctx context.Context, pool Pool, addr netip.Addr
 		}
 		index := v.indexOf(addr)
 		b := v.at(index, a.host)
-		if _, taken := b.owners[addr]; (taken || b.err != nil) && !o.fresh { // be sure before saying so
+		if _, taken := b.owners[addr]; (taken || b.err != nil) && !o.fresh { // read the block again before refusing
 			if err := v.refresh(ctx, a.store, index); err != nil {
 				return nil, err
 			}
@@ -125,9 +126,9 @@ func (a *Allocator) AllocateAddr(ctx context.Context, pool Pool, addr netip.Addr
 	})
 }
 
-// Transfer makes an address that from has to's, in one write. It is done already
-// when to has it. Errors: ErrTaken (a TakenError, of an empty owner when nobody
-// has it); ErrBadBlock; those of the store.
+// Transfer moves addr from owner from to owner to in one write. It succeeds if to already
+// has addr. Errors: ErrOutside; ErrTaken (a TakenError, whose Owner is empty if the
+// address is free); ErrBadBlock; those of the store.
 func (a *Allocator) Transfer(ctx context.Context, pool Pool, addr netip.Addr, from, to string) error {
 	return a.do(ctx, pool, to, fmt.Sprintf("transfer %s", addr), func(ctx context.Context, _ *op, v *view) (*block, error) {
 		if !pool.Subnet.Contains(addr) {
@@ -135,7 +136,7 @@ func (a *Allocator) Transfer(ctx context.Context, pool Pool, addr netip.Addr, fr
 		}
 		index := v.indexOf(addr)
 		b := v.at(index, a.host)
-		if b.err == nil && b.owners[addr] != from { // as far as we know: be sure before saying so
+		if b.err == nil && b.owners[addr] != from { // read the block again before refusing
 			if err := v.refresh(ctx, a.store, index); err != nil {
 				return nil, err
 			}
@@ -153,12 +154,12 @@ func (a *Allocator) Transfer(ctx context.Context, pool Pool, addr netip.Addr, fr
 	})
 }
 
-// Release takes back what owner has of the pool; nothing is fine too. A block
-// that becomes empty goes, so that nothing is left behind.
+// Release releases all addresses of owner in the pool. It succeeds if there are none. It
+// deletes a block that becomes empty.
 func (a *Allocator) Release(ctx context.Context, pool Pool, owner string) error {
 	what := fmt.Sprintf("release the address of %q", owner)
 	return a.do(ctx, pool, owner, what, func(ctx context.Context, o *op, v *view) (*block, error) {
-		if len(v.owners[owner]) == 0 && !o.fresh && (!o.more || len(v.drafts) > 0) { // unknown here: be sure before saying so
+		if len(v.owners[owner]) == 0 && !o.fresh && (!o.more || len(v.drafts) > 0) { // the owner is unknown here: read the subnet again
 			if err := v.reload(ctx, a.store); err != nil {
 				return nil, err
 			}
@@ -173,15 +174,15 @@ func (a *Allocator) Release(ctx context.Context, pool Pool, owner string) error 
 	})
 }
 
-// Forget drops what is remembered of a subnet whose network is gone. It changes
-// nothing in the store.
+// Forget drops the cached state of a subnet whose network is deleted. It does not change
+// the store.
 func (a *Allocator) Forget(subnet netip.Prefix) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.views, subnet)
 }
 
-// view gives what is known of a subnet.
+// view returns the cached state of a subnet.
 func (a *Allocator) view(subnet netip.Prefix) *view {
 	a.mu.Lock()
 	defer a.mu.Unlock()

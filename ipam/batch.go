@@ -13,30 +13,30 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// One write changes a whole block, and a host hands out of one block at a time.
-// So what callers want of a subnet is not done one after the other, each with a
-// write to wait for: what has come in while a round was under way is planned
-// together in the next round, and each block that it changes is written once.
-// A hundred containers that start at the same moment cost a handful of writes.
+// A write replaces a whole block, and a host allocates from one block at a time. Requests
+// for a subnet are therefore not executed one by one, each with its own write. All
+// requests that arrive during a round are planned together in the next round, which
+// writes each changed block once. A hundred containers that start at the same moment cost
+// a handful of writes.
 
-// op is what one caller wants done with a subnet.
+// op is a request of one caller for a subnet.
 type op struct {
 	ctx  context.Context
-	what string // for errors: what could not be done
-	// plan gives the block as it would be with the op done; nil when there is
-	// nothing to write. It is asked again after each write that was lost.
+	what string // describes the failed request in errors
+	// plan returns the block with the op applied, or nil if there is nothing to write.
+	// It is called again after each lost write.
 	plan  func(ctx context.Context, o *op, v *view) (*block, error)
-	lost  int  // writes lost to another host
+	lost  int  // number of writes lost to another host
 	fresh bool // the whole subnet has just been read for this op
-	more  bool // the block planned is not all: plan again when it is written
+	more  bool // plan the op again after its block is written
 	done  chan error
 }
 
-// errLater is what a plan gives that has to read a block which earlier ops of
-// the round mean to change: it is its turn again when that is written.
+// errLater is returned by a plan that must read a block with unwritten changes of earlier
+// ops. The op is planned again after that write.
 var errLater = errors.New("later")
 
-// finish tells the caller, who may have been told already that its time is up.
+// finish reports the result to the caller, unless the op has a result already.
 func (o *op) finish(err error) {
 	select {
 	case o.done <- err:
@@ -44,8 +44,8 @@ func (o *op) finish(err error) {
 	}
 }
 
-// do checks the arguments, and has plan done with the pool's subnet. When ctx
-// ends first, the op may have been done all the same.
+// do checks the arguments and executes plan on the pool's subnet. If ctx ends first, the
+// op may still have been applied.
 func (a *Allocator) do(ctx context.Context, pool Pool, owner, what string, plan func(context.Context, *op, *view) (*block, error)) error {
 	if err := pool.check(); err != nil {
 		return err
@@ -65,12 +65,12 @@ func (a *Allocator) do(ctx context.Context, pool Pool, owner, what string, plan 
 		if v.withdraw(o) {
 			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 		}
-		return <-o.done // the round that has it knows of ctx too, and what the store said
+		return <-o.done // the round that executes the op observes ctx and has the store's error
 	}
 }
 
-// serve does rounds until nobody wants anything of the subnet. There is one at a
-// time for a view; it ends soon after the contexts of those who wait for it.
+// serve executes rounds until no ops are left. Each view has at most one running serve.
+// It returns soon after the contexts of its callers have ended.
 func (a *Allocator) serve(v *view) {
 	for {
 		ops := v.dequeue()
@@ -81,8 +81,8 @@ func (a *Allocator) serve(v *view) {
 	}
 }
 
-// round plans the ops together, writes the blocks, and gives the ops that have
-// to be planned again.
+// round plans the ops together and writes the blocks. It returns the ops that must be
+// planned again.
 func (a *Allocator) round(v *view, ops []*op) (again []*op) {
 	ops = slices.DeleteFunc(ops, func(o *op) bool {
 		if o.ctx.Err() == nil {
@@ -102,7 +102,7 @@ func (a *Allocator) round(v *view, ops []*op) (again []*op) {
 		written, err := a.write(ctx, v, index)
 		for _, o := range waiting[index] {
 			switch {
-			case err != nil && o.ctx.Err() != nil: // the store heard of it as an end, whatever kind it was
+			case err != nil && o.ctx.Err() != nil: // the store saw a cancellation, whatever the cause was
 				o.finish(fmt.Errorf("%s: %w: %w", o.what, context.Cause(o.ctx), err))
 			case err != nil:
 				o.finish(fmt.Errorf("%s: %w", o.what, err))
@@ -123,14 +123,14 @@ func (a *Allocator) round(v *view, ops []*op) (again []*op) {
 	return again
 }
 
-// planAll has each op planned on top of those before it. waiting is who waits
-// for the writing of which block.
+// planAll plans each op on top of the preceding ones. waiting maps the index of a block
+// to the ops that wait for its write.
 func (a *Allocator) planAll(ctx context.Context, v *view, ops []*op) (waiting map[int][]*op, later []*op) {
 	waiting = map[int][]*op{}
 	for i, o := range ops {
 		o.fresh = !v.loaded
 		if err := v.load(ctx, a.store); err != nil {
-			for _, o := range ops[i:] { // it would be the same for each
+			for _, o := range ops[i:] { // all of them would get the same error
 				o.finish(err)
 			}
 			return waiting, later
@@ -149,8 +149,8 @@ func (a *Allocator) planAll(ctx context.Context, v *view, ops []*op) (waiting ma
 	return waiting, later
 }
 
-// write puts a planned block into the store, or takes it out when nobody is left
-// in it. false: another was faster; the view has then been brought up to date.
+// write writes a planned block to the store, or deletes it if it has no owners left. It
+// returns false if another host wrote first; the view is then up to date.
 func (a *Allocator) write(ctx context.Context, v *view, index int) (bool, error) {
 	b := *v.blocks[index]
 	delete(v.drafts, index)
@@ -168,14 +168,14 @@ func (a *Allocator) write(ctx context.Context, v *view, index int) (bool, error)
 			return false, nil
 		}
 	}
-	v.loaded = false // what was planned is not there, or was applied all the same
+	v.loaded = false // the planned change is absent, or was applied despite the error
 	return false, err
 }
 
 func (a *Allocator) put(ctx context.Context, key string, b *block) error {
 	if len(b.owners) == 0 {
 		if b.version == 0 {
-			return nil // taken and given back in one round
+			return nil // allocated and released in one round
 		}
 		return a.store.Delete(ctx, key, b.version)
 	}
@@ -187,8 +187,8 @@ func (a *Allocator) put(ctx context.Context, key string, b *block) error {
 	return err
 }
 
-// whileWanted gives a context that ends with the last of the ops' contexts. An
-// op whose own context ends before is told so at once: the others' writes go on.
+// whileWanted returns a context that ends when the contexts of all ops have ended. An op
+// whose context ends earlier fails at once, while the writes for the others continue.
 func whileWanted(ops []*op) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	stops := make([]func() bool, 0, len(ops))
@@ -197,7 +197,7 @@ func whileWanted(ops []*op) (context.Context, context.CancelFunc) {
 	for _, o := range ops {
 		stops = append(stops, context.AfterFunc(o.ctx, func() {
 			if wanted.Add(-1) == 0 {
-				cancel(context.Cause(o.ctx)) // the store's answer to that is the better error
+				cancel(context.Cause(o.ctx)) // the store's error is more specific
 				return
 			}
 			o.finish(fmt.Errorf("%s: %w", o.what, context.Cause(o.ctx)))
@@ -211,8 +211,8 @@ func whileWanted(ops []*op) (context.Context, context.CancelFunc) {
 	}
 }
 
-// pause waits after a lost race, a random time that grows with the races lost:
-// 2 ms at most after the first, 128 ms at most in the end.
+// pause waits for a random time after a lost race. The maximum doubles with each lost
+// race, from 2 ms after the first to 128 ms.
 func pause(ctx context.Context, lost int) {
 	timer := time.NewTimer(rand.N(time.Millisecond << min(lost, 7)))
 	defer timer.Stop()

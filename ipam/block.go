@@ -13,21 +13,21 @@ import (
 )
 
 const (
-	blockVersion = 1   // layout of a block's value
-	maxOwner     = 256 // bytes of an owner's name: a full block stays far below the store's largest value
+	blockVersion = 1   // layout version of a block's value
+	maxOwner     = 256 // bytes of an owner; a full block stays far below the store's maximum value
 )
 
-// block is one block as the store has it. It is never changed once made.
+// block is one block of the store. A block is immutable.
 type block struct {
 	index   int
-	version uint64 // of the key in the store; 0: not there
-	host    string // whose block it is; others take from it only when nothing else is left
+	version uint64 // of the key in the store; 0: absent
+	host    string // the host that claims the block; others allocate from it only as a last resort
 	owners  owners
-	unknown stored.Unknown // what later releases have written beside
-	err     error          // why the value could not be decoded; then host and owners are empty
+	unknown stored.Unknown // members written by later releases
+	err     error          // why the value is undecodable; host and owners are then empty
 }
 
-// blockValue is a block's value in the store.
+// blockValue is the stored form of a block.
 type blockValue struct {
 	Version int    `json:"version"`
 	Host    string `json:"host"`
@@ -36,11 +36,11 @@ type blockValue struct {
 	Unknown stored.Unknown `json:"-"`
 }
 
-// owners is who has which address.
+// owners maps each allocated address to its owner.
 type owners map[netip.Addr]string
 
-// UnmarshalJSON refuses what encoding/json would let pass: an address that is
-// there twice, or not written as we write it.
+// UnmarshalJSON rejects what encoding/json would accept: a duplicate address, or one that
+// is not in canonical form.
 func (o *owners) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -80,8 +80,8 @@ func checkOwner(owner string) error {
 	return nil
 }
 
-// decodeBlock reads a block's value. What is wrong with it is in err of
-// the block, so that a bad value stops only its own addresses.
+// decodeBlock decodes a block's value. It returns errors in the block's err, so that an
+// invalid value affects only the addresses of its own block.
 func decodeBlock(subnet netip.Prefix, index int, value []byte, version uint64) *block {
 	v, err := decodeValue(subnet, index, value)
 	if err != nil {
@@ -110,7 +110,7 @@ func (b *block) encode() ([]byte, error) {
 	return stored.Encode(blockValue{Version: blockVersion, Host: b.host, Owners: b.owners, Unknown: b.unknown})
 }
 
-// with gives the block with addr held by owner.
+// with returns a copy of the block in which owner has addr.
 func (b *block) with(addr netip.Addr, owner string) *block {
 	next := *b
 	next.owners = maps.Clone(b.owners)
@@ -121,7 +121,7 @@ func (b *block) with(addr netip.Addr, owner string) *block {
 	return &next
 }
 
-// without gives the block with nothing held by owner.
+// without returns a copy of the block without the addresses of owner.
 func (b *block) without(owner string) *block {
 	next := *b
 	next.owners = maps.Clone(b.owners)
@@ -129,8 +129,8 @@ func (b *block) without(owner string) *block {
 	return &next
 }
 
-// free finds the next free address behind the offset after within the block, and
-// begins again at the block's start behind its end. after -1 begins at the start.
+// free returns the next free address after the given offset within the block. It wraps
+// around at the end of the block. An offset of -1 begins at the start.
 func (b *block) free(pool Pool, after int) (netip.Addr, bool) {
 	size := min(BlockSize, subnetSize(pool.Subnet)-b.index*BlockSize)
 	least, most := pool.span()

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// Sentinel errors. What is returned wraps one of them, an error of the store,
-// or an error of the context.
+// Sentinel errors. Every error wraps one of them, an error of the store, or an error of
+// the context.
 var (
 	ErrExhausted = errors.New("no address is free")
 	ErrTaken     = errors.New("address is taken")
@@ -17,7 +17,7 @@ var (
 	ErrBadBlock  = errors.New("block cannot be decoded")
 )
 
-// TakenError says who has the address that was asked for. It is an ErrTaken.
+// TakenError reports the owner of a requested address. It wraps ErrTaken.
 type TakenError struct {
 	Addr  netip.Addr
 	Owner string
@@ -27,10 +27,10 @@ func (e *TakenError) Error() string {
 	return fmt.Sprintf("address %s is taken by %q", e.Addr, e.Owner)
 }
 
-// Unwrap gives ErrTaken.
+// Unwrap returns ErrTaken.
 func (e *TakenError) Unwrap() error { return ErrTaken }
 
-// OwnerHasError says which address the owner already has. It is an ErrOwnerHas.
+// OwnerHasError reports the address that the owner already has. It wraps ErrOwnerHas.
 type OwnerHasError struct {
 	Owner string
 	Addr  netip.Addr
@@ -40,11 +40,11 @@ func (e *OwnerHasError) Error() string {
 	return fmt.Sprintf("%q already has address %s of this subnet", e.Owner, e.Addr)
 }
 
-// Unwrap gives ErrOwnerHas.
+// Unwrap returns ErrOwnerHas.
 func (e *OwnerHasError) Unwrap() error { return ErrOwnerHas }
 
-// BadBlockError names a key of the store whose value is not a block. The value
-// is left as it is, and its addresses are not handed out. It is an ErrBadBlock.
+// BadBlockError reports a key of the store whose value is not a block. The value is left
+// unchanged, and its addresses are not allocated. It wraps ErrBadBlock.
 type BadBlockError struct {
 	Key   string
 	Cause error
@@ -54,5 +54,5 @@ func (e *BadBlockError) Error() string {
 	return fmt.Sprintf("block %q cannot be decoded: %v", e.Key, e.Cause)
 }
 
-// Unwrap gives ErrBadBlock and the cause.
+// Unwrap returns ErrBadBlock and the cause.
 func (e *BadBlockError) Unwrap() []error { return []error{ErrBadBlock, e.Cause} }

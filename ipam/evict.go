@@ -10,14 +10,14 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// BlocksPrefix is under which the blocks of all subnets lie.
+// BlocksPrefix is the prefix of the blocks of all subnets.
 const BlocksPrefix = state.Prefix + "ipam/"
 
-// Evict gives the operation that takes everything of a host out of a block: the
-// addresses of its owners, and its claim to the block. hostOf says which host an
-// owner is on. A block that others have addresses in becomes that of the lowest
-// one's host; an empty one goes. some is false when there is nothing to take.
-// The error is a BadBlockError: a block that cannot be decoded is left alone.
+// Evict returns the operation that removes a host from a block: the addresses of its
+// owners and its claim to the block. hostOf returns the host of an owner. If other hosts
+// have addresses in the block, the host of the lowest address gets the claim. An empty
+// block is deleted. some is false if there is nothing to remove. The error is a
+// BadBlockError for an undecodable block, which is left unchanged.
 func Evict(e state.Entry, host string, hostOf func(owner string) string) (op state.Op, some bool, err error) {
 	subnet, index, err := parseBlockKey(e.Key)
 	if err != nil {

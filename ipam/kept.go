@@ -9,10 +9,10 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// Keep gives the operations that give addresses of a pool to their owners, all at
-// once, for a transaction of the caller's. entries are the pool's blocks as they were
-// read (see Prefix); the transaction conflicts if one of them has changed since. A block
-// that is not there yet becomes host's. Errors: ErrOutside; ErrReserved; ErrTaken (a
+// Keep returns the operations that allocate addresses of a pool to their owners, for a
+// transaction of the caller. entries are the pool's blocks as the caller read them (see
+// Prefix); the transaction conflicts if one of them has changed since. host gets the
+// claim to a block that does not exist yet. Errors: ErrOutside; ErrReserved; ErrTaken (a
 // TakenError); ErrBadBlock.
 func Keep(pool Pool, host string, owners map[netip.Addr]string, entries []state.Entry) ([]state.Op, error) {
 	if err := pool.check(); err != nil {

@@ -11,13 +11,13 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// Listing is the blocks of all subnets as they were at one moment.
+// Listing contains the blocks of all subnets at one moment.
 type Listing struct {
-	blocks map[string][]state.Entry // by the prefix of their subnet
+	blocks map[string][]state.Entry // by the key prefix of the subnet
 }
 
-// ListAll reads the blocks of all subnets in one call of the store. They are decoded
-// when somebody asks for them.
+// ListAll reads the blocks of all subnets in one call of the store. Of decodes them on
+// demand.
 func (a *Allocator) ListAll(ctx context.Context) (*Listing, error) {
 	entries, err := a.store.List(ctx, BlocksPrefix)
 	if err != nil {
@@ -32,7 +32,7 @@ func (a *Allocator) ListAll(ctx context.Context) (*Listing, error) {
 	return l, nil
 }
 
-// Of gives the allocations of a subnet, as Allocator.List does.
+// Of returns the allocations of a subnet, like Allocator.List.
 func (l *Listing) Of(subnet netip.Prefix) ([]Allocation, error) {
 	if err := checkSubnet(subnet); err != nil {
 		return nil, err
@@ -40,9 +40,9 @@ func (l *Listing) Of(subnet netip.Prefix) ([]Allocation, error) {
 	return allocations(subnet, l.blocks[Prefix(subnet)])
 }
 
-// List reads every allocation of a subnet, sorted by address. Blocks that cannot
-// be decoded make an error that joins a BadBlockError for each; the allocations
-// of the others come with it.
+// List returns all allocations of a subnet, sorted by address. If blocks cannot be
+// decoded, List returns the allocations of the others together with an error that joins a
+// BadBlockError for each.
 func (a *Allocator) List(ctx context.Context, subnet netip.Prefix) ([]Allocation, error) {
 	if err := checkSubnet(subnet); err != nil {
 		return nil, err

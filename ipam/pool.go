@@ -1,8 +1,8 @@
-// Package ipam owns the addresses of a network: it hands out the next free one
-// or a wanted one, each to a named owner, and takes them back. The truth is in
-// the store, in blocks of 64 addresses that hosts claim; every change is one
-// compare-and-set of one block. It never chooses subnets, never touches an
-// interface, and never frees an address by itself.
+// Package ipam manages the addresses of a network. It allocates the next free address or
+// a requested one to a named owner, and releases addresses. The state is in the store, in
+// blocks of 64 addresses that hosts claim. Every change is one compare-and-set of one
+// block. The package never chooses subnets, never touches an interface, and never
+// releases an address on its own.
 package ipam
 
 import (
@@ -14,26 +14,27 @@ import (
 	"strings"
 )
 
-// BlockSize is how many addresses a block holds. With 64, a host of usual size
-// lives in one or two blocks and contends with nobody, and a /16 has 1,024
-// blocks to spread over hosts.
+// BlockSize is the number of addresses in a block. With 64, a typical host needs one or
+// two blocks and does not contend with other hosts, and a /16 has 1,024 blocks for the
+// hosts.
 const BlockSize = 64
 
-// Pool is where addresses come from. The subnet's first address (the network),
-// its last (the broadcast address) and the gateway are never handed out.
+// Pool describes the addresses to allocate from. The subnet's first address (the network
+// address), its last one (the broadcast address) and the gateway are never allocated.
 type Pool struct {
-	Subnet  netip.Prefix // IPv4, host bits zero, /30 or larger
-	Gateway netip.Addr   // the zero Addr: none
-	// Range is where Allocate chooses from; the zero Prefix: the whole subnet. It bounds
-	// nothing else: AllocateAddr gives any address of the subnet.
+	Subnet  netip.Prefix // IPv4, host bits zero, /8 to /30
+	Gateway netip.Addr   // zero: none
+	// Range is the part of the subnet from which Allocate chooses. The zero Prefix means
+	// the whole subnet. Range affects nothing else: AllocateAddr allocates any address
+	// of the subnet.
 	Range netip.Prefix
-	// Avoid is what Allocate does not choose, since somebody may use it without an
-	// allocation. Like Range it bounds nothing else.
+	// Avoid lists prefixes from which Allocate does not choose, because their addresses
+	// may be in use without an allocation. Like Range, it affects nothing else.
 	Avoid []netip.Prefix
 }
 
-// Prefix is under which the blocks of a subnet lie in the store; deleting that
-// tree forgets every address of the subnet.
+// Prefix returns the key prefix of the blocks of a subnet. Deleting that tree releases
+// every address of the subnet.
 func Prefix(subnet netip.Prefix) string {
 	return fmt.Sprintf("%s%s-%d/", BlocksPrefix, subnet.Addr(), subnet.Bits())
 }
@@ -42,7 +43,7 @@ func blockKey(subnet netip.Prefix, index int) string {
 	return Prefix(subnet) + strconv.Itoa(index)
 }
 
-// blockIndex reads the index out of a block's key.
+// blockIndex extracts the index from a block's key.
 func blockIndex(subnet netip.Prefix, key string) (int, error) {
 	name := strings.TrimPrefix(key, Prefix(subnet))
 	index, err := strconv.Atoi(name)
@@ -72,8 +73,8 @@ func (p Pool) check() error {
 	return nil
 }
 
-// span gives the first and the last number (see nth) of the addresses that Allocate
-// chooses from.
+// span returns the first and the last number (see nth) of the addresses from which
+// Allocate chooses.
 func (p Pool) span() (least, most int) {
 	if !p.Range.IsValid() {
 		return 0, subnetSize(p.Subnet) - 1
@@ -82,7 +83,8 @@ func (p Pool) span() (least, most int) {
 	return least, least + subnetSize(p.Range) - 1
 }
 
-// reserved says what an address of the subnet is kept for; empty: for nothing.
+// reserved returns what an address of the subnet is reserved for, or "" if it is not
+// reserved.
 func (p Pool) reserved(addr netip.Addr) string {
 	switch addr {
 	case p.Gateway:
@@ -95,7 +97,7 @@ func (p Pool) reserved(addr netip.Addr) string {
 	return ""
 }
 
-// avoids says whether Allocate leaves an address alone.
+// avoids reports whether Allocate must not choose addr.
 func (p Pool) avoids(addr netip.Addr) bool {
 	return slices.ContainsFunc(p.Avoid, func(a netip.Prefix) bool { return a.Contains(addr) })
 }
@@ -106,7 +108,7 @@ func blockCount(subnet netip.Prefix) int {
 	return (subnetSize(subnet) + BlockSize - 1) / BlockSize
 }
 
-// nth is the subnet's address number n; n is inside the subnet.
+// nth returns the subnet's address number n. n must be inside the subnet.
 func nth(subnet netip.Prefix, n int) netip.Addr {
 	base := subnet.Addr().As4()
 	var b [4]byte
@@ -114,7 +116,7 @@ func nth(subnet netip.Prefix, n int) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// offset is the inverse of nth; addr is inside the subnet.
+// offset is the inverse of nth. addr must be inside the subnet.
 func offset(subnet netip.Prefix, addr netip.Addr) int {
 	base, a := subnet.Addr().As4(), addr.As4()
 	return int(binary.BigEndian.Uint32(a[:]) - binary.BigEndian.Uint32(base[:]))

@@ -5,14 +5,15 @@ import (
 	"sync"
 )
 
-// queue is the ops that wait for a view, in the order they came.
+// queue holds the ops that wait for a view, in order of arrival.
 type queue struct {
 	mu      sync.Mutex
 	ops     []*op
-	serving bool // somebody takes ops out of it
+	serving bool // a goroutine takes ops from the queue
 }
 
-// enqueue adds an op. serve: nobody takes it out, the caller has to see to that.
+// enqueue adds an op. It returns true if no goroutine serves the queue, so that the
+// caller must start one.
 func (q *queue) enqueue(o *op) (serve bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -22,7 +23,8 @@ func (q *queue) enqueue(o *op) (serve bool) {
 	return serve
 }
 
-// dequeue takes all ops out. When there are none, serving has ended with it.
+// dequeue removes and returns all ops. If there are none, it marks the queue as not
+// served.
 func (q *queue) dequeue() []*op {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -32,7 +34,7 @@ func (q *queue) dequeue() []*op {
 	return ops
 }
 
-// requeue puts ops in front of those that came meanwhile.
+// requeue puts ops in front of those that arrived meanwhile.
 func (q *queue) requeue(ops []*op) {
 	if len(ops) == 0 {
 		return
@@ -42,7 +44,7 @@ func (q *queue) requeue(ops []*op) {
 	q.ops = append(ops, q.ops...)
 }
 
-// withdraw takes an op out again; false when it is not waiting any more.
+// withdraw removes a waiting op. It returns false if the op is no longer waiting.
 func (q *queue) withdraw(o *op) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -11,27 +11,27 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// view is what this allocator believes about one subnet. It may be behind the
-// store; that costs a retry and never a wrong answer, because each write
-// compares the block's version, and what refuses a caller is read again first.
-// Only the goroutine that serves its queue uses it.
+// view is the cached state of one subnet. It may be older than the store. That costs a
+// retry but never gives a wrong result: each write compares the block's version, and an
+// op reads the store again before it refuses a request. Only the goroutine that serves
+// the queue uses the view.
 type view struct {
 	subnet netip.Prefix
 	queue
 
 	loaded  bool
-	blocks  map[int]*block // the claimed ones
+	blocks  map[int]*block // the claimed blocks
 	owners  map[string][]netip.Addr
-	current int          // block the last address was handed out from
-	last    map[int]int  // offset within the block of the address handed out last
-	drafts  map[int]bool // blocks that are here as planned and not yet written
+	current int          // block of the last allocated address
+	last    map[int]int  // offset of the last allocated address within each block
+	drafts  map[int]bool // blocks with planned changes that are not written yet
 }
 
 func newView(subnet netip.Prefix) *view {
 	return &view{subnet: subnet, last: map[int]int{}, drafts: map[int]bool{}}
 }
 
-// load reads the whole subnet, once, until something makes the view doubtful.
+// load reads the whole subnet, unless the view is already loaded and valid.
 func (v *view) load(ctx context.Context, store Store) error {
 	if v.loaded {
 		return nil
@@ -76,7 +76,7 @@ func (v *view) refresh(ctx context.Context, store Store, index int) error {
 	return nil
 }
 
-// put replaces what is known of a block; nil: it is not claimed.
+// put replaces the cached block; nil means that it is not claimed.
 func (v *view) put(index int, b *block) {
 	if old := v.blocks[index]; old != nil {
 		for addr, owner := range old.owners {
@@ -98,14 +98,14 @@ func (v *view) put(index int, b *block) {
 	}
 }
 
-// draft puts a block into the view as it is to be written.
+// draft puts a block into the view before it is written.
 func (v *view) draft(b *block) {
 	v.put(b.index, b)
 	v.drafts[b.index] = true
 }
 
-// held is what the store says owner has, of what the view believes: a view may
-// outlive its network, and then no write would tell.
+// held returns the addresses of owner. It reads their blocks again, because a view may
+// outlive its network, and no write would detect that.
 func (v *view) held(ctx context.Context, store Store, owner string) ([]netip.Addr, error) {
 	for _, addr := range slices.Clone(v.owners[owner]) {
 		if err := v.refresh(ctx, store, v.indexOf(addr)); err != nil {
@@ -115,7 +115,7 @@ func (v *view) held(ctx context.Context, store Store, owner string) ([]netip.Add
 	return v.owners[owner], nil
 }
 
-// at is the block as known, or as it would be claimed by host.
+// at returns the cached block, or a new one claimed by host.
 func (v *view) at(index int, host string) *block {
 	if b := v.blocks[index]; b != nil {
 		return b
@@ -136,11 +136,10 @@ func (v *view) freeIn(pool Pool, b *block) (netip.Addr, bool) {
 	return b.free(pool, after)
 }
 
-// pick chooses the next address for a host: from its current block, from another
-// of its own, from the lowest block that nobody has claimed, and only then from
-// somebody else's. lost counts the races lost so far: the more, the wider the
-// range of unclaimed blocks it chooses from, so that hosts that begin at the same
-// moment part.
+// pick chooses the next address for a host: from its current block, from another block of
+// its own, from the lowest unclaimed block, and only then from a block of another host.
+// lost is the number of races lost so far. It widens the choice of unclaimed blocks, so
+// that hosts that start at the same moment choose different ones.
 func (v *view) pick(pool Pool, host string, lost int) (netip.Addr, bool) {
 	if b := v.blocks[v.current]; b != nil && b.host == host {
 		if addr, ok := v.freeIn(pool, b); ok {
@@ -171,8 +170,8 @@ func (v *view) pick(pool Pool, host string, lost int) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// unclaimed gives the next address of each of the lowest unclaimed blocks: of
-// one, and after a lost race of 16, 32 and up to 1,024.
+// unclaimed returns the next address of each of the lowest unclaimed blocks: of one block
+// at first, and after lost races of 16, 32, and up to 1,024 blocks.
 func (v *view) unclaimed(pool Pool, lost int) []netip.Addr {
 	want := 1
 	if lost > 0 {

@@ -19,8 +19,8 @@ const (
 	proofBytes          = 16
 )
 
-// proofKey derives the key of announcements from the token, apart from that of
-// the gossip.
+// proofKey derives the key for announcements from the token. It differs from the gossip
+// key.
 func (t Token) proofKey() ([]byte, error) {
 	key, err := hkdf.Key(sha256.New, []byte(t.text), nil, "socketplane announcement 1", 32)
 	if err != nil {
@@ -29,11 +29,11 @@ func (t Token) proofKey() ([]byte, error) {
 	return key, nil
 }
 
-// proof is what only a host with the token can say of an address and a port. It
-// tells who looks for a cluster which of them to ask. It can be repeated by
-// others, but only for the same address: the answer under the gossip key decides.
-// Nothing of the token or the cluster can be told from it, not even whether two
-// hosts are of one cluster.
+// proof returns a MAC of an address and a port that only a host with the token can
+// compute. A host that looks for a cluster uses it to choose which announced hosts to
+// probe. Others can replay it, but only for the same address, and the probe under the
+// gossip key decides. The proof reveals nothing about the token or the cluster, not even
+// whether two hosts are in the same cluster.
 func proof(key []byte, addr netip.Addr, port uint16) string {
 	mac := hmac.New(sha256.New, key)
 	mac.Write(addr.AsSlice())
@@ -41,7 +41,7 @@ func proof(key []byte, addr netip.Addr, port uint16) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:proofBytes])
 }
 
-// announcement is what a host of a cluster says on its segment.
+// announcement returns the mDNS announcement of a host in a cluster.
 func announcement(token Token, instance string, addr netip.Addr, port int) (mdns.Announcement, error) {
 	key, err := token.proofKey()
 	if err != nil {
@@ -53,12 +53,12 @@ func announcement(token Token, instance string, addr netip.Addr, port int) (mdns
 	}, nil
 }
 
-// What an announcement turns out to be.
+// verdict is the result of checking an announcement.
 type verdict int
 
 const (
-	notOurs    verdict = iota // of another program, another version or another port
-	otherToken                // of a cluster with another token, or a lie
+	notOurs    verdict = iota // another program, version or port
+	otherToken                // a cluster with another token, or a forged proof
 	sameToken
 )
 

@@ -13,29 +13,29 @@ import (
 )
 
 const (
-	// seatsKey is held by the host that changes which Consuls are servers.
+	// seatsKey is held by the host that changes which Consul agents are servers.
 	seatsKey = state.Prefix + "cluster-servers"
-	// leavingPrefix is where servers that are about to leave say so. Their mark
-	// stays until the others see them gone: without it they would count as servers
-	// until then, and another would be sent away.
+	// leavingPrefix holds the marks of servers that are about to leave. A mark stays
+	// until the other hosts see that the server is gone. Without it they would still
+	// count the server, and demote another one.
 	leavingPrefix = state.Prefix + "leaving/"
 
-	// turnTimeout bounds one turn: a Consul that starts again and catches up.
+	// turnTimeout limits one turn, in which a Consul restarts and catches up.
 	turnTimeout = 45 * time.Second
 	seatTTL     = 10 * time.Second
 )
 
-// markVersion is the layout of a mark.
+// markVersion is the layout version of a mark.
 const markVersion = 1
 
-// mark is the value of a key that counts by being there, or by who holds it.
+// mark is the value of a key that matters only by its existence or its holder.
 type mark struct {
 	Version int `json:"version"`
 
 	Unknown stored.Unknown `json:"-"`
 }
 
-// balance takes the turn that is this host's, if any.
+// balance takes this host's turn, if it has one.
 func (k *Keeper) balance(ctx context.Context) {
 	if !k.turns.tryEnter() {
 		return // this host is leaving
@@ -56,25 +56,25 @@ func (k *Keeper) balance(ctx context.Context) {
 		return
 	}
 	for _, e := range now.stale {
-		_ = store.Delete(ctx, e.Key, e.Version) // tried again
+		_ = store.Delete(ctx, e.Key, e.Version) // a later call retries
 	}
 	if !k.mine(now.turn()) {
 		return
 	}
 	session, err := store.OpenSession(ctx, "socketplane servers "+k.HostName, seatTTL)
 	if err != nil {
-		return // tried again
+		return // a later call retries
 	}
 	defer endSession(ctx, session)
 	if err := hold(ctx, store, session.ID()); err != nil {
-		return // it is another's turn
+		return // another host has the turn
 	}
-	// What was seen before may have been changed by the one who held the key.
+	// The host that held the key before may have changed the state since the first look.
 	if now, err = k.look(ctx, store); err != nil {
 		return
 	}
 	if now.turn().demote == k.HostID {
-		now.listen(ctx, k.HostID) // those that stay must carry on
+		now.listen(ctx, k.HostID) // the remaining servers must be able to continue
 	}
 	if !k.mine(now.turn()) {
 		return
@@ -84,8 +84,8 @@ func (k *Keeper) balance(ctx context.Context) {
 	}
 }
 
-// mayTurn says whether this host could have a turn at all, so that only few read
-// the store for it: the servers, and the client that is next.
+// mayTurn reports whether this host can have a turn at all. Only servers and the client
+// with the lowest host ID can, so only few hosts read the store.
 func (k *Keeper) mayTurn(members []consulMember) bool {
 	first := ""
 	for _, m := range members {
@@ -103,7 +103,7 @@ func (k *Keeper) mine(t turn) bool {
 	return t.promote == k.HostID || t.demote == k.HostID || t.forget != ""
 }
 
-// hold takes the key for a session.
+// hold makes the session hold seatsKey.
 func hold(ctx context.Context, store state.Store, session string) error {
 	e, err := store.Get(ctx, seatsKey)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
@@ -116,7 +116,7 @@ func hold(ctx context.Context, store state.Store, session string) error {
 	if err := stored.Decode(e.Value, markVersion, &v); errors.Is(err, stored.ErrNewer) {
 		return fmt.Errorf("key %q: %w", seatsKey, err)
 	} else if err != nil {
-		v = mark{} // absent, or nobody's
+		v = mark{} // the value is absent or invalid
 	}
 	v.Version = markVersion
 	value, err := stored.Encode(v)
@@ -126,7 +126,7 @@ func hold(ctx context.Context, store state.Store, session string) error {
 	return store.Txn(ctx, []state.Op{{Kind: state.OpCAS, Key: seatsKey, Value: value, Version: e.Version, Session: session}})
 }
 
-// take does a turn and waits until it is done.
+// take executes a turn and waits until it is complete.
 func (k *Keeper) take(ctx context.Context, t turn) error {
 	switch {
 	case t.forget != "":
@@ -140,8 +140,8 @@ func (k *Keeper) take(ctx context.Context, t turn) error {
 	return k.setServer(ctx, false)
 }
 
-// setServer makes this host's Consul a server or a client and waits until the
-// others count it so.
+// setServer makes this host's Consul a server or a client. It waits until the quorum
+// reflects that.
 func (k *Keeper) setServer(ctx context.Context, server bool) error {
 	if err := k.changes.enter(ctx); err != nil {
 		return err
@@ -152,7 +152,7 @@ func (k *Keeper) setServer(ctx context.Context, server bool) error {
 	process := k.process
 	k.mu.Unlock()
 	if process == nil || !place.InCluster() {
-		return nil // the life ends
+		return nil // the run is ending
 	}
 	if !server {
 		if err := k.handOver(ctx); err != nil {
@@ -164,7 +164,7 @@ func (k *Keeper) setServer(ctx context.Context, server bool) error {
 		return err
 	}
 	if !server {
-		// It tells the others, and ends.
+		// Consul announces that it leaves, and exits.
 		if err := process.leaveSeat(ctx); err != nil {
 			return err
 		}
@@ -177,7 +177,7 @@ func (k *Keeper) setServer(ctx context.Context, server bool) error {
 	})
 }
 
-// awaitQuorum waits until the servers are as ok wants them.
+// awaitQuorum waits until ok accepts the servers of the quorum.
 func (k *Keeper) awaitQuorum(ctx context.Context, ok func([]raftServer) bool) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -194,7 +194,7 @@ func (k *Keeper) awaitQuorum(ctx context.Context, ok func([]raftServer) bool) er
 	}
 }
 
-// setLeaving says to the others that a host is about to leave, or is not.
+// setLeaving sets or removes the mark that a host is about to leave.
 func setLeaving(ctx context.Context, store state.Store, id string, leaving bool) error {
 	key := leavingPrefix + id
 	e, err := store.Get(ctx, key)
@@ -210,10 +210,10 @@ func setLeaving(ctx context.Context, store state.Store, id string, leaving bool)
 		return nil
 	}
 	if errors.Is(err, state.ErrConflict) {
-		return nil // nobody else writes the key: it was us
+		return nil // only this host writes the key, so an earlier attempt succeeded
 	}
 	return err
 }
 
-// sentence is an error in one line.
+// sentence returns the text of err in one line.
 func sentence(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -6,8 +6,8 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Bind implements api.ClusterService. What it says holds against the settings,
-// until it is said otherwise.
+// Bind implements api.ClusterService. The interface in the request overrides the settings
+// until the next request.
 func (k *Keeper) Bind(ctx context.Context, req api.BindRequest) (api.Place, error) {
 	if req.Iface != "" {
 		if err := api.CheckIfName(req.Iface); err != nil {
@@ -29,7 +29,8 @@ func (k *Keeper) Bind(ctx context.Context, req api.BindRequest) (api.Place, erro
 	if err != nil {
 		return api.Place{}, &api.Error{Code: api.CodeConflict, Message: err.Error() + "; the interfaces are shown by: ip -4 address", Cause: err}
 	}
-	// The way to the others is remembered: they may not know where we have gone.
+	// Bind stores the addresses of the peers, because they may not know this host's new
+	// address.
 	next.Peers = k.peersNow(ctx, place)
 	moves := want != at
 	if err := k.change(next, ending{move: moves && place.InCluster()}, moves); err != nil {

@@ -11,37 +11,36 @@ import (
 )
 
 const (
-	maxCandidates = 64 // hosts that are remembered
-	maxStrangers  = 8  // hosts of other clusters that are remembered, to be named
-	maxAtOnce     = 16 // probes under way
+	maxCandidates = 64 // hosts to remember
+	maxStrangers  = 8  // hosts of other clusters to remember, for messages
+	maxAtOnce     = 16 // concurrent probes
 
-	// A host that was asked in vain is asked again after firstPause, then ever
-	// more rarely.
+	// A host whose probe failed is probed again after firstPause. The pause then doubles
+	// up to maxPause.
 	firstPause = 5 * time.Second
 	maxPause   = time.Minute
-	// fresh is how long an announcement is remembered: questions come once a minute.
+	// fresh is how long an announcement stays valid. Queries go out once a minute.
 	fresh = 150 * time.Second
 )
 
-// candidates are the hosts that announce a cluster. What others on the segment
-// say can fill it and no more: a host that was asked in vain makes room for one
-// that was not.
+// candidates are the hosts that announce a cluster. Other hosts on the segment can fill
+// the list but not block it: a host whose probe failed makes room for a new one.
 type candidates struct {
-	key  []byte // of proofs
-	port int    // of gossip
+	key  []byte // key of proofs
+	port int    // gossip port
 
 	mu        sync.Mutex
 	hosts     map[netip.Addr]*candidate
-	strangers map[netip.Addr]time.Time // when they were heard
-	news      chan struct{}            // there is a new one
+	strangers map[netip.Addr]time.Time // time of the last announcement
+	news      chan struct{}            // signals a new host
 }
 
 type candidate struct {
 	heard time.Time
-	next  time.Time     // it may be asked then
-	pause time.Duration // after it was asked in vain once more
+	next  time.Time     // earliest time of the next probe
+	pause time.Duration // pause after the next failed probe
 
-	cluster string // that it said it is in; empty: it has not answered yet
+	cluster string // cluster ID from the host's answer; empty until it has answered
 }
 
 func newCandidates(token Token, port int) (*candidates, error) {
@@ -55,7 +54,7 @@ func newCandidates(token Token, port int) (*candidates, error) {
 	}, nil
 }
 
-// hear takes an announcement.
+// hear records an announcement.
 func (c *candidates) hear(a mdns.Announcement) {
 	what := judge(c.key, a, c.port)
 	if what == notOurs {
@@ -85,7 +84,8 @@ func (c *candidates) hear(a mdns.Announcement) {
 	}
 }
 
-// makeRoom forgets the host that was asked in vain most often.
+// makeRoom removes the host with the most failed probes. It returns false if no probe has
+// failed.
 func (c *candidates) makeRoom() bool {
 	var worst netip.Addr
 	most := firstPause
@@ -98,8 +98,8 @@ func (c *candidates) makeRoom() bool {
 	return worst.IsValid()
 }
 
-// due gives the hosts that may be asked now, those that never were first, in the
-// order in which they came.
+// due returns the hosts that may be probed now. Hosts that were never probed come first,
+// in the order in which they appeared.
 func (c *candidates) due() []netip.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,8 +118,8 @@ func (c *candidates) due() []netip.Addr {
 	return list
 }
 
-// answered remembers of which cluster a host is that was asked, and gives another
-// one that was found to be of another cluster, if there is one.
+// answered records the cluster of a host that answered a probe. It also returns a host
+// that is in a different cluster, if there is one.
 func (c *candidates) answered(by netip.Addr, cluster string) (other netip.Addr, differs bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,7 +134,7 @@ func (c *candidates) answered(by netip.Addr, cluster string) (other netip.Addr, 
 	return netip.Addr{}, false
 }
 
-// inVain remembers that hosts were asked and the cluster was not joined.
+// inVain records that hosts were probed and the cluster was not joined.
 func (c *candidates) inVain(addrs []netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,8 +146,8 @@ func (c *candidates) inVain(addrs []netip.Addr) {
 	}
 }
 
-// others lists, sorted, the hosts that announce a cluster with another token, and
-// says whether there is any with ours.
+// others returns the hosts that announce a cluster with another token, sorted. It also
+// reports whether any host has our token.
 func (c *candidates) others() (strangers []netip.Addr, ours bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// Capabilities: what all living hosts must know before one of them uses it. A name is
-// never given to something else later.
+// Capabilities that every live host must have before one of them uses the feature. A name
+// is never reused for something else.
 const (
-	// UnknownFields: the host reads stored values that have members which it does not
-	// know, and keeps those when it writes them again. A new member of a value that has
+	// UnknownFields: the host reads stored values with members that it does not know,
+	// and preserves those members when it writes the value. A new member of a value with
 	// many readers depends on it.
 	UnknownFields = "unknown-fields"
-	// AllowedAddresses: the host lets other hosts' endpoints have addresses beside their
-	// own, and knows the routes that lead to them. Its containers do not find such an
-	// address otherwise.
+	// AllowedAddresses: the host accepts that endpoints of other hosts have addresses
+	// besides their own, and installs the routes to them. Without it, the host's
+	// containers cannot reach such an address.
 	AllowedAddresses = "allowed-addresses"
-	// DynamicRange: the host gives endpoints that ask for no address one from the range
-	// that their network's record names, and from nowhere else.
+	// DynamicRange: for an endpoint without a requested address, the host allocates one
+	// only from the range in the network's record.
 	DynamicRange = "dynamic-range"
 )
 
@@ -27,28 +27,29 @@ const (
 	maxCapabilities = 64
 )
 
-// Capabilities lists what this release is capable of.
+// Capabilities returns the capabilities of this release.
 func Capabilities() []string { return []string{UnknownFields, AllowedAddresses, DynamicRange} }
 
-// Knows says whether the host has said that it is capable of something.
+// Knows reports whether the host has announced the capability.
 func (h Host) Knows(capability string) bool { return slices.Contains(h.Capabilities, capability) }
 
-// AllKnow says whether every host that lives is capable of something. A suspect host
-// counts: only its agent may be silent, and the next agent there is likely the same.
-// A host that is gone does not.
+// AllKnow reports whether every live host has the capability. A suspect host counts:
+// perhaps only its agent is unreachable, and the next agent there is likely of the same
+// version. A host that is gone does not count.
 func AllKnow(hosts []Host, gone map[string]bool, capability string) bool {
 	return !slices.ContainsFunc(hosts, func(h Host) bool { return !gone[h.ID] && !h.Knows(capability) })
 }
 
-// encodeAgent writes a version with capabilities: a word each. They are no member of
-// their own in the record, since releases without UnknownFields refuse a record with
-// one more; those take this for a version. They also write their own version over it,
-// so a host never names what its agent of before was capable of.
+// encodeAgent encodes a version and capabilities as words separated by spaces. The
+// capabilities have no record member of their own, because releases without UnknownFields
+// reject a record with an extra member. Those releases read the whole text as a version.
+// They also overwrite it with their own version, so a record never keeps the capabilities
+// of an earlier agent.
 func encodeAgent(version string, capabilities []string) string {
 	return strings.Join(append([]string{version}, capabilities...), " ")
 }
 
-// errNoAgent says that a record does not name its agent's version.
+// errNoAgent reports a record without a valid agent version.
 var errNoAgent = errors.New("its agent is no version")
 
 func decodeAgent(agent string) (version string, capabilities []string, err error) {

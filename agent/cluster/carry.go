@@ -14,11 +14,11 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// ClusterKey is where a store says which cluster it is the state of. A cluster
-// whose Consul we run has it once the state of its first host is there.
+// ClusterKey holds the ID of the cluster whose state the store contains. In a cluster
+// with a managed Consul, the key exists once the state of the first host is there.
 const ClusterKey = state.Prefix + "cluster"
 
-// clusterVersion is the layout of clusterValue.
+// clusterVersion is the layout version of clusterValue.
 const clusterVersion = 1
 
 // clusterValue is the value of ClusterKey.
@@ -27,10 +27,10 @@ type clusterValue struct {
 	ID      string `json:"id"` // UUID
 }
 
-// carryOver copies what a host alone has to a cluster's store: networks, VLANs,
-// addresses, endpoints. Doing it again after it was interrupted ends the same;
-// what somebody else wrote there is an error and is left as it is. The hosts'
-// records do not go along: each host writes its own.
+// carryOver copies the networks, VLANs, addresses and endpoints of a standalone host to a
+// cluster's store. It returns the number of keys that it copied. It may be repeated after
+// an interruption. If a key has another value in the cluster, carryOver fails and leaves
+// it unchanged. It does not copy host records, because each host writes its own.
 func carryOver(ctx context.Context, from, to state.Store) (int, error) {
 	entries, err := from.List(ctx, state.Prefix)
 	if err != nil {
@@ -56,7 +56,7 @@ func carryOver(ctx context.Context, from, to state.Store) (int, error) {
 	return carried, nil
 }
 
-// markCluster writes which cluster a store is of, unless it says so already.
+// markCluster writes the cluster ID to a store, unless the store has the same ID already.
 func markCluster(ctx context.Context, store state.Store, id string) error {
 	value, err := stored.Encode(clusterValue{Version: clusterVersion, ID: id})
 	if err != nil {
@@ -69,10 +69,10 @@ func markCluster(ctx context.Context, store state.Store, id string) error {
 	return err
 }
 
-// errNotYet says that a cluster is being made.
+// errNotYet reports that the first host is still creating the cluster.
 var errNotYet = errors.New("the cluster's first host has not brought its state yet")
 
-// checkCluster says whether a store is that of the cluster id.
+// checkCluster returns an error unless the store belongs to cluster id.
 func checkCluster(ctx context.Context, store state.Store, id string) error {
 	e, err := store.Get(ctx, ClusterKey)
 	if errors.Is(err, state.ErrNotFound) {
@@ -94,8 +94,8 @@ func checkCluster(ctx context.Context, store state.Store, id string) error {
 	return nil
 }
 
-// obstacles names what a host that wants to join has of its own: networks but
-// an unused default, and endpoints.
+// obstacles lists the state that keeps this host from joining: endpoints, and every
+// network except the default one.
 func obstacles(ctx context.Context, store state.Store) ([]string, error) {
 	var found []string
 	networks, err := store.List(ctx, network.NetworksPrefix)

@@ -13,33 +13,33 @@ import (
 )
 
 const (
-	// stopGrace is how long Consul may take to end: it writes down what it has.
+	// stopGrace is how long Consul may take to exit; it writes its state first.
 	stopGrace = 5 * time.Second
-	// backOff and maxBackOff bound the pause before Consul is started again;
-	// one that lived for steady is started at once.
+	// backOff and maxBackOff limit the pause before a restart of Consul. The pause is
+	// reset to backOff for a Consul that ran longer than steady.
 	backOff    = 500 * time.Millisecond
 	maxBackOff = 30 * time.Second
 	steady     = time.Minute
 )
 
-// Consul runs this host's Consul.
+// Consul runs this host's Consul agent.
 type Consul struct {
 	logger *slog.Logger
 	client consulClient
 
 	mu   sync.Mutex
 	opts ConsulOptions
-	anew chan struct{} // the options have changed
-	ends bool          // it was told to end by itself
+	anew chan struct{} // signals changed options
+	ends bool          // Consul was told to exit
 }
 
-// NewConsul makes the keeper of a Consul. Nothing runs before Run.
+// NewConsul returns a Consul with the options. Run starts it.
 func NewConsul(opts ConsulOptions, logger *slog.Logger) *Consul {
 	return &Consul{opts: opts, logger: logger, client: newConsulClient(opts.socket()), anew: make(chan struct{}, 1)}
 }
 
-// Run keeps Consul running until ctx ends, and then stops it. One that an agent
-// which was killed has left behind is taken over, if it runs as it should.
+// Run keeps Consul running until ctx ends, and then stops it. It adopts a Consul that a
+// killed agent left behind, if its configuration matches.
 func (c *Consul) Run(ctx context.Context) error {
 	logs := newConsulLog(filepath.Join(c.options().Dir, "consul.log"), c.logger)
 	var done sync.WaitGroup
@@ -84,7 +84,7 @@ func (c *Consul) Run(ctx context.Context) error {
 	return nil
 }
 
-// wait pauses and gives the next pause.
+// wait pauses for d and returns the next pause.
 func wait(ctx context.Context, d time.Duration) time.Duration {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -95,7 +95,7 @@ func wait(ctx context.Context, d time.Duration) time.Duration {
 	return min(d*2, maxBackOff)
 }
 
-// begin takes the running Consul over or starts one.
+// begin adopts the running Consul or starts a new one.
 func (c *Consul) begin() (p *process, adopted bool, err error) {
 	opts := c.options()
 	data, same, err := opts.encodeConfig()
@@ -114,7 +114,7 @@ func (c *Consul) begin() (p *process, adopted bool, err error) {
 		return nil, false, err
 	}
 	if !opts.Server {
-		// What a server knew of its quorum must not come back with it.
+		// The raft state of a former server must not return with a later promotion.
 		if err := os.RemoveAll(filepath.Join(opts.Dir, "data", "raft")); err != nil {
 			return nil, false, err
 		}
@@ -123,15 +123,15 @@ func (c *Consul) begin() (p *process, adopted bool, err error) {
 	return p, false, err
 }
 
-// stopLeftover ends a Consul that an earlier life left behind.
+// stopLeftover stops a Consul that an earlier run left behind.
 func stopLeftover(dir string) {
 	if p := runningConsul(ConsulOptions{Dir: dir}.configPath(), filepath.Join(dir, "consul.pid")); p != nil {
 		p.stop(stopGrace)
 	}
 }
 
-// StopConsul ends a Consul that an agent which is gone has left running, and removes
-// its socket. What Consul knows stays.
+// StopConsul stops a Consul that a dead agent left running, and removes its socket. It
+// keeps Consul's data.
 func StopConsul(stateDir string) error {
 	dir := consulDir(stateDir)
 	stopLeftover(dir)
@@ -153,8 +153,8 @@ func (c *Consul) takeSeat() {
 	}
 }
 
-// leaveSeat makes this host's Consul a client: it leaves, so that the others
-// take it out of the quorum, and comes again.
+// leaveSeat makes this host's Consul a client. Consul leaves, so that the others remove
+// it from the quorum, and then restarts.
 func (c *Consul) leaveSeat(ctx context.Context) error {
 	c.mu.Lock()
 	c.opts.Server, c.opts.First, c.ends = false, false, true
@@ -162,7 +162,7 @@ func (c *Consul) leaveSeat(ctx context.Context) error {
 	return c.client.leave(ctx)
 }
 
-// expected says, once, whether Consul was told to end.
+// expected reports whether Consul was told to exit, and resets that.
 func (c *Consul) expected() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,7 +177,7 @@ func (c *Consul) options() ConsulOptions {
 	return c.opts
 }
 
-// removeData forgets all that a Consul has kept.
+// removeData stops a leftover Consul and deletes all its data.
 func removeData(dir string) error {
 	stopLeftover(dir)
 	return os.RemoveAll(dir)

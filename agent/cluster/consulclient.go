@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// consulClient asks this host's Consul what the store does not: who its members
-// are. It does so by Consul's unix socket.
+// consulClient queries this host's Consul for data that the store does not provide, such
+// as its members. It uses Consul's unix socket.
 type consulClient struct {
 	socket string
 	http   *http.Client
@@ -26,12 +26,13 @@ func newConsulClient(socket string) consulClient {
 	}
 	return consulClient{
 		socket: socket,
-		// No proxy of the environment, and no connection that outlives a restart of Consul.
+		// The client uses no proxy from the environment and no connection that outlives
+		// a restart of Consul.
 		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 15 * time.Second},
 	}
 }
 
-// maxConsulAnswer bounds an answer, in bytes: 1 KiB a member.
+// maxConsulAnswer limits a response, in bytes. A member takes 1 KiB.
 const maxConsulAnswer = 4 << 20
 
 // Statuses of a member in Consul's gossip (serf).
@@ -42,7 +43,7 @@ const (
 	serfFailed  = 4
 )
 
-// consulMember is a host as the gossip sees it.
+// consulMember is a host in Consul's gossip.
 type consulMember struct {
 	Name   string
 	Addr   string
@@ -59,25 +60,25 @@ func (c consulClient) members(ctx context.Context) ([]consulMember, error) {
 	return all, c.call(ctx, http.MethodGet, "/v1/agent/members", &all)
 }
 
-// leader gives the address of the servers' leader; empty: there is none.
+// leader returns the address of the Raft leader, or "" if there is none.
 func (c consulClient) leader(ctx context.Context) (string, error) {
 	var leader string
 	return leader, c.call(ctx, http.MethodGet, "/v1/status/leader", &leader)
 }
 
-// leave makes Consul tell the others that it goes, and end.
+// leave makes Consul announce that it leaves, and exit.
 func (c consulClient) leave(ctx context.Context) error {
 	return c.call(ctx, http.MethodPut, "/v1/agent/leave", nil)
 }
 
-// forget takes a member out that has failed: it left, if it is asked.
+// forget removes a failed member, as if it had left.
 func (c consulClient) forget(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodPut, "/v1/agent/force-leave/"+url.PathEscape(name)+"?prune", nil)
 }
 
-// raftServer is a server in the quorum.
+// raftServer is a server of the quorum.
 type raftServer struct {
-	ID      string // the host's
+	ID      string // host ID
 	Node    string
 	Address string
 	Leader  bool
@@ -94,7 +95,7 @@ func (c consulClient) transferLeader(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/operator/raft/transfer-leader", nil)
 }
 
-// removeServer takes a server out of the quorum, and returns when it is.
+// removeServer removes a server from the quorum and returns when that is done.
 func (c consulClient) removeServer(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/operator/raft/peer?id="+url.QueryEscape(id), nil)
 }
@@ -124,10 +125,9 @@ func (c consulClient) call(ctx context.Context, method, path string, into any) e
 	return nil
 }
 
-// errNoLeader says that the servers have not agreed on one yet.
+// errNoLeader reports that the servers have not elected a leader yet.
 var errNoLeader = errors.New("the servers of Consul have no leader yet")
 
-// awaitLeader waits until the servers have a leader.
 func (c consulClient) awaitLeader(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

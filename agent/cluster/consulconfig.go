@@ -10,27 +10,27 @@ import (
 	"strings"
 )
 
-// Ports are where a managed Consul listens on the host's address. Its HTTP API is
-// on a unix socket.
+// Ports are the ports on the host's address on which a managed Consul listens. Its HTTP
+// API uses a unix socket.
 type Ports struct {
-	Server int // TCP, between hosts: to servers
+	Server int // TCP, from all hosts to servers
 	Gossip int // TCP and UDP, between all hosts
 }
 
-// DefaultPorts are Consul's own. A firewall must let both pass between hosts.
+// DefaultPorts returns Consul's default ports. A firewall must allow both between hosts.
 func DefaultPorts() Ports { return Ports{Server: 8300, Gossip: 8301} }
 
-// ConsulOptions says how this host's Consul is to run.
+// ConsulOptions configures this host's Consul.
 type ConsulOptions struct {
 	Binary   string
-	Dir      string // of its files, made when missing
-	HostID   string // UUID: Consul's node id
+	Dir      string // directory of its files, created if missing
+	HostID   string // UUID; Consul's node ID
 	HostName string
 	Bind     netip.Addr
 	Cluster  string // UUID
 	Token    Token
 	Server   bool
-	First    bool         // a server that begins a cluster if it has no data yet
+	First    bool         // a server that creates a cluster if it has no data yet
 	Join     []netip.Addr // hosts that may be in the cluster
 	Ports    Ports
 }
@@ -46,7 +46,7 @@ type consulConfig struct {
 	Server     bool     `json:"server"`
 	Expect     int      `json:"bootstrap_expect,omitempty"`
 	RetryJoin  []string `json:"retry_join"`
-	// Every second: who boots while others are away finds them soon.
+	// One second, so that a host that boots while others are down finds them soon.
 	RetryInterval string            `json:"retry_interval"`
 	Ports         map[string]int    `json:"ports"`
 	Addresses     map[string]string `json:"addresses"`
@@ -55,11 +55,11 @@ type consulConfig struct {
 	Performance   map[string]any    `json:"performance"`
 	Limits        map[string]int    `json:"limits"`
 	Autopilot     map[string]any    `json:"autopilot"`
-	// An end is no leave: a server that is restarted stays in its quorum.
+	// An exit is not a leave: a restarted server stays in its quorum.
 	LeaveOnTerm   bool           `json:"leave_on_terminate"`
 	SkipLeaveInt  bool           `json:"skip_leave_on_interrupt"`
 	RejoinAfter   bool           `json:"rejoin_after_leave"`
-	NoKeyringFile bool           `json:"disable_keyring_file"` // the key is here and nowhere else
+	NoKeyringFile bool           `json:"disable_keyring_file"` // the key is only in this file
 	NoUpdateCheck bool           `json:"disable_update_check"`
 	NoRemoteExec  bool           `json:"disable_remote_exec"`
 	NoCoordinates bool           `json:"disable_coordinates"`
@@ -73,10 +73,10 @@ type consulConfig struct {
 	LogLevel      string         `json:"log_level"`
 }
 
-// blockedEndpoints are the prefixes of Consul's HTTP API that nobody needs here:
-// what makes Consul send requests of others, and what changes the gossip's keys or
-// how Consul itself works. What is left serves the agent, and root with `consul
-// members`, `kv`, `monitor`, `operator raft`, `snapshot` and the like.
+// blockedEndpoints lists the prefixes of Consul's HTTP API that are not needed here. They
+// make Consul send requests for others, or change the gossip keys or Consul's operation.
+// The remaining endpoints serve the agent, and root with `consul members`, `kv`,
+// `monitor`, `operator raft`, `snapshot` and similar commands.
 var blockedEndpoints = []string{
 	"/v1/acl", "/v1/agent/check/", "/v1/agent/connect", "/v1/agent/maintenance", "/v1/agent/reload", "/v1/agent/service/",
 	"/v1/agent/token", "/v1/catalog/deregister", "/v1/catalog/register", "/v1/config", "/v1/connect", "/v1/coordinate",
@@ -84,9 +84,8 @@ var blockedEndpoints = []string{
 	"/v1/operator/keyring", "/v1/peering", "/v1/query",
 }
 
-// datacenter names the cluster to Consul. Hosts of another datacenter are
-// refused by Consul itself, so two clusters cannot become one, even if they have
-// the same token.
+// datacenter returns the cluster's name in Consul. Consul rejects hosts of another
+// datacenter, so two clusters cannot merge even with the same token.
 func datacenter(cluster string) string { return datacenterPrefix + cluster }
 
 const datacenterPrefix = "socketplane-"
@@ -103,19 +102,22 @@ func (o ConsulOptions) config() (consulConfig, error) {
 		Ports: map[string]int{
 			"server": o.Ports.Server, "serf_lan": o.Ports.Gossip,
 			"serf_wan": -1, "dns": -1, "grpc": -1, "grpc_tls": -1, "https": -1,
-			"http": 8500, // only says that there is HTTP: the address is a socket's
+			"http": 8500, // only enables HTTP; the address is a socket
 		},
-		// On TCP any local user could use it, and a web page in a browser of the host.
+		// On TCP, any local user and any web page in a browser on the host could use
+		// the API.
 		Addresses:   map[string]string{"http": socketURL(o.socket())},
 		UnixSockets: map[string]string{"mode": "0600"},
 		HTTP:        map[string]any{"block_endpoints": blockedEndpoints},
-		// 1: a new leader within 2 s. No load of others has to be drained at a leave.
+		// raft_multiplier 1: a new leader within 2 s. leave_drain_time: there is no
+		// load of other services to drain at a leave.
 		Performance: map[string]any{"raft_multiplier": 1, "leave_drain_time": "1s"},
-		// The agent alone keeps dozens of connections: watches, renewals, attaches. Those
-		// of a unix socket have one remote address, so all of them count as one client's.
+		// The agent alone keeps dozens of connections: watches, renewals, attaches.
+		// Connections on a unix socket share one remote address, so Consul counts them
+		// all as one client.
 		Limits: map[string]int{"http_max_conns_per_client": 1000},
-		// A server that is down for a while stays one; that of a host which is gone
-		// for good is taken out when its record is.
+		// A server stays in the quorum while it is down. A host that is gone for good
+		// is removed together with its record.
 		Autopilot:   map[string]any{"cleanup_dead_servers": false, "server_stabilization_time": "2s"},
 		RejoinAfter: true, SkipLeaveInt: true, NoKeyringFile: true, NoUpdateCheck: true, NoRemoteExec: true, NoCoordinates: true, NoCheckOutput: true,
 		Connect: map[string]any{"enabled": false}, UI: map[string]any{"enabled": false},
@@ -132,8 +134,8 @@ func (o ConsulOptions) config() (consulConfig, error) {
 	return c, nil
 }
 
-// nodeName is a host's name in Consul: that of the host, made unique, in what a
-// DNS label takes.
+// nodeName returns a host's name in Consul: the host name, made unique, in the characters
+// of a DNS label.
 func nodeName(name, id string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
@@ -144,9 +146,9 @@ func nodeName(name, id string) string {
 	return clean[:min(len(clean), 50)] + "-" + id[:min(len(id), 8)]
 }
 
-// encodeConfig gives the content of the configuration's file. same says that a
-// Consul which runs with the file that is there need not be restarted: where to look
-// for others matters at a start only.
+// encodeConfig returns the content of the configuration file. same reports that a Consul
+// running with the existing file need not restart. Differences in the addresses to join
+// do not count, because Consul uses them only at its start.
 func (o ConsulOptions) encodeConfig() (data []byte, same bool, err error) {
 	c, err := o.config()
 	if err != nil {
@@ -162,7 +164,7 @@ func (o ConsulOptions) encodeConfig() (data []byte, same bool, err error) {
 	}
 	var was consulConfig
 	dec := json.NewDecoder(bytes.NewReader(old))
-	dec.DisallowUnknownFields() // another agent's: it may open a listener that this one knows nothing of
+	dec.DisallowUnknownFields() // the file of another agent version may open a listener that this one does not know
 	if dec.Decode(&was) == nil {
 		was.RetryJoin, was.Expect = c.RetryJoin, c.Expect
 		again, err := json.MarshalIndent(was, "", "  ")
@@ -171,8 +173,8 @@ func (o ConsulOptions) encodeConfig() (data []byte, same bool, err error) {
 	return data, same, nil
 }
 
-// writeConfig writes the configuration. One that a running Consul was not started
-// with must not be there: the next agent would take that Consul over.
+// writeConfig writes the configuration. The file must match the running Consul, because
+// the next agent adopts a Consul by it.
 func (o ConsulOptions) writeConfig(data []byte) error {
 	if err := checkSocketPath(o.socket()); err != nil {
 		return err

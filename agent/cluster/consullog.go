@@ -15,34 +15,34 @@ import (
 const (
 	logPoll    = 250 * time.Millisecond
 	maxLogLine = 16 << 10 // bytes
-	maxMessage = 300      // bytes: memberlist prints whole tables of numbers
-	maxLogFile = 8 << 20  // bytes; then it is emptied: the agent's log has it all
-	// sameQuiet is how long a line that was just logged is not logged again:
-	// Consul repeats itself every second while others are away.
+	maxMessage = 300      // bytes; memberlist logs whole tables of numbers
+	maxLogFile = 8 << 20  // bytes; a larger file is truncated, since the agent's log has everything
+	// sameQuiet is how long a repeated line is suppressed. Consul repeats lines every
+	// second while other hosts are down.
 	sameQuiet = time.Minute
 )
 
-// consulLog joins what Consul logs into the agent's log.
+// consulLog copies Consul's log into the agent's log.
 type consulLog struct {
 	path   string
 	logger *slog.Logger
 	offset int64
-	rest   []byte               // of a line that has not ended yet
-	said   map[string]time.Time // when a message was logged last
+	rest   []byte               // incomplete last line
+	said   map[string]time.Time // last time of each message
 }
 
 func newConsulLog(path string, logger *slog.Logger) *consulLog {
 	return &consulLog{path: path, logger: logger, said: map[string]time.Time{}}
 }
 
-// begin passes over what an earlier life of the agent has logged.
+// begin skips what Consul logged during an earlier run of the agent.
 func (l *consulLog) begin() {
 	if fi, err := os.Stat(l.path); err == nil {
 		l.offset = fi.Size()
 	}
 }
 
-// follow logs what Consul writes until ctx ends.
+// follow copies what Consul logs until ctx ends.
 func (l *consulLog) follow(ctx context.Context) {
 	tick := time.NewTicker(logPoll)
 	defer tick.Stop()
@@ -60,7 +60,7 @@ func (l *consulLog) follow(ctx context.Context) {
 func (l *consulLog) read() {
 	f, err := os.OpenFile(l.path, os.O_RDWR, 0)
 	if err != nil {
-		return // not there yet
+		return // the file does not exist yet
 	}
 	defer f.Close() //nolint:errcheck // nothing was written
 	fi, err := f.Stat()
@@ -77,9 +77,9 @@ func (l *consulLog) read() {
 	l.offset += int64(len(data))
 	l.take(data)
 	if fi.Size() > maxLogFile {
-		// Consul appends, so it goes on at the beginning. A line that came since
-		// the reading is lost.
-		_ = f.Truncate(0) // tried again at the next reading
+		// Consul appends, so it continues at the start of the file. A line written
+		// since the read is lost.
+		_ = f.Truncate(0) // the next read retries
 		l.offset = 0
 	}
 }
@@ -101,8 +101,8 @@ func (l *consulLog) take(data []byte) {
 	l.rest = bytes.Clone(l.rest)
 }
 
-// line logs one line: JSON, but for what Consul says before it has read its
-// configuration or when it gives up.
+// line logs one line. Consul logs JSON, except before it has read its configuration and
+// when it gives up.
 func (l *consulLog) line(line []byte) {
 	line = bytes.TrimSpace(line[:min(len(line), maxLogLine)])
 	if len(line) == 0 {
@@ -129,7 +129,7 @@ func (l *consulLog) line(line []byte) {
 		}
 	}
 	if strings.Contains(message, "wrong datacenter '"+probeDatacenter+"'") {
-		level = slog.LevelDebug // a host that joins or starts has asked, and was to be refused
+		level = slog.LevelDebug // the expected refusal of a probe from a host that joins or starts
 	}
 	if len(message) > maxMessage {
 		message = strings.ToValidUTF8(message[:maxMessage], "") + "..."

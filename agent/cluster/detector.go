@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// unwatched is how many times longer a host is suspected when no failure
-	// detector of the store watches its machine: then nothing tells a machine
-	// without power from one whose agent is away.
+	// unwatched is the factor by which a host stays suspected longer if no failure
+	// detector of the store watches its machine. Then nothing distinguishes a machine
+	// without power from one whose agent is down.
 	unwatched = 30
-	// probePort is Consul's gossip, in the list of ports that Consul requires: what
-	// a firewall lets through between hosts. Nobody need listen: the refusal is
-	// the answer.
+	// probePort is Consul's gossip port, which firewalls between hosts must allow
+	// because Consul requires it. Nothing needs to listen on it: a refused connection is
+	// an answer too.
 	probePort = 8301
-	// probeTimeout is enough for one SYN to be sent twice.
+	// probeTimeout leaves time for one SYN and one retransmission.
 	probeTimeout = 1500 * time.Millisecond
 )
 
-// Detector tells hosts that are dead from hosts whose agent is. Only the first
-// are taken out of the network: an agent that died, or a Consul that did, must
-// not cost the host's containers their traffic. A host is gone when for a while
-// its session has not held its record, its machine is not among those that the
-// store's failure detector hears of, and its kernel does not answer from here.
+// Detector distinguishes dead hosts from hosts whose agent is down. Only dead hosts are
+// removed from the network: a dead agent or a dead Consul must not interrupt the traffic
+// of the host's containers. A host is gone if for some time its session has not held its
+// record, the store's failure detector does not list its machine, and its kernel does not
+// answer this host.
 type Detector struct {
 	drainAfter time.Duration
 	live       func(ctx context.Context) ([]string, error)
@@ -37,22 +37,24 @@ type Detector struct {
 	hosts map[string]*sighting
 }
 
-// sighting is what is known of a host that does not hold its record.
+// sighting is what the Detector knows about a host that does not hold its record.
 type sighting struct {
-	revision uint64    // of the record: whoever writes it is not dead
-	since    time.Time // it is suspected
-	gone     time.Time // since when; zero: it is not
+	revision uint64    // of the record; a host that writes its record is not dead
+	since    time.Time // start of the suspicion
+	gone     time.Time // time at which the host was declared gone; zero: not gone
 }
 
-// NewDetector makes a Detector. live names the machines that are heard of, see
+// NewDetector returns a Detector. live returns the machines that are alive, see
 // state.Store.LiveNodes.
 func NewDetector(drainAfter time.Duration, live func(ctx context.Context) ([]string, error)) *Detector {
 	return &Detector{drainAfter: drainAfter, live: live, answers: Answers, hosts: map[string]*sighting{}}
 }
 
-// Look judges all hosts, and gives those that are gone, with the time since
-// when. believed says whether a host is taken to be where its record says. It asks the store only when somebody is suspected for long enough. When
-// it cannot ask, what it judged last stands. One goroutine may use it.
+// Look evaluates all hosts and returns those that are gone, with the time at which each
+// was declared gone. believed reports whether a host is accepted to be at the address in
+// its record. Look queries the store only if a host has been suspected for long enough.
+// If the query fails, Look returns the previous result and the error. Only one goroutine
+// may call it.
 func (d *Detector) Look(ctx context.Context, hosts []Host, believed func(id string) bool) (gone map[string]time.Time, err error) {
 	now := time.Now()
 	var living, due []Host
@@ -88,10 +90,10 @@ func (d *Detector) Look(ctx context.Context, hosts []Host, believed func(id stri
 	return gone, err
 }
 
-// judge decides on hosts that have been suspected for long enough. A living
-// host that has the address or the node of one is in its place: a machine that
-// was installed anew has a new identity. A host that only claims the address,
-// since it is known at another, has it once nothing is heard of the machine.
+// judge decides about hosts that have been suspected for long enough. A live host with
+// the same address or node name replaces a suspected host, because a reinstalled machine
+// has a new identity. A live host that only claims the address, because it is known at
+// another one, counts once the failure detector no longer lists the machine.
 func (d *Detector) judge(ctx context.Context, due, living []Host, believed func(id string) bool) error {
 	live, err := d.live(ctx)
 	if err != nil {
@@ -109,7 +111,7 @@ func (d *Detector) judge(ctx context.Context, due, living []Host, believed func(
 		case h.Node != "" && !renamed && slices.Contains(live, h.Node):
 			s.gone = time.Time{}
 		case slices.ContainsFunc(living, claimed):
-			s.die() // who answers there may be the one that claims it
+			s.die() // the host that claims the address may be the one that answers there
 		default:
 			wg.Go(func() {
 				if d.answers(ctx, h.VTEP) {
@@ -130,8 +132,8 @@ func (s *sighting) die() {
 	}
 }
 
-// Answers says whether the kernel at an address answers: accepting or refusing
-// a connection, it lives. Silence may be a firewall's.
+// Answers reports whether the kernel at host answers, by accepting or refusing a
+// connection. A firewall may also cause a missing answer.
 func Answers(ctx context.Context, host netip.Addr) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

@@ -12,21 +12,21 @@ import (
 )
 
 const (
-	// seekEvery is how often a host alone looks at its token and interface.
+	// seekEvery is how often a standalone host checks its token and interface.
 	seekEvery = 2 * time.Second
-	// gather is how long a search listens before anybody is asked: a host that has
-	// just spoken answers a second and 120 ms later. Two clusters with one token
-	// are then seen.
+	// gather is how long a search listens before it probes any host. A host that has just
+	// announced itself may answer up to 1 s and 120 ms later. Within gather, the search
+	// also sees whether two clusters use one token.
 	gather = 1300 * time.Millisecond
-	// announceAgain is the pause after the interface failed.
+	// announceAgain is the pause after an error on the interface.
 	announceAgain = 10 * time.Second
 	// askedFor is how long a join without addresses listens.
 	askedFor = 2500 * time.Millisecond
 )
 
-// Discover lets others find this host's cluster by mDNS while it is in one. A host
-// that is alone, has a token and did not leave a cluster by its own will looks for
-// the cluster of that token and joins it.
+// Discover announces this host's cluster by mDNS while the host is in one. A host that is
+// alone, has a token and did not leave a cluster deliberately searches for the cluster
+// with that token and joins it.
 func (k *Keeper) Discover(ctx context.Context) error {
 	place, _, _, _ := k.current()
 	switch {
@@ -39,7 +39,7 @@ func (k *Keeper) Discover(ctx context.Context) error {
 	return nil
 }
 
-// announce says which cluster this host is in until ctx ends.
+// announce announces this host's cluster until ctx ends.
 func (k *Keeper) announce(ctx context.Context) {
 	_, at, _, _ := k.current()
 	said := ""
@@ -62,17 +62,17 @@ func (k *Keeper) announce(ctx context.Context) {
 	}
 }
 
-// search is a token's search on an interface.
+// search is the search for the cluster of a token on one interface.
 type search struct {
 	token  Token
-	from   string // where the token is, for people
+	from   string // source of the token, for messages
 	at     Underlay
 	found  *candidates
 	began  time.Time
-	failed error // of the last hosts that were asked
+	failed error // error of the last probes
 	stop   context.CancelFunc
-	ended  chan struct{} // nobody listens any more
-	err    error         // why; once ended is closed
+	ended  chan struct{} // closed when the search no longer listens
+	err    error         // reason for the end; valid once ended is closed
 }
 
 func (k *Keeper) newSearch(ctx context.Context, token Token, from string, at Underlay) (*search, error) {
@@ -89,12 +89,12 @@ func (k *Keeper) newSearch(ctx context.Context, token Token, from string, at Und
 	return s, nil
 }
 
-// seek looks for the cluster until ctx ends, which it does when one is joined.
+// seek searches for the cluster until ctx ends. ctx ends when this host joins one.
 func (k *Keeper) seek(ctx context.Context) {
 	tick := time.NewTicker(seekEvery)
 	defer tick.Stop()
 	var s *search
-	told := &search{} // of which the log speaks
+	told := &search{} // the search that was logged last
 	defer func() {
 		s.end()
 		k.tell("", "")
@@ -136,14 +136,14 @@ func (k *Keeper) seek(ctx context.Context) {
 	}
 }
 
-// end stops a search, if there is one.
+// end stops a search. s may be nil.
 func (s *search) end() {
 	if s != nil {
 		s.stop()
 	}
 }
 
-// deaf says that nobody listens any more.
+// deaf reports whether the search no longer listens.
 func (s *search) deaf() bool {
 	select {
 	case <-s.ended:
@@ -153,7 +153,7 @@ func (s *search) deaf() bool {
 	}
 }
 
-// gather waits until all that are there have been heard.
+// gather waits until all present hosts had time to answer.
 func (s *search) gather(ctx context.Context) { pause(ctx, gather-time.Since(s.began)) }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -165,8 +165,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// follow gives the search that the token and the interface of now want; nil:
-// none.
+// follow returns the search for the current token and interface, or nil if none is
+// needed. It ends the old search s if it differs.
 func (k *Keeper) follow(ctx context.Context, s *search) (*search, error) {
 	place, _, _, _ := k.current()
 	token, from, err := k.wantedToken()
@@ -190,8 +190,8 @@ func (k *Keeper) follow(ctx context.Context, s *search) (*search, error) {
 	return k.newSearch(ctx, token, from, at)
 }
 
-// moveAlone looks where a host that is in no cluster is now: its tunnels follow
-// by themselves.
+// moveAlone updates the underlay of a host that is in no cluster, whose tunnels follow
+// without further action.
 func (k *Keeper) moveAlone() (Underlay, error) {
 	at, err := k.underlay()
 	if err != nil {
@@ -205,7 +205,7 @@ func (k *Keeper) moveAlone() (Underlay, error) {
 	return at, nil
 }
 
-// ask asks the hosts that may be asked now, and joins what they are in.
+// ask probes the hosts that are due and joins their cluster.
 func (k *Keeper) ask(ctx context.Context, s *search) {
 	due := s.found.due()
 	if len(due) == 0 {
@@ -228,7 +228,7 @@ func (k *Keeper) ask(ctx context.Context, s *search) {
 	}
 }
 
-// state says how the search goes: of which kind that is, and in a sentence.
+// state returns the state of the search: its kind, and a sentence for the user.
 func (s *search) state() (kind, sentence string) {
 	where := fmt.Sprintf("%s (%s)", s.at.Iface, s.at.Addr)
 	strangers, ours := s.found.others()
@@ -243,7 +243,7 @@ func (s *search) state() (kind, sentence string) {
 	return "nobody", fmt.Sprintf("no host announces a cluster with the token in %s on %s; begin it on one: socketplane cluster bootstrap, or join it by address: socketplane cluster join ADDR", s.from, where)
 }
 
-// addresses names some of many.
+// addresses returns the first three addresses as text.
 func addresses(all []netip.Addr) string {
 	var names []string
 	for _, a := range all[:min(len(all), 3)] {
@@ -255,8 +255,8 @@ func addresses(all []netip.Addr) string {
 	return strings.Join(names, ", ")
 }
 
-// tell keeps a sentence for Problems, and logs it when its kind is news: who is on
-// the segment cannot fill the log.
+// tell stores a sentence for Problems. It logs the sentence only if its kind is new, so
+// that hosts on the segment cannot flood the log.
 func (k *Keeper) tell(kind, sentence string) {
 	k.mu.Lock()
 	news := kind != k.soughtKind
@@ -267,7 +267,7 @@ func (k *Keeper) tell(kind, sentence string) {
 	}
 }
 
-// Problems are what Status tells of this host's place.
+// Problems returns the problems of this host's place in the cluster, for Status.
 func (k *Keeper) Problems() []string {
 	var list []string
 	k.mu.Lock()
@@ -281,8 +281,8 @@ func (k *Keeper) Problems() []string {
 	return list
 }
 
-// find gives the hosts that announce a cluster with a token, for a join that was
-// told no address.
+// find searches for hosts that announce a cluster with the token, for a join without
+// addresses.
 func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, *candidates, error) {
 	at, err := k.moveAlone()
 	if err != nil {
@@ -295,7 +295,7 @@ func (k *Keeper) find(ctx context.Context, token Token) ([]netip.Addr, *candidat
 		return nil, nil, err
 	}
 	select {
-	case <-s.ended: // when ctx does, or it could not begin
+	case <-s.ended: // ctx ended, or the search could not start
 	case <-s.found.news:
 		s.gather(ctx)
 		cancel()

@@ -15,8 +15,8 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Bootstrap implements api.ClusterService. On a host where a cluster began it
-// changes nothing.
+// Bootstrap implements api.ClusterService. It changes nothing on a host that bootstrapped
+// its cluster already.
 func (k *Keeper) Bootstrap(ctx context.Context, req api.BootstrapRequest) (api.Place, error) {
 	if err := k.changes.enter(ctx); err != nil {
 		return api.Place{}, inLine(err)
@@ -46,8 +46,8 @@ func (k *Keeper) Bootstrap(ctx context.Context, req api.BootstrapRequest) (api.P
 	return k.enter(ctx, next, token, had)
 }
 
-// Join implements api.ClusterService. On a host that joined with this token before
-// it changes nothing: the token is the cluster's.
+// Join implements api.ClusterService. It changes nothing on a host that joined with this
+// token before, because the token identifies the cluster.
 func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, error) {
 	addrs, err := api.ParseJoin(req.Addresses)
 	if err != nil {
@@ -77,7 +77,7 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 		return k.Place(ctx)
 	case place.InCluster():
 		return api.Place{}, errInCluster(place)
-	case len(addrs) == 0 && len(req.Addresses) == 0 && !token.IsZero(): // it was in a cluster when it should have looked for one
+	case len(addrs) == 0 && len(req.Addresses) == 0 && !token.IsZero(): // the host was in a cluster when findFor decided not to search
 		return api.Place{}, errChanging
 	case token.IsZero():
 		return api.Place{}, api.Errorf(api.CodeInvalid, "joining needs the cluster's token; on a host of the cluster it is shown by: socketplane cluster token")
@@ -85,7 +85,7 @@ func (k *Keeper) Join(ctx context.Context, req api.JoinRequest) (api.Place, erro
 	return k.join(ctx, addrs, token, had, probe)
 }
 
-// sameAgain says that a host is where it is asked to go.
+// sameAgain reports whether the host is already where the request asks it to go.
 func sameAgain(place Place, req api.JoinRequest, same bool) bool {
 	if len(req.Addresses) == 0 {
 		return place.InCluster() && same
@@ -93,8 +93,8 @@ func sameAgain(place Place, req api.JoinRequest, same bool) bool {
 	return place.Is == api.PlaceJoined && req.Token != "" && same
 }
 
-// findFor finds the hosts that a join without addresses is about; none where no
-// search is needed, since Join answers otherwise.
+// findFor returns the hosts for a join without addresses. It returns none if Join needs
+// no search.
 func (k *Keeper) findFor(ctx context.Context, req api.JoinRequest) ([]netip.Addr, *candidates, error) {
 	token, _, err := k.tokenFor(req.Token)
 	place, _, _, _ := k.current()
@@ -104,10 +104,10 @@ func (k *Keeper) findFor(ctx context.Context, req api.JoinRequest) ([]netip.Addr
 	return k.find(ctx, token)
 }
 
-// asking asks hosts which cluster they are in.
+// asking is a function that asks hosts which cluster they are in.
 type asking func(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error)
 
-// join enters the cluster that addrs are in. The caller holds changes.
+// join enters the cluster of addrs. The caller holds k.changes.
 func (k *Keeper) join(ctx context.Context, addrs []netip.Addr, token, had Token, ask asking) (api.Place, error) {
 	place, at, store, _ := k.current()
 	if store == nil {
@@ -143,8 +143,9 @@ func errObstacles(found []string) error {
 	return api.Errorf(api.CodeInUse, "this host cannot join with a state of its own: %s; remove them first", strings.Join(found[:min(len(found), 10)], ", "))
 }
 
-// tokenFor gives the token that was said, else that of this host's cluster, else
-// the one by which a host that is alone finds its cluster.
+// tokenFor returns the token given in said, else the token of this host's cluster, else
+// the token with which a standalone host searches for its cluster. had is the stored
+// token.
 func (k *Keeper) tokenFor(said string) (token, had Token, err error) {
 	had, err = LoadToken(k.Dir)
 	if err != nil {
@@ -168,7 +169,8 @@ func (k *Keeper) tokenFor(said string) (token, had Token, err error) {
 	return token, had, nil
 }
 
-// enter writes token and place and begins anew. What fails leaves both as they were.
+// enter stores token and place and restarts the agent. If the place cannot be saved, it
+// restores the old token.
 func (k *Keeper) enter(ctx context.Context, next Place, token, had Token) (api.Place, error) {
 	if err := removeData(k.consulDir()); err != nil {
 		return api.Place{}, fmt.Errorf("remove what an earlier Consul has left: %w", err)
@@ -182,7 +184,7 @@ func (k *Keeper) enter(ctx context.Context, next Place, token, had Token) (api.P
 	return k.Place(ctx)
 }
 
-// prepare refuses early what would only fail after the agent has begun anew.
+// prepare checks early for conditions that would only fail after the agent has restarted.
 func (k *Keeper) prepare() error {
 	if _, err := findConsul(k.Dir); err != nil {
 		return &api.Error{Code: api.CodeUnavailable, Message: err.Error(), Cause: err}
@@ -197,7 +199,7 @@ func (k *Keeper) prepare() error {
 	k.mu.Lock()
 	ending := k.anew == nil
 	k.mu.Unlock()
-	if ending { // its Consul is still needed for the good-bye
+	if ending { // leaving the old cluster still needs its Consul
 		return errChanging
 	}
 	stopLeftover(k.consulDir())
@@ -210,7 +212,7 @@ func (k *Keeper) prepare() error {
 		if err != nil {
 			return fmt.Errorf("port %d of Consul: %w", port, err)
 		}
-		_ = conn.Close() // only tried
+		_ = conn.Close() // the listener was only a test
 	}
 	return nil
 }

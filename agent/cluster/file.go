@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 )
 
-// readSmall reads a file of ours. Its error wraps fs.ErrNotExist when it is absent.
+// readSmall reads a file of the agent. The error wraps fs.ErrNotExist if the file is
+// absent.
 func readSmall(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -25,7 +26,7 @@ func readSmall(path string) ([]byte, error) {
 	return data, nil
 }
 
-// writeSmall writes a file, mode 0600, whole or not at all, also across a power cut.
+// writeSmall replaces a file atomically, even across a power failure. The mode is 0600.
 func writeSmall(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-") // mode 0600
 	if err != nil {

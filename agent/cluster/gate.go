@@ -7,15 +7,15 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// gate is a mutex for work that takes long: who waits for it can give up.
+// gate is a mutex for long operations. A waiter can give up.
 type gate chan struct{}
 
 func newGate() gate { return make(gate, 1) }
 
-// enter waits until nobody else is inside, or until ctx ends. Who has entered calls
+// enter waits until the gate is free or ctx ends. After a nil error, the caller must call
 // leave once.
 func (g gate) enter(ctx context.Context) error {
-	err := ctx.Err() // whose context has ended does not get in, even if nobody is inside
+	err := ctx.Err() // an ended context is refused even if the gate is free
 	if err == nil {
 		select {
 		case g <- struct{}{}:
@@ -27,12 +27,12 @@ func (g gate) enter(ctx context.Context) error {
 	return fmt.Errorf("another change of this host's place in the cluster is not finished: %w", err)
 }
 
-// inLine is the error of enter for who called.
+// inLine converts an error of enter for the API.
 func inLine(err error) error {
 	return &api.Error{Code: api.CodeUnavailable, Message: err.Error() + "; try again", Cause: err}
 }
 
-// tryEnter enters if nobody is inside.
+// tryEnter enters if the gate is free.
 func (g gate) tryEnter() bool {
 	select {
 	case g <- struct{}{}:

@@ -11,19 +11,18 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// handOverTimeout bounds how long a server waits until the cluster stands without
-// it: another host starts its Consul again, and that catches up.
+// handOverTimeout limits how long a server waits until the cluster can continue without
+// it: another host must restart its Consul, which then catches up.
 const handOverTimeout = turnTimeout
 
-// lacksWithout says what the cluster lacks to go on without a host; empty: nothing.
-// A quorum must be left that is alive, since a quorum that is lost cannot even take
-// a server out.
+// lacksWithout returns what the cluster lacks to continue without host, or "" if nothing.
+// The remaining quorum must be alive, because a lost quorum cannot even remove a server.
 func lacksWithout(host string, all []seat, quorum []raftServer) string {
 	alive := map[string]bool{}
 	var away []string
 	stay := false
 	for _, s := range all {
-		gone := !s.known && (s.leaving || !s.alive) // as good as that, and its vote may go any moment
+		gone := !s.known && (s.leaving || !s.alive) // treated as gone, because its vote may disappear at any moment
 		alive[s.host] = s.alive && !gone
 		if s.host == host || gone {
 			continue
@@ -45,7 +44,7 @@ func lacksWithout(host string, all []seat, quorum []raftServer) string {
 	}
 	lacks := ""
 	switch {
-	case !stay: // nobody needs one
+	case !stay: // no other host remains that needs a server
 		return ""
 	case voters == 0:
 		lacks = "no other host is a server yet"
@@ -60,14 +59,14 @@ func lacksWithout(host string, all []seat, quorum []raftServer) string {
 	return lacks
 }
 
-// replaceServer waits until the cluster stands without this host, if that is a
-// server, and holds the servers as they are. The session is nil where nothing need
-// be held; it ends in Finish, or in stay. With force the host goes in any case, and
-// stays marked.
+// replaceServer waits until the cluster can continue without this host, if that is a
+// server, and prevents further changes of the servers. The session that does so ends in
+// Finish or in stay; it is nil if it is not needed. With force the host leaves in any
+// case, and keeps its mark.
 func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Store, force bool) (state.Session, error) {
 	now, err := k.look(ctx, store)
 	switch {
-	case ctx.Err() != nil: // nobody waits for it any more
+	case ctx.Err() != nil: // the request was canceled
 		return nil, ctx.Err()
 	case err != nil && !place.Server:
 		return nil, nil //nolint:nilerr // a client takes nothing from the others
@@ -76,7 +75,8 @@ func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Sto
 	case !now.serves(k.HostID) || len(now.seats) == 1:
 		return nil, nil
 	}
-	// The others count on this host no more, and one is promoted if need be.
+	// After this the other hosts no longer count on this host, and promote another one
+	// if necessary.
 	if err := setLeaving(ctx, store, k.HostID, true); err != nil {
 		return nil, err
 	}
@@ -89,7 +89,8 @@ func (k *Keeper) replaceServer(ctx context.Context, place Place, store state.Sto
 	return held, err
 }
 
-// awaitSuccession waits for the servers that the cluster needs, and holds them.
+// awaitSuccession waits until the remaining servers suffice for the cluster, and holds
+// seatsKey.
 func (k *Keeper) awaitSuccession(ctx context.Context, store state.Store) (state.Session, error) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -121,10 +122,11 @@ func (k *Keeper) awaitSuccession(ctx context.Context, store state.Store) (state.
 	}
 }
 
-// holdSeats takes the key of those who change the servers, and looks whether the
-// cluster stands without this host still. If it does the key is held by the session.
+// holdSeats takes seatsKey, and checks that the cluster can still continue without this
+// host. If so, it returns the session that holds the key; otherwise it returns what the
+// cluster lacks.
 func (k *Keeper) holdSeats(ctx context.Context, store state.Store) (_ state.Session, lacks string, err error) {
-	// It outlives the request, and ends in Finish.
+	// The session outlives the request; Finish ends it.
 	session, err := store.OpenSession(context.WithoutCancel(ctx), "socketplane leave "+k.HostName, seatTTL)
 	if err != nil {
 		return nil, "", err
@@ -146,7 +148,7 @@ func (k *Keeper) holdSeats(ctx context.Context, store state.Store) (_ state.Sess
 	return nil, lacks, err
 }
 
-// stay takes back what replaceServer has done.
+// stay reverts replaceServer.
 func (k *Keeper) stay(ctx context.Context, store state.Store, held state.Session) error {
 	if held != nil {
 		endSession(ctx, held)
@@ -156,16 +158,16 @@ func (k *Keeper) stay(ctx context.Context, store state.Store, held state.Session
 	return setLeaving(ctx, store, k.HostID, false)
 }
 
-// endSession frees what a session holds, soon.
+// endSession closes a session within 2 s.
 func endSession(ctx context.Context, s state.Session) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	_ = s.Close(ctx) // else it runs out
+	_ = s.Close(ctx) // after an error the session expires
 }
 
-// handOver takes this host out of the quorum, while the others carry on. Consul's
-// own leave waits 5 s for that and then goes all the same, and the other of two
-// would have lost the quorum for good.
+// handOver removes this host from the quorum while the other servers continue. Consul's
+// own leave waits 5 s for the removal and then exits anyway. The other of two servers
+// would then have lost the quorum for good.
 func (k *Keeper) handOver(ctx context.Context) error {
 	servers, err := k.consul.quorum(ctx)
 	if err != nil {
@@ -177,7 +179,7 @@ func (k *Keeper) handOver(ctx context.Context) error {
 	}
 	if servers[i].Leader {
 		if err := k.consul.transferLeader(ctx); err != nil {
-			// A leader can take itself out as well; the others then elect one.
+			// A leader can also remove itself. The others then elect a new one.
 			k.Logger.Warn("the lead is not handed over", "err", err)
 		}
 	}
@@ -188,7 +190,7 @@ func (k *Keeper) handOver(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		// It may have been done, and the answer lost.
+		// The removal may have succeeded although the response was lost.
 		servers, quorumErr := k.consul.quorum(ctx)
 		if quorumErr == nil && !slices.ContainsFunc(servers, func(s raftServer) bool { return s.ID == k.HostID }) {
 			return nil

@@ -1,6 +1,6 @@
-// Package cluster owns who is in the cluster: this host's identity and record,
-// its session that proves it alive, and the list of all hosts. It never
-// touches a packet and knows nothing of networks or endpoints.
+// Package cluster manages the membership of the cluster: this host's identity and record,
+// the session that proves it alive, and the list of all hosts. It never touches a packet
+// and knows nothing of networks or endpoints.
 package cluster
 
 import (
@@ -16,18 +16,18 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// HostsPrefix is where the records of the hosts lie, one key a host id.
+// HostsPrefix is the prefix of the host records. Each key ends with a host ID.
 const HostsPrefix = state.Prefix + "hosts/"
 
-// What a record may say of an underlay, in bytes: the smallest MTU that leaves
-// an inner packet the 576 bytes that every host must take (RFC 791) under VXLAN
-// over IPv6, and the largest that an IPv4 packet can have.
+// Limits of a record's underlay MTU, in bytes. minMTU leaves an inner packet of 576
+// bytes, which every host must accept (RFC 791), under VXLAN over IPv6. maxMTU is the
+// maximum size of an IPv4 packet.
 const (
 	minMTU = 576 + 70
 	maxMTU = 65535
 )
 
-// maxName bounds a host's name, in bytes: a DNS name (RFC 1035).
+// maxName limits a host name, in bytes, as for a DNS name (RFC 1035).
 const maxName = 253
 
 // recordVersion is the version of the record's layout.
@@ -36,21 +36,21 @@ const recordVersion = 1
 // Host is a machine that runs the agent. Each host writes only its own record.
 type Host struct {
 	ID       string         // UUID, persisted in the state directory
-	Name     string         // for people; need not be unique
+	Name     string         // for display; need not be unique
 	VTEP     netip.Addr     // tunnel address
 	MTU      int            // bytes of an IP packet on the underlay
-	Routes   []netip.Prefix // what this host can reach by a route of its own, for overlap checks
-	Version  string         // of the agent
+	Routes   []netip.Prefix // destinations that this host reaches by its own routes, for overlap checks
+	Version  string         // agent version
 	Datapath string         // system or netdev
-	Node     string         // the machine's name in the store's failure detector; empty: not watched by one
-	Boot     string         // id of the machine's present boot, see BootID
+	Node     string         // the machine's name in the store's failure detector; empty: not watched
+	Boot     string         // ID of the machine's current boot, see BootID
 	Addrs    []netip.Prefix // addresses of this host with their prefix lengths, without those of gateways; not stored
-	Alive    bool           // its session holds the record; not stored, read from the store
-	Revision uint64         // version of the record's key; not stored, read from the store
+	Alive    bool           // its session holds the record; read from the store, not stored
+	Revision uint64         // version of the record's key; read from the store, not stored
 
 	Capabilities []string // see AllKnow
 
-	Unknown stored.Unknown // what a later release has written beside
+	Unknown stored.Unknown // members written by a later release
 }
 
 // record is the stored form of a Host.
@@ -77,7 +77,7 @@ func (h Host) encode() ([]byte, error) {
 	})
 }
 
-// Decode reads a host's record. The error names the key.
+// Decode decodes a host's record. The error names the key.
 func Decode(e state.Entry) (Host, error) {
 	var r record
 	err := stored.Decode(e.Value, recordVersion, &r)
@@ -108,13 +108,14 @@ func Decode(e state.Entry) (Host, error) {
 	}, nil
 }
 
-// printable keeps what other hosts call themselves from moving a terminal's cursor.
+// printable reports whether s is safe to print, so that names from other hosts cannot
+// move a terminal's cursor.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// DecodeAll reads a snapshot of HostsPrefix, sorted by name then id. A record
-// that cannot be read is left out and told in the errors.
+// DecodeAll decodes a snapshot of HostsPrefix, sorted by name and then ID. It omits a
+// record that it cannot decode and returns an error for it.
 func DecodeAll(entries []state.Entry) ([]Host, []error) {
 	var hosts []Host
 	var errs []error

@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// LoadID reads this host's identity from dir, and makes it at the first start.
-// It is a random UUID (RFC 9562, version 4) that outlives renames and new
+// LoadID reads this host's ID from dir, and creates it at the first start. The ID is a
+// random UUID (RFC 9562, version 4). It does not change with the host's name or
 // addresses.
 func LoadID(dir string) (string, error) {
 	path := filepath.Join(dir, "host-id")
@@ -33,8 +33,8 @@ func LoadID(dir string) (string, error) {
 	return id.String(), nil
 }
 
-// makeID writes the file whole or not at all: a host with half an identity
-// would be a new host at every start.
+// makeID writes the file atomically. A host with a partial ID would be a new host at
+// every start.
 func makeID(path string) (string, error) {
 	id := uuid.NewString()
 	if err := writeSmall(path, []byte(id+"\n")); err != nil {

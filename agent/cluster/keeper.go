@@ -14,79 +14,79 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// ErrAnew ends one life of the agent in favour of the next, in the same
-// process: this host's place in the cluster has changed.
+// ErrAnew ends one run of the agent and starts the next one in the same process, because
+// this host's place in the cluster has changed.
 var ErrAnew = errors.New("the agent begins anew")
 
-// Underlay is the interface of tunnels and cluster, and its address.
+// Underlay is the interface for the tunnels and the cluster, with its address.
 type Underlay struct {
 	Iface string
 	Addr  netip.Addr
 }
 
-// KeeperConfig is what a Keeper is made of.
+// KeeperConfig configures a Keeper.
 type KeeperConfig struct {
 	Dir        string // the state directory
 	HostID     string // UUID
 	HostName   string
-	Configured bool                                 // consul.address is set: nothing is managed
-	Iface      string                               // by the settings; empty: found
-	Underlay   func(iface string) (Underlay, error) // finds the interface when iface is empty
+	Configured bool                                 // consul.address is set, so the agent manages no Consul
+	Iface      string                               // from the settings; empty: Underlay finds it
+	Underlay   func(iface string) (Underlay, error) // finds the interface if iface is empty
 	Ports      Ports
 	SessionTTL time.Duration // of this host's session, see NewMember
 
-	TokenFile        string // where an administrator leaves the cluster's token
-	TokenFileMust    bool   // it was named: that it is missing is a problem
-	InsecureAutojoin bool   // without a token the public one is used
+	TokenFile        string // file in which an administrator stores the cluster's token
+	TokenFileMust    bool   // the settings name TokenFile, so a missing file is a problem
+	InsecureAutojoin bool   // use the public token if there is no other
 
 	Logger *slog.Logger
 }
 
-// Endpoints is what a Keeper needs of the agent.
+// Endpoints is the part of the agent that a Keeper uses.
 type Endpoints interface {
 	Endpoints(ctx context.Context) ([]api.Endpoint, error)
 	Release(ctx context.Context, id string) error
 	Status(ctx context.Context) (api.Status, error)
 }
 
-// Keeper keeps this host's place in its cluster, over the lives of the agent. It
-// implements api.ClusterService.
+// Keeper manages this host's place in its cluster, across all runs of the agent in this
+// process. It implements api.ClusterService.
 type Keeper struct {
 	KeeperConfig
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields down to soughtKind
 	place      Place
-	at         Underlay // of this life; zero: not found yet
+	at         Underlay // of this run; zero: not found yet
 	life       int
-	ready      func() bool // the agent of this life is
+	ready      func() bool // reports whether the agent of this run is ready
 	waiting    string
 	anew       context.CancelCauseFunc
 	ending     ending
 	store      state.Store
 	agent      Endpoints
-	process    *Consul // of this life
-	public     bool    // this host's cluster is of the public token
-	sought     string  // how the search for the cluster goes; empty: nothing to tell
+	process    *Consul // of this run
+	public     bool    // this host's cluster uses the public token
+	sought     string  // state of the search for the cluster; empty: nothing to report
 	soughtKind string
-	changes    gate // one change of the place at a time
-	turns      gate // held while the servers are changed; entered before changes
+	changes    gate // serializes changes of the place
+	turns      gate // held while the servers change; entered before changes
 
 	consul consulClient
 }
 
-// ending is what has to be done when a life ends, beside stopping.
+// ending is what has to happen at the end of a run, besides stopping.
 type ending struct {
-	leave bool          // the cluster
-	seats state.Session // holds the servers as they are, while a server leaves; nil: not needed
-	move  bool          // to another address
+	leave bool          // leave the cluster
+	seats state.Session // keeps the servers unchanged while a server leaves; nil: not needed
+	move  bool          // the host moves to another address
 }
 
 var _ api.ClusterService = (*Keeper)(nil)
 
-// errChanging refuses a change of the place while another takes force.
+// errChanging rejects a change of the place while another takes effect.
 var errChanging = api.Errorf(api.CodeUnavailable, "the agent is stopping or restarting; try again")
 
-// NewKeeper reads this host's place.
+// NewKeeper returns a Keeper with this host's stored place.
 func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	place, err := LoadPlace(cfg.Dir)
 	if err != nil {
@@ -103,7 +103,7 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	return k, nil
 }
 
-// Begin starts a life of the agent: its context ends when the place changes.
+// Begin starts a run of the agent. The returned context ends when the place changes.
 func (k *Keeper) Begin(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	k.mu.Lock()
@@ -113,7 +113,7 @@ func (k *Keeper) Begin(ctx context.Context) (context.Context, context.CancelFunc
 	return ctx, func() { cancel(context.Canceled) }
 }
 
-// End says whether the life whose context has ended is followed by another.
+// End reports whether another run follows the one whose context has ended.
 func (k *Keeper) End(ctx context.Context) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -125,21 +125,21 @@ func (k *Keeper) End(ctx context.Context) bool {
 	return true
 }
 
-// Serve says who answers in this life.
+// Serve sets the store, the agent and its readiness function for this run.
 func (k *Keeper) Serve(store state.Store, agent Endpoints, ready func() bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.store, k.agent, k.ready, k.waiting = store, agent, ready, ""
 }
 
-// Managed says whether this host's Consul is run by us in this life.
+// Managed reports whether the agent manages this host's Consul in this run.
 func (k *Keeper) Managed() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.place.InCluster()
 }
 
-// Waiting says what the agent waits for; empty: nothing.
+// Waiting returns what the agent waits for, or "" if nothing.
 func (k *Keeper) Waiting() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -152,19 +152,20 @@ func (k *Keeper) wait(why string) {
 	k.waiting = why
 }
 
-// consulDir is where the files of our Consul lie.
+// consulDir returns the directory of the managed Consul's files.
 func (k *Keeper) consulDir() string { return consulDir(k.Dir) }
 
 func consulDir(stateDir string) string { return filepath.Join(stateDir, "consul") }
 
-// ConsulAddress is where our Consul answers: to root, by a unix socket.
+// ConsulAddress returns the address of the managed Consul: a unix socket that only root
+// can use.
 func (k *Keeper) ConsulAddress() string { return socketURL(k.consul.socket) }
 
-// StatePath is where the state of a host alone lies.
+// StatePath returns the path of a standalone host's state file.
 func (k *Keeper) StatePath() string { return filepath.Join(k.Dir, "state.db") }
 
-// change saves another place and, if anew is said, ends this life. The caller
-// holds changes.
+// change saves a new place and, if anew is true, ends this run. The caller holds
+// k.changes.
 func (k *Keeper) change(place Place, end ending, anew bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// storeTimeout bounds what is written at the end.
+	// storeTimeout limits the writes to the store when a host leaves.
 	storeTimeout = 10 * time.Second
-	// leaveTimeout bounds each part of the good-bye: quorum, gossip.
+	// leaveTimeout limits each step of leaving Consul: the quorum, the gossip.
 	leaveTimeout = 15 * time.Second
 )
 
 // Leave implements api.ClusterService.
 func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, err error) {
-	// First this: a turn that is under way ends with a change of the place.
+	// The turns gate comes first, because a turn in progress ends by changing the place.
 	if err := k.turns.enter(ctx); err != nil {
 		return api.Place{}, inLine(err)
 	}
@@ -39,7 +39,8 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, 
 		return api.Place{}, api.Errorf(api.CodeConflict, "this host is in no cluster")
 	}
 	if store == nil && place.Settled && !req.Force {
-		// Nobody could be told, and who would serve the others is not known.
+		// The other hosts could not be informed, and it is unknown which servers would
+		// remain.
 		return api.Place{}, api.Errorf(api.CodeUnavailable, "the agent has not reached its cluster yet (socketplane agent status says why); try again then, or leave with --force")
 	}
 	if agent != nil {
@@ -56,14 +57,15 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, 
 			k.Logger.Warn("this host leaves, and the others may be without a server", "err", err)
 		}
 	}
-	if ctx.Err() != nil { // who asked has changed his mind
+	if ctx.Err() != nil { // the request was canceled
 		err := ctx.Err()
 		if seats != nil {
 			err = errors.Join(err, k.stay(ctx, store, seats))
 		}
 		return api.Place{}, err
 	}
-	// With its token in the settings it would find its way back by itself.
+	// Left is set because a host with the token in its settings would join again by
+	// itself.
 	if err := k.change(Place{Is: api.PlaceAlone, Iface: place.Iface, Left: true}, ending{leave: true, seats: seats}, true); err != nil {
 		if seats != nil {
 			err = errors.Join(err, k.stay(ctx, store, seats))
@@ -77,7 +79,8 @@ func (k *Keeper) Leave(ctx context.Context, req api.LeaveRequest) (_ api.Place, 
 	return k.Place(ctx)
 }
 
-// release gives back the endpoints of this host, if that is wanted.
+// release releases the endpoints of this host if force is set. Without force it fails if
+// there are any.
 func (k *Keeper) release(ctx context.Context, agent Endpoints, force bool) error {
 	list, err := agent.Endpoints(ctx)
 	if err != nil && !force {
@@ -102,8 +105,8 @@ func (k *Keeper) release(ctx context.Context, agent Endpoints, force bool) error
 	return nil
 }
 
-// Finish does what a life's end asks for, once nobody of this host uses the
-// store any more and before its Consul stops.
+// Finish performs the ending of a run. The caller must call it after this host has
+// stopped to use the store and before its Consul stops.
 func (k *Keeper) Finish(ctx context.Context, store state.Store) {
 	k.mu.Lock()
 	end := k.ending
@@ -114,7 +117,7 @@ func (k *Keeper) Finish(ctx context.Context, store state.Store) {
 			k.Logger.Warn("the record of this host stays in the cluster", "err", err)
 		}
 		cancel()
-		// A server that has no record counts for nobody: the next may leave.
+		// A server without a record no longer counts, so the next host may leave.
 		if end.seats != nil {
 			endSession(ctx, end.seats)
 		}
@@ -131,14 +134,14 @@ func (k *Keeper) Finish(ctx context.Context, store state.Store) {
 	}
 }
 
-// timely does a part of the good-bye, whatever becomes of the life's context.
+// timely runs a step of leaving with its own timeout, even if ctx has ended.
 func (k *Keeper) timely(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	return f(ctx)
 }
 
-// Leftovers takes away what a cluster that this host left has on its disk.
+// Leftovers removes the files of a cluster that this host has left.
 func (k *Keeper) Leftovers() error {
 	place, _, _, _ := k.current()
 	if place.InCluster() || k.Configured {
@@ -150,7 +153,7 @@ func (k *Keeper) Leftovers() error {
 	return removeData(k.consulDir())
 }
 
-// forgetHost removes a host's record, whose deletion takes the tunnels to it down.
+// forgetHost removes a host's record. The other hosts then remove their tunnels to it.
 func forgetHost(ctx context.Context, store state.Store, id string) error {
 	e, err := store.Get(ctx, HostsPrefix+id)
 	if errors.Is(err, state.ErrNotFound) {

@@ -13,7 +13,7 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// Store is what this package needs of the key-value state.
+// Store is the part of the key-value state that this package uses.
 type Store interface {
 	Get(ctx context.Context, key string) (state.Entry, error)
 	List(ctx context.Context, prefix string) ([]state.Entry, error)
@@ -23,24 +23,25 @@ type Store interface {
 }
 
 const (
-	// refreshEvery is how often a host looks whether its record is as it should
-	// be: its own facts (routes, MTU, address) change, and a store can lose keys.
+	// refreshEvery is how often a host checks its record, because its routes, MTU and
+	// address can change and a store can lose keys.
 	refreshEvery = 10 * time.Second
-	// retryEvery paces attempts to register while the store is away, or while
-	// the session of an earlier life still holds the record.
+	// retryEvery separates attempts to register while the store is unreachable, or while
+	// the session of an earlier run still holds the record.
 	retryEvery = time.Second
-	// rivalTTLs is after how many TTLs a session that still holds our record
-	// is another machine's. One that nobody renews ends after two at most.
+	// rivalTTLs is the number of TTLs after which a session that still holds this host's
+	// record must belong to another machine. A session without renewals ends after at
+	// most two TTLs.
 	rivalTTLs = 3
 )
 
-// errHeld means that the record is right, and not held by our session yet.
+// errHeld reports that the record is correct but not held by this session yet.
 var errHeld = errors.New("the session of an earlier life holds the record of this host")
 
-// ErrTwin means that another machine lives under this host's identity.
+// ErrTwin reports that another live machine uses this host's identity.
 var ErrTwin = errors.New("another machine has this host's identity")
 
-// Member keeps this host in the cluster.
+// Member keeps this host registered in the cluster.
 type Member struct {
 	store  Store
 	self   func() (Host, error)
@@ -49,24 +50,24 @@ type Member struct {
 	now    func() time.Time
 
 	session state.Session
-	node    string         // what the store calls this machine
-	asked   bool           // node is what it said since the session began
-	mute    bool           // it could not say, and that was logged
-	own     Own            // this host's record
-	unknown stored.Unknown // what a later release of this host's agent has written into it
-	look    chan struct{}  // see Saw
-	rival   string         // session of what may be another machine with our identity
+	node    string         // this machine's name in the store's failure detector
+	asked   bool           // the store returned node since the session began
+	mute    bool           // the store failed to return node, and that was logged
+	own     Own            // values of this host's record
+	unknown stored.Unknown // members that a later release of this host's agent wrote to the record
+	look    chan struct{}  // signals a foreign value, see Saw
+	rival   string         // session of a machine that may have this host's identity
 	since   time.Time
 
 	mu       sync.Mutex
-	waiting  error         // what keeps this host from being admitted; nil: nothing
-	admitted chan struct{} // closed when it is
+	waiting  error         // why this host is not admitted yet; nil: it is admitted
+	admitted chan struct{} // closed on admission
 	returned chan struct{} // see Returned
 }
 
-// NewMember makes the member that self describes; self is asked again and
-// again, since addresses, MTU and routes change. A host is suspected by the
-// others ttl to twice ttl after its death.
+// NewMember returns a Member for the host that self describes. It calls self repeatedly,
+// because addresses, MTU and routes change. Other hosts suspect this host ttl to twice
+// ttl after its death.
 func NewMember(store Store, self func() (Host, error), ttl time.Duration, logger *slog.Logger) *Member {
 	return &Member{
 		store: store, self: self, ttl: ttl, logger: logger, now: time.Now,
@@ -75,9 +76,9 @@ func NewMember(store Store, self func() (Host, error), ttl time.Duration, logger
 	}
 }
 
-// Admitted waits until the record in the store is known to be this host's own:
-// from then on nobody takes its endpoints for a dead host's, and it touches no
-// other machine's. When ctx ends before that, the error says what is missing.
+// Admitted waits until the record in the store is known to be this host's own. From then
+// on no host takes its endpoints for those of a dead host, and it does not touch the
+// endpoints of another machine. If ctx ends first, the error names the missing condition.
 func (m *Member) Admitted(ctx context.Context) error {
 	select {
 	case <-m.admitted:
@@ -92,13 +93,12 @@ func (m *Member) Admitted(ctx context.Context) error {
 	return fmt.Errorf("this host is not registered: %w", m.waiting)
 }
 
-// Returned receives when this host's record was not held by it for a while:
-// what it had in the store may have been given to others meanwhile. One
-// listener can have it.
+// Returned receives a value if this host's record was not held for some time, so its
+// state in the store may have been given to other hosts. Only one listener may use it.
 func (m *Member) Returned() <-chan struct{} { return m.returned }
 
-// Saw takes what the store has as this host's record; nil: it has none. If that is
-// not what this host wrote it is put right at once.
+// Saw checks record, the value of this host's record in the store (nil: absent). If this
+// host did not write it, Member corrects it immediately.
 func (m *Member) Saw(record []byte) {
 	if !m.own.Is(record) {
 		select {
@@ -108,13 +108,13 @@ func (m *Member) Saw(record []byte) {
 	}
 }
 
-// Overwritten says how often somebody else wrote or deleted this host's record, and
-// when last.
+// Overwritten returns how often and when last another program wrote or deleted this
+// host's record.
 func (m *Member) Overwritten() (count int, last time.Time) { return m.own.Overwritten() }
 
-// Run registers this host and keeps its record true and its session alive
-// until ctx ends. The record stays when Run ends: an agent that stops is no
-// host that leaves, and its containers go on. It fails with ErrTwin only.
+// Run registers this host, and keeps its record up to date and its session alive until
+// ctx ends. The record stays when Run returns, because a stopped agent does not mean that
+// the host leaves: its containers continue. The only error is ErrTwin.
 func (m *Member) Run(ctx context.Context) error {
 	failing := false
 	for ctx.Err() == nil {
@@ -141,8 +141,8 @@ func (m *Member) Run(ctx context.Context) error {
 	return nil
 }
 
-// admit keeps what the last attempt to register says for Admitted. Who has been
-// admitted stays so while the store is away.
+// admit records the result of the last attempt to register for Admitted. An admitted host
+// stays admitted while the store is unreachable.
 func (m *Member) admit(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -156,7 +156,8 @@ func (m *Member) admit(err error) {
 	}
 }
 
-// pause waits for d, the loss of the session, or the end.
+// pause waits for d, for the loss of the session, for a foreign record, or until ctx
+// ends.
 func (m *Member) pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -169,13 +170,13 @@ func (m *Member) pause(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	case <-m.look:
 	case <-lost:
-		m.own.Reset() // a host that is taken for dead loses its record in the end
+		m.own.Reset() // the other hosts eventually remove the record of a host that they consider dead
 		m.logger.Warn("the session of this host has ended; opening another")
 		m.session = nil
 	}
 }
 
-// register writes the record under a living session, if it is not there already.
+// register writes the record under a live session, unless it is there already.
 func (m *Member) register(ctx context.Context) error {
 	self, err := m.self()
 	if err != nil {
@@ -197,9 +198,9 @@ func (m *Member) register(ctx context.Context) error {
 	return err
 }
 
-// askNode asks the store how its failure detector calls this machine. Until it
-// says so what it said last stands; where that is nothing, the others judge this
-// host by its session alone, and take longer.
+// askNode gets this machine's name in the store's failure detector. After an error it
+// keeps the previous name. Without a name the other hosts judge this host by its session
+// alone, which takes longer.
 func (m *Member) askNode(ctx context.Context) {
 	if m.asked {
 		return
@@ -215,10 +216,9 @@ func (m *Member) askNode(ctx context.Context) {
 	m.mute = true
 }
 
-// write makes the record what it should be and holds it. An earlier life of
-// this agent may hold it still, with a session that has not run out: then only
-// the value is written, and the hold is taken when it is free. The record is
-// never deleted, since peers would take the tunnel down.
+// write updates the record and holds it. The session of an earlier run of this agent may
+// hold the record until it expires. write then updates only the value, and a later call
+// holds the record. It never deletes the record, because peers would remove the tunnel.
 func (m *Member) write(ctx context.Context, self Host) error {
 	key := HostsPrefix + self.ID
 	old, err := m.store.Get(ctx, key)
@@ -269,7 +269,7 @@ func (m *Member) write(ctx context.Context, self Host) error {
 	return nil
 }
 
-// List reads all hosts consistently.
+// List returns all hosts with a consistent read.
 func List(ctx context.Context, store Store) ([]Host, error) {
 	entries, err := store.List(ctx, HostsPrefix)
 	if err != nil {

@@ -7,49 +7,49 @@ import (
 	"time"
 )
 
-// Own tells the values that this host wrote to a key of its own from those of
-// others, and counts the latter. A key that is absent has the value nil. The zero
-// Own has written nothing in this life, and takes whatever it finds for its own.
+// Own distinguishes the values that this host wrote to its own key from foreign values,
+// and counts the foreign ones. The value of an absent key is nil. The zero Own has
+// written nothing in this run and accepts any value as its own.
 type Own struct {
 	mu     sync.Mutex
-	values [][]byte // what may be there: the last one known to be, and those whose write had no answer
-	seen   uint64   // version of the foreign value that was counted last
+	values [][]byte // possible values of the key: the last known one, and those of unanswered writes
+	seen   uint64   // version of the last counted foreign value
 	count  int
 	last   time.Time
-	said   time.Time // when that was news last
+	said   time.Time // last time that Foreign reported news
 }
 
-// sayEvery is how often it is news that somebody else wrote a key.
+// sayEvery is the minimum interval between two reports of a foreign value.
 const sayEvery = time.Minute
 
-// maxTries bounds the values of unanswered writes that are kept.
+// maxTries limits how many values of unanswered writes are kept.
 const maxTries = 8
 
-// Try says that a value is about to be written.
+// Try records that the caller is about to write value.
 func (o *Own) Try(value []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.values) > 0 && !o.is(value) && len(o.values) < maxTries { // where nothing is known, anything may be ours
+	if len(o.values) > 0 && !o.is(value) && len(o.values) < maxTries { // as long as no value is known, any value may be ours
 		o.values = append(o.values, slices.Clone(value))
 	}
 }
 
-// Wrote says that a value is there, and ours.
+// Wrote records that the key has value and that this host wrote it.
 func (o *Own) Wrote(value []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.values = [][]byte{slices.Clone(value)}
 }
 
-// Reset forgets what was written: others may have changed it rightly, as after
-// this host was taken for dead.
+// Reset forgets the written values. The caller uses it when other hosts may legitimately
+// have changed the key, for example after they considered this host dead.
 func (o *Own) Reset() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.values = nil
 }
 
-// Is says whether a value may be ours.
+// Is reports whether this host may have written value.
 func (o *Own) Is(value []byte) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -60,8 +60,9 @@ func (o *Own) is(value []byte) bool {
 	return slices.ContainsFunc(o.values, func(v []byte) bool { return bytes.Equal(v, value) })
 }
 
-// Foreign counts a value that was read and is not ours, once a version. It is news once
-// a minute: who writes a key in a loop fills no log.
+// Foreign counts a value that another program wrote, once per version. It returns true at
+// most once a minute, so that a program that writes the key in a loop does not flood the
+// log.
 func (o *Own) Foreign(value []byte, version uint64, now time.Time) (news bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -78,7 +79,7 @@ func (o *Own) Foreign(value []byte, version uint64, now time.Time) (news bool) {
 	return true
 }
 
-// Overwritten says how often somebody else wrote the key in this life, and when last.
+// Overwritten returns how often and when last another program wrote the key in this run.
 func (o *Own) Overwritten() (count int, last time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -17,21 +17,21 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// Place is what this host is in a cluster whose Consul is ours, as the state
-// directory keeps it. What changes it takes force when the agent begins anew.
+// Place is this host's place in a cluster with a managed Consul, as stored in the state
+// directory. Some changes take effect only when the agent restarts.
 type Place struct {
 	Is      string       // api.PlaceAlone, PlaceBootstrapped or PlaceJoined
 	Cluster string       // UUID
 	Server  bool         // this host's Consul is a server
-	Settled bool         // the state of the host alone was carried over, or put away
-	Peers   []netip.Addr // other hosts of the cluster, as last seen: where to look for it
-	Iface   string       // by `cluster bind`; empty: the settings say, or it is found
-	Left    bool         // a host alone: it left a cluster, and joins one only when told to
+	Settled bool         // the state of the standalone host was carried over or removed
+	Peers   []netip.Addr // last known addresses of other hosts, used to find the cluster
+	Iface   string       // set by `cluster bind`; empty: from the settings, or detected
+	Left    bool         // a standalone host that left a cluster; it joins one only on request
 
-	Unknown stored.Unknown // what a later release has written beside
+	Unknown stored.Unknown // members written by a later release
 }
 
-// placeValue is a Place in its file.
+// placeValue is the stored form of a Place.
 type placeValue struct {
 	Version int          `json:"version"`
 	Is      string       `json:"is"`
@@ -53,7 +53,7 @@ const (
 	maxPeers     = 64
 )
 
-// LoadPlace reads the host's place. Without a file it is alone.
+// LoadPlace reads the host's place from dir. A host without the file is alone.
 func LoadPlace(dir string) (Place, error) {
 	path := filepath.Join(dir, placeFile)
 	data, err := readSmall(path)
@@ -96,7 +96,7 @@ func decodePlace(data []byte) (Place, error) {
 	return Place{Is: v.Is, Cluster: v.Cluster, Server: v.Server, Settled: v.Settled, Peers: v.Peers, Iface: v.Iface, Left: v.Left, Unknown: v.Unknown}, nil
 }
 
-// Save writes the place whole or not at all.
+// Save writes the place to dir atomically.
 func (p Place) Save(dir string) error {
 	peers := p.Peers[:min(len(p.Peers), maxPeers)]
 	data, err := stored.Encode(placeValue{
@@ -114,11 +114,11 @@ func (p Place) Save(dir string) error {
 	return writeSmall(filepath.Join(dir, placeFile), text.Bytes())
 }
 
-// InCluster says whether the host has a Consul that we run.
+// InCluster reports whether the agent manages a Consul on this host.
 func (p Place) InCluster() bool { return p.Is != api.PlaceAlone }
 
-// LoadToken reads the token that lies in the state directory; the zero Token
-// when there is none.
+// LoadToken reads the token in the state directory. It returns the zero Token if there is
+// none.
 func LoadToken(dir string) (Token, error) {
 	path := filepath.Join(dir, tokenFile)
 	data, err := readSmall(path)
@@ -135,7 +135,7 @@ func LoadToken(dir string) (Token, error) {
 	return t, nil
 }
 
-// SaveToken keeps the token for this host, readable by root only; the zero
+// SaveToken writes the token to the state directory, readable by root only. The zero
 // Token removes it.
 func SaveToken(dir string, t Token) error {
 	path := filepath.Join(dir, tokenFile)

@@ -19,35 +19,35 @@ import (
 	"github.com/hashicorp/serf/serf"
 )
 
-// speakTimeout bounds one attempt to speak to a host.
+// speakTimeout limits one TCP exchange with a host.
 const speakTimeout = 5 * time.Second
 
-// probeDatacenter is that of one who only asks.
+// probeDatacenter is the datacenter name of a probe.
 const probeDatacenter = "socketplane-probe"
 
-// ErrRefused says that a host is in a cluster, and that our token is not its.
+// ErrRefused reports that the host is in a cluster with another token.
 var ErrRefused = errors.New("it does not let this host in: the token is not that of its cluster")
 
-// ErrSilent says that no cluster answers at an address.
+// ErrSilent reports that no cluster answers at an address.
 var ErrSilent = errors.New("no cluster answers there")
 
-// Found is a cluster that has the same token.
+// Found is a cluster that has the probe's token.
 type Found struct {
 	Cluster string          // UUID
-	Hosts   []netip.Addr    // of its members
-	Nodes   map[string]Node // by the ids of their hosts
+	Hosts   []netip.Addr    // addresses of its members
+	Nodes   map[string]Node // by host ID
 }
 
-// Node is a member that has not left. Whether it lives the answer does not tell.
+// Node is a member that has not left. It may be dead: the answer does not show that.
 type Node struct {
 	Name string
 	Addr netip.Addr
 }
 
-// probe asks the host at an address which cluster it is in. It speaks Consul's
-// gossip (serf) under the token's key, so an answer proves that the host has the
-// token, and a host that has it not learns nothing. We ask as a node of no
-// cluster, whom the other refuses after it has answered: nothing of us stays.
+// probe asks the host at to for its cluster. It speaks Consul's gossip (serf) under the
+// token's key, so an answer proves that the host has the token, and a host without it
+// learns nothing. The probe claims to be in another datacenter. The host therefore
+// rejects it after it has answered, and keeps no trace of it.
 func probe(ctx context.Context, from, to netip.Addr, port int, token Token) (Found, error) {
 	key, err := token.gossipKey()
 	if err != nil {
@@ -89,7 +89,7 @@ func probe(ctx context.Context, from, to netip.Addr, port int, token Token) (Fou
 		return ears.found()
 	}
 	switch {
-	case err == nil: // cannot be: listener refuses all
+	case err == nil: // impossible, as listener rejects every merge
 		return Found{}, fmt.Errorf("%s: %w", to, ErrSilent)
 	case errors.Is(err, syscall.ECONNREFUSED), strings.Contains(err.Error(), "refused"), isTimeout(err):
 		return Found{}, fmt.Errorf("%s: %w", to, ErrSilent)
@@ -101,14 +101,14 @@ func isTimeout(err error) bool {
 	return strings.Contains(err.Error(), "timeout") || strings.Contains(err.Error(), "no route to host") || strings.Contains(err.Error(), "unreachable")
 }
 
-// listener hears who is in a cluster and joins none.
+// listener records the members of a cluster and rejects the merge.
 type listener struct{ members []*serf.Member }
 
 var errOnlyAsking = errors.New("only asking")
 
 func (l *listener) NotifyMerge(members []*serf.Member) error {
 	for _, m := range members {
-		if m.Tags["dc"] == probeDatacenter { // serf asks about ourselves, too
+		if m.Tags["dc"] == probeDatacenter { // serf also passes this node itself
 			return nil
 		}
 	}
@@ -116,8 +116,7 @@ func (l *listener) NotifyMerge(members []*serf.Member) error {
 	return errOnlyAsking
 }
 
-// found reads the answer strictly: it comes from one who has the token, and may
-// still be another program's.
+// found validates the answer. Its sender has the token but may still be another program.
 func (l *listener) found() (Found, error) {
 	f := Found{Nodes: map[string]Node{}}
 	for _, m := range l.members {

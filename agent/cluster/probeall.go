@@ -10,15 +10,15 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// answer is that of one host which was asked for its cluster.
+// answer is the result of probing one host.
 type answer struct {
 	by    netip.Addr
 	found Found
 	err   error
 }
 
-// askAll asks all hosts at once, 16 at a time. The returned function ends what is
-// under way and waits for it.
+// askAll probes all hosts concurrently, at most 16 at a time. The returned function
+// cancels the running probes and waits for them.
 func (k *Keeper) askAll(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (answers <-chan answer, end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	all := make(chan answer, len(addrs))
@@ -35,7 +35,7 @@ func (k *Keeper) askAll(ctx context.Context, from netip.Addr, addrs []netip.Addr
 	return all, func() { cancel(); asking.Wait() }
 }
 
-// probeAll takes the first cluster that answers. If none does the error tells of
+// probeAll returns the first cluster that answers. If none answers, the error describes
 // each host.
 func (k *Keeper) probeAll(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error) {
 	answers, end := k.askAll(ctx, from, addrs, token)
@@ -51,20 +51,20 @@ func (k *Keeper) probeAll(ctx context.Context, from netip.Addr, addrs []netip.Ad
 	return Found{}, errNotLetIn(errors.Join(errs...))
 }
 
-// afterFirst is how long others may still answer once one has: what is found may
-// be of two clusters that have the same token, and then none is chosen.
+// afterFirst is how long probeFound waits for more answers after the first one. The hosts
+// may be in two clusters with the same token; then it chooses none.
 const afterFirst = time.Second
 
-// probeThese asks hosts that a search has found, among them those that answered
-// before.
+// probeThese returns a function that probes hosts found by a search. It also considers
+// earlier answers.
 func (k *Keeper) probeThese(found *candidates) asking {
 	return func(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token) (Found, error) {
 		return k.probeFound(ctx, from, addrs, token, found.answered)
 	}
 }
 
-// probeFound asks hosts that nobody has named. What stands in the way may end:
-// but for two clusters, the error says that it is worth another try.
+// probeFound probes hosts that the user did not name. Except for two clusters with one
+// token, the obstacle may be temporary, so the error has the code for a retry.
 func (k *Keeper) probeFound(ctx context.Context, from netip.Addr, addrs []netip.Addr, token Token, answered func(netip.Addr, string) (netip.Addr, bool)) (Found, error) {
 	answers, end := k.askAll(ctx, from, addrs, token)
 	defer end()
@@ -88,7 +88,7 @@ func (k *Keeper) probeFound(ctx context.Context, from netip.Addr, addrs []netip.
 		switch {
 		case !first.by.IsValid():
 			first, late = a, time.After(afterFirst)
-		case first.found.Cluster != a.found.Cluster: // and one of them is not remembered
+		case first.found.Cluster != a.found.Cluster: // one of the hosts is no longer in candidates
 			return Found{}, errTwo(first.by, a.by)
 		}
 	}
@@ -103,7 +103,7 @@ func errTwo(a, b netip.Addr) error {
 	return api.Errorf(api.CodeConflict, "two clusters have this token, that of %s and that of %s; join one by address: socketplane cluster join ADDR", a, b)
 }
 
-// errNotLetIn says what to do about hosts that were asked in vain.
+// errNotLetIn returns an error that advises how to fix the failed probes.
 func errNotLetIn(err error) error {
 	text := sentence(err)
 	if errors.Is(err, ErrRefused) {

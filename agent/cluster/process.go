@@ -16,14 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a Consul that runs on this host: a child of ours, or one that an
-// agent which was killed has left behind.
+// process is a running Consul: a child of this agent, or one that a killed agent left
+// behind.
 type process struct {
-	proc *os.Process   // holds a pidfd, so that the pid cannot become another's
-	done chan struct{} // closed when it has ended
+	proc *os.Process   // holds a pidfd, which protects against reuse of the PID
+	done chan struct{} // closed when it has exited
 }
 
-// findConsul finds the program: on the PATH, else where an installation puts it.
+// findConsul returns the path of the consul program: on the PATH, else where an
+// installation puts it.
 func findConsul(stateDir string) (string, error) {
 	if path, err := exec.LookPath("consul"); err == nil {
 		return filepath.Abs(path)
@@ -35,9 +36,9 @@ func findConsul(stateDir string) (string, error) {
 	return path, nil
 }
 
-// start begins a new Consul. Its output goes to a file and not to a pipe, so
-// that it outlives an agent which is killed: a host's containers must not wait
-// for a quorum because an agent crashed.
+// startConsul starts a new Consul. Its output goes to a file rather than a pipe, so that
+// it survives a killed agent: after a crash of the agent, the host's containers must not
+// wait for a quorum.
 func startConsul(binary, config, log, pidFile string) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -45,18 +46,18 @@ func startConsul(binary, config, log, pidFile string) (*process, error) {
 	}
 	defer out.Close() //nolint:errcheck // Consul writes it, not we
 	cmd := exec.Command(binary, "agent", "-config-file="+config)
-	// Nothing of the agent's environment: it may hold a token.
+	// Consul does not inherit the agent's environment, which may contain a token.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(config), "LANG=C.UTF-8"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // the terminal's signals are for the agent
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals of the terminal reach only the agent
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start Consul: %w", err)
 	}
 	p := &process{proc: cmd.Process, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		_ = cmd.Wait() // how it ended is in its log
+		_ = cmd.Wait() // Consul's log shows how it exited
 	}()
 	if err := writeSmall(pidFile, []byte(strconv.Itoa(cmd.Process.Pid)+"\n")); err != nil {
 		p.stop(0)
@@ -65,8 +66,8 @@ func startConsul(binary, config, log, pidFile string) (*process, error) {
 	return p, nil
 }
 
-// runningConsul finds the Consul that the pid file names; nil when there is
-// none. It is ours if its arguments name our configuration.
+// runningConsul returns the Consul that the PID file names, or nil if there is none. It
+// checks that the arguments of the process name config.
 func runningConsul(config, pidFile string) *process {
 	data, err := readSmall(pidFile)
 	if err != nil {
@@ -91,7 +92,7 @@ func runningConsul(config, pidFile string) *process {
 		defer close(p.done)
 		defer unix.Close(fd) //nolint:errcheck // only polled
 		for {
-			// Readable when the process has ended, pidfd_open(2).
+			// The pidfd becomes readable when the process exits, see pidfd_open(2).
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
 			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
 				return
@@ -106,10 +107,10 @@ func isConsul(cmdline []byte, config string) bool {
 	return len(argv) == 3 && string(argv[1]) == "agent" && string(argv[2]) == "-config-file="+config
 }
 
-// stop asks the process to end, waits, and ends it when it takes longer than grace.
+// stop sends SIGTERM, waits for up to grace, and then kills the process.
 func (p *process) stop(grace time.Duration) {
 	if grace > 0 {
-		_ = p.proc.Signal(syscall.SIGTERM) // an error: it has ended
+		_ = p.proc.Signal(syscall.SIGTERM) // an error means that it has exited
 		ctx, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
 		select {

@@ -18,18 +18,18 @@ import (
 )
 
 const (
-	// rivalEvery paces the looks at a machine that may have our identity.
+	// rivalEvery separates the checks for a machine that may have this host's identity.
 	rivalEvery = time.Second
-	// dataBefore is where what a server of another identity knew is put aside.
+	// dataBefore is the directory to which a server's data of an earlier identity moves.
 	dataBefore = "consul-data.before"
 )
 
-// CheckIdentity makes sure, before this host's Consul says a word, that nobody
-// else speaks under its name. A Consul on a copy of another host's disk has that
-// one's node id, and, of a server, that one's vote: it would never find a leader,
-// so nobody could read in the store that there are two. The gossip of the others
-// tells, without a word of ours. It fails with ErrTwin as Member does, and as
-// late: who lives at an address that this machine had a moment ago may be gone.
+// CheckIdentity checks before the start of this host's Consul that no other machine uses
+// this host's identity. On a copied disk, Consul has the node ID of the original host
+// and, on a server, its vote. It would never find a leader, so no host could detect the
+// duplicate in the store. CheckIdentity therefore queries the gossip of other hosts,
+// without joining it. It fails with ErrTwin as late as Member does, because the machine
+// at the address that this host had a moment ago may be gone.
 func (k *Keeper) CheckIdentity(ctx context.Context) error {
 	before, err := lastConfig(k.consulDir())
 	if err != nil {
@@ -41,19 +41,19 @@ func (k *Keeper) CheckIdentity(ctx context.Context) error {
 	place, at, _, _ := k.current()
 	token, err := LoadToken(k.Dir)
 	if err != nil || token.IsZero() || !place.Settled {
-		return err // who joined just now has looked; without a token nothing can begin
+		return err // a host that has just joined has checked already; without a token Consul cannot start
 	}
 	if runningConsul(ConsulOptions{Dir: k.consulDir()}.configPath(), filepath.Join(k.consulDir(), "consul.pid")) != nil {
-		return nil // it is this machine that has the name
+		return nil // this machine itself uses the identity
 	}
 	ask, patience := k.whomToAsk(place, at, before), 2*speakTimeout
-	if before.Bind == at.Addr.String() { // most starts: a host whose peers are off must not wait for them
+	if before.Bind == at.Addr.String() { // the usual start: a host whose peers are down must not wait for them
 		patience = probeTimeout
 	}
 	tick := time.NewTicker(rivalEvery)
 	defer tick.Stop()
 	var rival Node
-	var seen time.Time // last
+	var seen time.Time // time of the last sighting
 	for began := time.Now(); ; {
 		asking, cancel := context.WithTimeout(ctx, patience)
 		other, found := k.rival(asking, place.Cluster, at.Addr, ask, token)
@@ -63,7 +63,7 @@ func (k *Keeper) CheckIdentity(ctx context.Context) error {
 			return context.Cause(ctx)
 		case found:
 			rival, seen = other, time.Now()
-		case time.Since(seen) >= k.SessionTTL: // it may have been too busy to answer at once
+		case time.Since(seen) >= k.SessionTTL: // the rival may have been too busy to answer at once
 			k.wait("")
 			return nil
 		}
@@ -84,8 +84,8 @@ func (k *Keeper) CheckIdentity(ctx context.Context) error {
 	}
 }
 
-// lastConfig reads the configuration of this host's last Consul; the zero one
-// where there is none, or none that can be read: it is written anew.
+// lastConfig returns the configuration of this host's last Consul. It returns the zero
+// value if there is none or if it cannot be decoded; a start writes it anew.
 func lastConfig(dir string) (consulConfig, error) {
 	data, err := readSmall(ConsulOptions{Dir: dir}.configPath())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -98,8 +98,8 @@ func lastConfig(dir string) (consulConfig, error) {
 	return c, err
 }
 
-// whomToAsk gives hosts that may know of another machine with our identity: some
-// of the cluster, and who is at the address that was ours.
+// whomToAsk returns hosts that may know another machine with this host's identity: some
+// hosts of the cluster, and the previous address of this host.
 func (k *Keeper) whomToAsk(place Place, at Underlay, before consulConfig) []netip.Addr {
 	ask := slices.Clone(place.Peers)
 	rand.Shuffle(len(ask), func(i, j int) { ask[i], ask[j] = ask[j], ask[i] })
@@ -110,8 +110,8 @@ func (k *Keeper) whomToAsk(place Place, at Underlay, before consulConfig) []neti
 	return slices.DeleteFunc(ask, func(a netip.Addr) bool { return a == at.Addr || !a.Is4() })
 }
 
-// rival finds the machine at another address that says itself that it has our
-// identity. What others say of one is not enough: they tell of the dead, too.
+// rival returns the machine at another address that itself claims this host's identity.
+// Reports by other hosts do not suffice, because they include dead hosts.
 func (k *Keeper) rival(ctx context.Context, cluster string, from netip.Addr, ask []netip.Addr, token Token) (other Node, found bool) {
 	answers, end := k.askAll(ctx, from, ask, token)
 	defer end()
@@ -121,7 +121,7 @@ func (k *Keeper) rival(ctx context.Context, cluster string, from netip.Addr, ask
 			continue
 		}
 		if other, found = a.found.Nodes[k.HostID]; !found {
-			continue // a host that has just come itself has not met everybody
+			continue // a host that has just arrived does not know all others yet
 		}
 		if other.Addr == from || !other.Addr.IsValid() {
 			return Node{}, false
@@ -129,7 +129,7 @@ func (k *Keeper) rival(ctx context.Context, cluster string, from netip.Addr, ask
 		if other.Addr != a.by {
 			var err error
 			if a.found, err = probe(ctx, from, other.Addr, k.Ports.Gossip, token); err != nil {
-				return Node{}, false // nobody answers there
+				return Node{}, false // no host answers there
 			}
 		}
 		return other, a.found.at(other.Addr) == k.HostID
@@ -137,8 +137,8 @@ func (k *Keeper) rival(ctx context.Context, cluster string, from netip.Addr, ask
 	return Node{}, false
 }
 
-// at gives the id of the host that has an address. Where several have had it, it is
-// not known whose it is now.
+// at returns the ID of the host at addr. It returns "" if several hosts have had the
+// address, because the current one is unknown.
 func (f Found) at(addr netip.Addr) (id string) {
 	for i, n := range f.Nodes {
 		if n.Addr == addr {
@@ -151,9 +151,9 @@ func (f Found) at(addr netip.Addr) (id string) {
 	return id
 }
 
-// becomeNew makes a host of a cluster that has a new identity a new host of that
-// cluster: what its Consul knew is another's. That may be the only copy, so what
-// a server knew is put aside.
+// becomeNew turns a host of a cluster whose identity has changed into a new host of that
+// cluster. Its Consul data belongs to the old identity. A server's data may be the only
+// copy, so becomeNew moves it aside.
 func (k *Keeper) becomeNew(ctx context.Context, before consulConfig) error {
 	if err := k.changes.enter(ctx); err != nil {
 		return context.Cause(ctx)
@@ -172,6 +172,7 @@ func (k *Keeper) becomeNew(ctx context.Context, before consulConfig) error {
 		return err
 	}
 	k.Logger.Warn("this host has a new identity; it joins its cluster as a new host", "was", before.NodeID, "is", k.HostID)
-	// Last: if anything fails before that it is found again.
+	// The removal comes last: after an earlier error, the next start detects the change
+	// again.
 	return removeData(k.consulDir())
 }

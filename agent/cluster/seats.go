@@ -5,33 +5,33 @@ import (
 	"strings"
 )
 
-// How many servers carry a cluster: one while there are fewer than three hosts,
-// since two survive nothing that one does not, and then three.
+// Number of servers in a cluster: one for fewer than three hosts, because two tolerate no
+// more failures than one, and otherwise three.
 const (
 	fewHosts   = 3
 	manySeats  = 3
 	singleSeat = 1
 )
 
-// seat is a host as those see it who decide which Consuls are servers.
+// seat is a host as seen by the choice of servers.
 type seat struct {
-	host    string // id
-	node    string // its name in Consul
+	host    string // host ID
+	node    string // node name in Consul
 	server  bool
-	alive   bool // in the gossip
-	known   bool // it has a record in the store
+	alive   bool // alive in the gossip
+	known   bool // has a record in the store
 	leaving bool
 }
 
-// turn is the next step to the right servers; the zero turn is none. A step is
-// taken by the host it is about, but for forget: that one cannot.
+// turn is the next step to the right set of servers; the zero turn is none. The affected
+// host takes the step itself, except for forget, because a forgotten host cannot.
 type turn struct {
-	promote string // host that becomes a server
-	demote  string // server that becomes a client
-	forget  string // node that is gone for good, and still counts in the gossip
+	promote string // ID of a host that becomes a server
+	demote  string // ID of a server that becomes a client
+	forget  string // name of a node that is gone for good but still in the gossip
 }
 
-// nextTurn decides. Every host that sees the same decides the same.
+// nextTurn returns the next turn. All hosts with the same view decide the same.
 func nextTurn(seats []seat, leader string) turn {
 	seats = slices.Clone(seats)
 	slices.SortFunc(seats, func(a, b seat) int { return strings.Compare(a.host, b.host) })
@@ -62,8 +62,8 @@ func nextTurn(seats []seat, leader string) turn {
 			}
 		}
 	case len(servers) > want:
-		// One that cannot be reached may come back, and one that leaves votes still:
-		// nobody is sent away meanwhile.
+		// An unreachable server may return, and a leaving server still votes. No server
+		// is demoted until then.
 		if leaving || slices.ContainsFunc(servers, func(s seat) bool { return !s.alive }) {
 			return turn{}
 		}

@@ -13,11 +13,11 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// findEvery is how often it is looked whether the interface can be told now.
+// findEvery is how often FindUnderlay retries.
 const findEvery = 2 * time.Second
 
-// FindUnderlay waits until it is known which interface carries tunnels and
-// cluster. What it waits for it says once.
+// FindUnderlay waits until the interface for the tunnels and the cluster is known. It
+// logs each reason to wait once.
 func (k *Keeper) FindUnderlay(ctx context.Context) error {
 	tick := time.NewTicker(findEvery)
 	defer tick.Stop()
@@ -43,17 +43,17 @@ func (k *Keeper) FindUnderlay(ctx context.Context) error {
 	}
 }
 
-// underlay looks at the interface as it is now.
+// underlay returns the current underlay.
 func (k *Keeper) underlay() (Underlay, error) { return k.Underlay(k.WantIface()) }
 
-// WantIface is the interface that bind has named, else the settings'; empty: it
-// is to be found.
+// WantIface returns the interface set by bind, else the one in the settings. "" means
+// that it has to be detected.
 func (k *Keeper) WantIface() string {
 	place, _, _, _ := k.current()
 	return cmp.Or(place.Iface, k.Iface)
 }
 
-// StartConsul runs this host's Consul until the returned function is called.
+// StartConsul runs this host's Consul until the caller calls stop.
 func (k *Keeper) StartConsul(ctx context.Context) (stop func(), err error) {
 	place, at, _, _ := k.current()
 	token, err := LoadToken(k.Dir)
@@ -88,13 +88,14 @@ func (k *Keeper) StartConsul(ctx context.Context) (stop func(), err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = c.Run(ctx) // it never fails
+		_ = c.Run(ctx) // Run never fails
 	}()
 	return func() { cancel(); <-done }, nil
 }
 
-// Settle waits until the store of a cluster that was just entered has this
-// host's state, or this host has none.
+// Settle completes the entry into a cluster. It waits until the store has this host's
+// state, if the host bootstrapped the cluster, or until this host has dropped its own
+// state, if it joined.
 func (k *Keeper) Settle(ctx context.Context, store state.Store) error {
 	place, _, _, _ := k.current()
 	if place.Settled {
@@ -154,14 +155,14 @@ func (k *Keeper) settle(ctx context.Context, store state.Store) error {
 	defer k.changes.leave()
 	now, _, _, _ := k.current()
 	if now.Cluster != place.Cluster {
-		return nil // left meanwhile: the life ends
+		return nil // the host left meanwhile, so the run is ending
 	}
 	now.Settled = true
 	return k.change(now, ending{}, false)
 }
 
-// bringState carries the state of the host over and puts its file aside. Only
-// then does the store say which cluster it is, and others may join.
+// bringState copies the host's state to the cluster and renames its file. Only after the
+// copy does it write the cluster ID to the store, so that other hosts can join.
 func (k *Keeper) bringState(ctx context.Context, store state.Store, place Place) error {
 	if _, err := os.Stat(k.StatePath()); err == nil {
 		old, err := state.OpenEmbedded(k.StatePath())
@@ -184,9 +185,9 @@ func (k *Keeper) bringState(ctx context.Context, store state.Store, place Place)
 	return err
 }
 
-// dropState removes the state of a host that joined. It holds an unused default
-// network at most; if something came since that was looked at, the host stays
-// alone.
+// dropState removes the state of a host that joined. The state contains at most an unused
+// default network. If it has gained anything since the check, dropState fails and the
+// host stays alone.
 func (k *Keeper) dropState(ctx context.Context) error {
 	if _, err := os.Stat(k.StatePath()); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -205,7 +206,7 @@ func (k *Keeper) dropState(ctx context.Context) error {
 	return os.Remove(k.StatePath())
 }
 
-// giveUp makes the host alone again.
+// giveUp makes the host standalone again.
 func (k *Keeper) giveUp(ctx context.Context, place Place) error {
 	if err := k.changes.enter(ctx); err != nil {
 		return err

@@ -10,20 +10,20 @@ import (
 	"strings"
 )
 
-// Token is a cluster's secret. Who has it may join. It never appears in an
-// argument list, an environment or a log of ours: String hides it.
+// Token is a cluster's secret. Any host that has it may join. The agent never puts it in
+// an argument list, an environment or a log; String hides it.
 type Token struct{ text string }
 
 const (
-	tokenPrefix = "sp1-" // 1 is the version of the form
+	tokenPrefix = "sp1-" // the 1 is the version of the format
 	tokenBytes  = 32
-	tokenCheck  = 4 // bytes of a checksum: a token that was copied badly is told at once
+	tokenCheck  = 4 // bytes of a checksum, which detects a token that was copied incorrectly
 )
 
-// ErrBadToken says that a text is no token at all.
+// ErrBadToken reports that a text is not a token.
 var ErrBadToken = errors.New("this is no token of a cluster; see on a host of the cluster: socketplane cluster token")
 
-// NewToken makes a token that nobody has.
+// NewToken returns a new random token.
 func NewToken() Token {
 	secret := make([]byte, tokenBytes)
 	rand.Read(secret) //nolint:errcheck // it never fails, crypto/rand
@@ -35,7 +35,7 @@ func tokenOf(secret []byte) Token {
 	return Token{tokenPrefix + base64.RawURLEncoding.EncodeToString(append(secret, sum[:tokenCheck]...))}
 }
 
-// ParseToken reads a token; white space around it is passed over.
+// ParseToken parses a token. It ignores surrounding white space.
 func ParseToken(s string) (Token, error) {
 	if len(s) > 1<<10 {
 		return Token{}, ErrBadToken
@@ -49,13 +49,13 @@ func ParseToken(s string) (Token, error) {
 	return Token{s}, nil
 }
 
-// Secret gives the token's text.
+// Secret returns the token's text.
 func (t Token) Secret() string { return t.text }
 
-// IsZero says that there is no token.
+// IsZero reports whether there is no token.
 func (t Token) IsZero() bool { return t.text == "" }
 
-// String keeps the token out of what is printed by accident.
+// String does not contain the token, so that printing it does not reveal the token.
 func (t Token) String() string {
 	if t.IsZero() {
 		return "no token"
@@ -63,8 +63,8 @@ func (t Token) String() string {
 	return "a token"
 }
 
-// gossipKey derives the key of Consul's gossip (AES-256) by HKDF (RFC 5869)
-// with SHA-256: who hears or finds the key has not found the token.
+// gossipKey derives the key of Consul's gossip (AES-256) with HKDF (RFC 5869) and
+// SHA-256. The key does not reveal the token.
 func (t Token) gossipKey() ([]byte, error) {
 	key, err := hkdf.Key(sha256.New, []byte(t.text), nil, "socketplane gossip 1", 32)
 	if err != nil {

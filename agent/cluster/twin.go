@@ -8,15 +8,15 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// errDoubt means that what holds the record may be another machine.
+// errDoubt reports that the holder of the record may be another machine.
 var errDoubt = errors.New("it is not known yet whether another machine has this host's identity")
 
-// compare says whether the living session that holds our record can be one of
-// ours. An agent before this one on the same boot of the machine: yes. One
-// before a reboot: yes, if the tunnel address is the same, for which a machine
-// has no rival on its network. Else only time tells: a session whose machine is
-// gone ends, a twin's is renewed. Nothing is written meanwhile, so that a copy
-// of a disk takes nothing from the machine that it was copied from.
+// compare reports whether the live session that holds this host's record can be this
+// host's own. It can if the record has the same boot ID: an earlier agent on this boot.
+// It can if the record has the same tunnel address: an agent before a reboot, because no
+// other machine on the network has that address. In all other cases time decides: the
+// session of a machine that is gone ends, while a twin renews its session. Meanwhile
+// nothing is written, so that a copy of a disk takes nothing from the original machine.
 func (m *Member) compare(self Host, old state.Entry) error {
 	theirs, err := Decode(old)
 	if err != nil || theirs.Boot == self.Boot || theirs.VTEP == self.VTEP {

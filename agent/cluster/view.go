@@ -9,14 +9,14 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// view is what gossip, store and quorum say of the servers at one moment.
+// view is the state of the servers in the gossip, the store and the quorum at one moment.
 type view struct {
 	seats  []seat
 	quorum []raftServer
-	stale  []state.Entry // marks of hosts that left, and of this host, which does not
+	stale  []state.Entry // marks of hosts that have left, and of this host, which is not leaving
 }
 
-// look asks all three. The caller holds turns.
+// look queries the gossip, the store and the quorum. The caller holds k.turns.
 func (k *Keeper) look(ctx context.Context, store state.Store) (view, error) {
 	members, err := k.consul.members(ctx)
 	if err != nil {
@@ -43,7 +43,7 @@ func (k *Keeper) look(ctx context.Context, store state.Store) (view, error) {
 		id := m.hostID()
 		known := has(records, HostsPrefix+id)
 		if id == "" || m.gone() && !known {
-			continue // it has left; one with a record is only moving
+			continue // the host has left; a host with a record is only moving
 		}
 		present[id] = true
 		v.seats = append(v.seats, seat{
@@ -60,14 +60,14 @@ func (k *Keeper) look(ctx context.Context, store state.Store) (view, error) {
 	return v, nil
 }
 
-// serves says whether a host is in the quorum, or should be.
+// serves reports whether a host is in the quorum or should be.
 func (v view) serves(host string) bool {
 	return slices.ContainsFunc(v.quorum, func(s raftServer) bool { return s.ID == host }) ||
 		slices.ContainsFunc(v.seats, func(s seat) bool { return s.host == host && s.server })
 }
 
-// listen takes other servers that do not answer for dead: the gossip needs some
-// seconds to say so.
+// listen marks other servers that accept no connection as dead. The gossip needs some
+// seconds to detect that.
 func (v view) listen(ctx context.Context, self string) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -84,20 +84,20 @@ func (v view) listen(ctx context.Context, self string) {
 				v.seats[i].alive = false
 				return
 			}
-			_ = conn.Close() // only tried
+			_ = conn.Close() // the connection was only a test
 		})
 	}
 	asking.Wait()
 }
 
-// turn says what comes next.
+// turn returns the next turn.
 func (v view) turn() turn {
 	leader, settling := "", false
 	for _, s := range v.quorum {
 		if s.Leader {
 			leader = s.ID
 		}
-		settling = settling || !s.Voter // the last change is not done
+		settling = settling || !s.Voter // the previous change is not complete
 	}
 	t := nextTurn(v.seats, leader)
 	if settling && t.forget == "" {

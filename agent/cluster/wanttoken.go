@@ -13,23 +13,23 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// publicToken is that of clusters that anybody may join: everybody can read it
-// here. Only hosts with cluster.insecure_autojoin use it.
+// publicToken returns the token of clusters that any host may join. It is no secret,
+// because it is in this source. Only hosts with cluster.insecure_autojoin use it.
 func publicToken() Token {
 	known := sha256.Sum256([]byte("socketplane insecure autojoin 1"))
 	return tokenOf(known[:])
 }
 
-// maxTokenFile bounds a token's file, in bytes.
+// maxTokenFile limits the size of a token file, in bytes.
 const maxTokenFile = 1 << 10
 
-// errPublic refuses the public token where the settings do not allow it.
+// errPublic rejects the public token if the settings do not allow it.
 var errPublic = api.Errorf(api.CodeInvalid, "this token is the one that everybody knows; make one with: socketplane cluster token --new, or set cluster.insecure_autojoin")
 
-// wantedToken is the token by which a host that is alone finds its cluster: that
-// of the file in the settings, else the one in the state directory, else the
-// public one if the settings allow that. from says which, for people. The public
-// one is refused wherever it comes from without that setting.
+// wantedToken returns the token with which a standalone host searches for its cluster:
+// the token in the file from the settings, else the one in the state directory, else the
+// public token if the settings allow it. from names the source for messages. Without that
+// setting it rejects the public token from any source.
 func (k *Keeper) wantedToken() (t Token, from string, err error) {
 	t, from, err = k.tokenThatIsThere()
 	if err == nil && t == publicToken() && !k.InsecureAutojoin {
@@ -57,14 +57,13 @@ func (k *Keeper) tokenThatIsThere() (t Token, from string, err error) {
 	return Token{}, "", nil
 }
 
-// readTokenFile reads a token that an administrator wrote. The file has to be
-// root's, and nobody else's to read. The error wraps fs.ErrNotExist when there is
-// none.
+// readTokenFile reads a token that an administrator wrote. The file must belong to root,
+// and no one else may read it. The error wraps fs.ErrNotExist if the file is absent.
 func readTokenFile(path string) (Token, error) {
 	if path == "" {
 		return Token{}, fs.ErrNotExist
 	}
-	// Nobody can keep us waiting with a pipe.
+	// O_NONBLOCK: a named pipe cannot block the open.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return Token{}, fmt.Errorf("file with the cluster's token: %w", err)
@@ -92,8 +91,8 @@ func readTokenFile(path string) (Token, error) {
 	return t, nil
 }
 
-// Insecure says in one sentence what is to be feared of this host's place; empty:
-// nothing out of the ordinary.
+// Insecure returns a one-sentence warning about this host's place, or "" if there is
+// none.
 func (k *Keeper) Insecure() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()

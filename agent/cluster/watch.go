@@ -12,11 +12,11 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// watchEvery is how often this host's place is compared with what is.
+// watchEvery is how often Watch compares this host's place with the actual state.
 const watchEvery = 3 * time.Second
 
-// Watch keeps the place true while the agent runs: the addresses of the others,
-// and the address of this host, which may change under its interface.
+// Watch keeps the place up to date while the agent runs: the addresses of the other
+// hosts, and this host's address, which may change on its interface.
 func (k *Keeper) Watch(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -34,8 +34,8 @@ func (k *Keeper) Watch(ctx context.Context) error {
 	}
 }
 
-// followAddress begins anew when the interface has another address. An
-// interface that has none just now may get it back.
+// followAddress restarts the agent if the interface has a new address. It ignores an
+// interface without an address, which may get it back.
 func (k *Keeper) followAddress(ctx context.Context) {
 	if err := k.changes.enter(ctx); err != nil {
 		return
@@ -43,7 +43,7 @@ func (k *Keeper) followAddress(ctx context.Context) {
 	defer k.changes.leave()
 	place, at, _, _ := k.current()
 	if !place.InCluster() {
-		return // the tunnels follow by themselves
+		return // the tunnels of a standalone host follow without a restart
 	}
 	now, err := k.underlay()
 	if err != nil || now == at {
@@ -71,8 +71,8 @@ func (k *Keeper) rememberPeers(ctx context.Context) {
 	}
 }
 
-// peersNow gives the addresses of the others; those that are remembered when
-// nobody can be seen.
+// peersNow returns the addresses of the other hosts. It returns the stored addresses if
+// it cannot see any host.
 func (k *Keeper) peersNow(ctx context.Context, place Place) []netip.Addr {
 	if !place.InCluster() {
 		return nil
@@ -115,7 +115,7 @@ func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
 		for _, m := range members {
 			roles[m.hostID()] = "client"
 		}
-		// A server counts once it votes.
+		// A server counts as one only once it votes.
 		quorum, err := k.consul.quorum(ctx)
 		if err != nil {
 			return nil, &api.Error{Code: api.CodeUnavailable, Message: "Consul's servers do not answer; try again", Cause: err}
@@ -126,7 +126,7 @@ func (k *Keeper) Members(ctx context.Context) ([]api.Member, error) {
 			}
 		}
 	}
-	// Which of those that are silent are dead each host judges for itself.
+	// Each host decides for itself which silent hosts are dead.
 	status, err := agent.Status(ctx)
 	if err != nil {
 		return nil, err

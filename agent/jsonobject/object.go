@@ -1,6 +1,6 @@
-// Package jsonobject owns JSON objects that are changed without being
-// understood: order and values stay as they were read, byte by byte, so that
-// fields which we do not know survive. It never interprets a value.
+// Package jsonobject edits JSON objects without interpreting their values. The order of
+// the keys and the bytes of the values stay as they were read, so that unknown fields
+// survive.
 package jsonobject
 
 import (
@@ -19,11 +19,11 @@ type Object struct {
 	values map[string]json.RawMessage
 }
 
-// New makes an empty object.
+// New returns an empty object.
 func New() *Object { return &Object{values: map[string]json.RawMessage{}} }
 
-// Parse reads exactly one JSON object. A key that comes twice is an error:
-// readers differ in which they believe.
+// Parse parses exactly one JSON object. It rejects a duplicate key, because readers
+// differ in which value they use.
 func Parse(data []byte) (*Object, error) {
 	o := New()
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -52,7 +52,7 @@ func Parse(data []byte) (*Object, error) {
 		}
 		o.Set(key, value)
 	}
-	if _, err := dec.Token(); err != nil { // the closing brace
+	if _, err := dec.Token(); err != nil { // closing brace
 		return nil, notJSON(err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -61,7 +61,7 @@ func Parse(data []byte) (*Object, error) {
 	return o, nil
 }
 
-// notJSON says of a text that ends too early that it does.
+// notJSON wraps err, and reports input that ends too early as io.ErrUnexpectedEOF.
 func notJSON(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -69,18 +69,18 @@ func notJSON(err error) error {
 	return fmt.Errorf("not JSON: %w", err)
 }
 
-// Get gives the value of a key, nil when there is none.
+// Get returns the value of a key, or nil if the key is absent.
 func (o *Object) Get(key string) json.RawMessage { return o.values[key] }
 
-// Len is the number of keys.
+// Len returns the number of keys.
 func (o *Object) Len() int { return len(o.keys) }
 
-// Keys gives the keys in their order.
+// Keys returns the keys in order.
 func (o *Object) Keys() []string { return slices.Clone(o.keys) }
 
-// Fold gives the key that equals name in whatever case, as programs in Go read
-// it (encoding/json), or name itself where there is none. Two such keys are an
-// error: readers differ in which they believe.
+// Fold returns the key that equals name if case is ignored, as encoding/json matches it.
+// It returns name itself if there is none. It fails if there are two such keys, because
+// readers differ in which value they use.
 func (o *Object) Fold(name string) (string, error) {
 	found := ""
 	for _, key := range o.keys {
@@ -98,7 +98,8 @@ func (o *Object) Fold(name string) (string, error) {
 	return found, nil
 }
 
-// Child reads the object under key; an absent one and null are empty.
+// Child parses the object under key. It returns an empty object if the value is absent or
+// null.
 func (o *Object) Child(key string) (*Object, error) {
 	raw, ok := o.values[key]
 	if !ok || IsNull(raw) {
@@ -111,13 +112,13 @@ func (o *Object) Child(key string) (*Object, error) {
 	return c, nil
 }
 
-// IsNull says whether a value is absent or null.
+// IsNull reports whether a value is absent or null.
 func IsNull(raw json.RawMessage) bool {
 	raw = bytes.TrimSpace(raw)
 	return len(raw) == 0 || bytes.Equal(raw, []byte("null"))
 }
 
-// Set gives key a value, at the end when it is new.
+// Set sets the value of key. It appends a new key at the end.
 func (o *Object) Set(key string, value json.RawMessage) {
 	if _, known := o.values[key]; !known {
 		o.keys = append(o.keys, key)
@@ -125,7 +126,7 @@ func (o *Object) Set(key string, value json.RawMessage) {
 	o.values[key] = value
 }
 
-// Remove takes key out; one that is not there is no error.
+// Remove removes key. It does nothing if the key is absent.
 func (o *Object) Remove(key string) {
 	if _, known := o.values[key]; !known {
 		return
@@ -134,8 +135,7 @@ func (o *Object) Remove(key string) {
 	o.keys = slices.DeleteFunc(o.keys, func(k string) bool { return k == key })
 }
 
-// Rename gives key another name at the same place. The new name must not be
-// there.
+// Rename renames key without changing its position. It fails if the new name exists.
 func (o *Object) Rename(key, name string) error {
 	if key == name {
 		return nil
@@ -152,7 +152,7 @@ func (o *Object) Rename(key, name string) error {
 	return nil
 }
 
-// Bytes writes the object; the values are those that were read or set.
+// Bytes returns the encoded object. The values are unchanged since they were read or set.
 func (o *Object) Bytes() json.RawMessage {
 	var b bytes.Buffer
 	b.WriteByte('{')
@@ -168,7 +168,7 @@ func (o *Object) Bytes() json.RawMessage {
 	return b.Bytes()
 }
 
-// String encodes a text as JSON, without HTML's escapes.
+// String encodes a string as JSON without HTML escapes.
 func String(s string) json.RawMessage {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -13,28 +13,29 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// EnsureDefault gives the network `default`, and makes it on a subnet that is
-// free on every host if it is not there. Two hosts that do so at once get the
-// same one.
+// EnsureDefault returns the network `default`. If it does not exist, EnsureDefault
+// creates it on a subnet that is free on every host. Two hosts that do so at once get the
+// same network.
 func (m *Manager) EnsureDefault(ctx context.Context) (Record, error) {
 	rec, _, err := m.Create(ctx, Spec{Name: api.DefaultNetwork})
 	return rec, err
 }
 
-// Spec is the network that Create is asked for.
+// Spec describes the network for Create.
 type Spec struct {
 	Name    string
-	Subnet  netip.Prefix // the zero Prefix: any that is free
-	Gateway netip.Addr   // the zero Addr: the subnet's first host address
-	Dynamic netip.Prefix // see Record; the zero Prefix: all of the subnet, or as an existing network has it
-	// AllowMetadata: see Record. Without it, too, an existing network that allows it is given.
+	Subnet  netip.Prefix // zero: any free subnet
+	Gateway netip.Addr   // zero: the first host address of the subnet
+	Dynamic netip.Prefix // see Record; zero: the whole subnet, or the range of the existing network
+	// AllowMetadata: see Record. If it is false, Create also accepts an existing network
+	// that allows it.
 	AllowMetadata bool
-	ByDocker      bool            // see Record; an existing network stays what it is
-	Docker        *api.DockerSpec // with what Docker's user made it; nil: with nothing
-	DryRun        bool            // only say what would be made; the record has no VLAN then
+	ByDocker      bool            // see Record; an existing network keeps its value
+	Docker        *api.DockerSpec // settings by Docker's user; nil: none
+	DryRun        bool            // only compute the record, which then has no VLAN
 }
 
-// aux are the addresses that Docker's user keeps from the network's endpoints.
+// aux returns the addresses that Docker's user excludes from the network's endpoints.
 func (s Spec) aux() map[string]netip.Addr {
 	if s.Docker == nil {
 		return nil
@@ -75,10 +76,10 @@ func (s Spec) check() error {
 	return nil
 }
 
-// Create makes a network. The same name with the same subnet, gateway, range and
-// AllowMetadata, or with none, gives the existing network and false.
-// Errors: ErrExists, ErrOverlap, ErrNoSubnet, ErrNoVLAN, ErrBadRecord, an
-// *api.Error for a wrong name or subnet, and those of the store.
+// Create creates a network. If a network of that name exists with the same subnet,
+// gateway, range and AllowMetadata, or if the Spec omits them, Create returns it and
+// false. Errors: ErrExists, ErrOverlap, ErrNoSubnet, ErrNoVLAN, ErrBadRecord, an
+// *api.Error for an invalid name or subnet, and those of the store.
 func (m *Manager) Create(ctx context.Context, spec Spec) (Record, bool, error) {
 	if err := spec.check(); err != nil {
 		return Record{}, false, err
@@ -98,11 +99,11 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Record, bool, error) {
 	}
 }
 
-// createOnce tries once. ErrConflict: something was changed meanwhile, and all
-// that this try has read may be wrong.
+// createOnce makes one attempt. ErrConflict means that the store changed meanwhile, so
+// everything that the attempt has read may be outdated.
 func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, error) {
 	name, subnet := spec.Name, spec.Subnet
-	bump, err := m.bump(ctx) // read before everything that it guards
+	bump, err := m.bump(ctx) // read before all that it guards
 	if err != nil {
 		return Record{}, false, err
 	}
@@ -171,14 +172,14 @@ func (m *Manager) createOnce(ctx context.Context, spec Spec) (Record, bool, erro
 	if err := m.put(ctx, rec, slices.Concat(gone, []state.Op{bump}, dockers, kept)); err != nil {
 		return Record{}, false, err
 	}
-	stored, err := m.Get(ctx, name) // for its version
+	stored, err := m.Get(ctx, name) // reads the record's version
 	if errors.Is(err, ErrNotFound) {
 		return Record{}, false, fmt.Errorf("create network %q: deleted at once: %w", name, state.ErrConflict)
 	}
 	return stored, err == nil, err
 }
 
-// place checks the subnet that was asked for, or chooses one.
+// place checks the requested subnet, or chooses one if the request names none.
 func (m *Manager) place(ctx context.Context, name string, subnet netip.Prefix, taken []occupied) (netip.Prefix, error) {
 	routes, err := m.routes(ctx)
 	if err != nil {
@@ -202,13 +203,13 @@ func (m *Manager) place(ctx context.Context, name string, subnet netip.Prefix, t
 	return subnet, nil
 }
 
-// triedVLANs is how many VLAN keys freeVLAN asks for one by one before it lists all.
+// triedVLANs is how many VLAN keys freeVLAN gets one by one before it lists all.
 const triedVLANs = 3
 
-// freeVLAN gives the lowest VLAN that has no key and is no network's. The networks
-// have been read, and nearly always their VLANs are all that have a key: asking for
-// one key saves reading them all, which grows with the networks. What happens in
-// between is caught by put, which writes a VLAN's key only where there is none.
+// freeVLAN returns the lowest VLAN that has no key and belongs to no network. Usually
+// only the VLANs of the networks, which are known already, have keys. A Get of one key
+// then avoids a List, whose cost grows with the number of networks. put detects a
+// concurrent change, because it writes a VLAN's key only if it is absent.
 func (m *Manager) freeVLAN(ctx context.Context, name string, used map[int]bool) (int, error) {
 	for range triedVLANs {
 		id, ok := lowestVLAN(used)
@@ -222,7 +223,7 @@ func (m *Manager) freeVLAN(ctx context.Context, name string, used map[int]bool) 
 		if err != nil {
 			return 0, fmt.Errorf("create network %q: %w", name, err)
 		}
-		used[id] = true // a key without a network that can be read
+		used[id] = true // the key belongs to no readable network
 	}
 	keys, err := m.store.List(ctx, VLANsPrefix)
 	if err != nil {
@@ -252,8 +253,8 @@ func noVLAN(name string) error {
 	return refuse(ErrNoVLAN, "network %q: all %d VLANs are taken; delete a network that is not used", name, MaxVLAN)
 }
 
-// put writes a new network and its VLAN, with what else belongs to its creation, if
-// nothing has changed meanwhile.
+// put writes a new network and its VLAN in one transaction with ops. It fails with
+// ErrConflict if anything has changed meanwhile.
 func (m *Manager) put(ctx context.Context, rec Record, ops []state.Op) error {
 	value, err := rec.encode()
 	if err != nil {
@@ -273,12 +274,12 @@ func (m *Manager) put(ctx context.Context, rec Record, ops []state.Op) error {
 	return nil
 }
 
-// finish ends a deletion that somebody has begun, and may have died of. It
-// always gives an error: ErrConflict tells the caller to look again.
+// finish completes a deletion that some host has begun and perhaps not survived. It
+// always returns an error; ErrConflict tells the caller to read the network again.
 func (m *Manager) finish(ctx context.Context, name string) error {
 	err := m.deleteOnce(ctx, name, anyRecord)
 	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInUse) {
-		return state.ErrConflict // gone, or there again: either way not as it was
+		return state.ErrConflict // the network is gone or no longer being deleted; both are a change
 	}
 	return err
 }

@@ -15,22 +15,22 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// restoreWithin bounds taking back a mark after the caller has given up.
+// restoreWithin limits how long deleteOnce tries to remove its mark after the caller has
+// given up.
 const restoreWithin = 5 * time.Second
 
-// Delete removes a network with its VLAN and what is left of its addresses. It
-// is refused with ErrInUse (an InUseError) while any host has endpoints on it;
-// ErrNotFound when there is none. A deletion that was begun and not ended, by
-// whomever, is continued.
+// Delete deletes a network with its VLAN and its remaining addresses. It also completes
+// an unfinished deletion by any host. It returns ErrInUse (an InUseError) while any host
+// has endpoints on the network, and ErrNotFound if the network does not exist.
 func (m *Manager) Delete(ctx context.Context, name string) error {
 	return m.delete(ctx, name, anyRecord)
 }
 
 func anyRecord(Record) error { return nil }
 
-// DeleteDockers is Delete for a network that a user of Docker made with this subnet.
-// Another of the name, that nobody made through Docker or that has another subnet,
-// stays, with ErrInUse.
+// DeleteDockers is Delete for a network that a user of Docker created with this subnet.
+// It fails with ErrInUse if the network was not created through Docker or has another
+// subnet.
 func (m *Manager) DeleteDockers(ctx context.Context, name string, subnet netip.Prefix) error {
 	return m.delete(ctx, name, func(rec Record) error {
 		switch {
@@ -43,7 +43,7 @@ func (m *Manager) DeleteDockers(ctx context.Context, name string, subnet netip.P
 	})
 }
 
-// delete removes a network whose record may be removed.
+// delete deletes a network if may accepts its record.
 func (m *Manager) delete(ctx context.Context, name string, may func(Record) error) error {
 	for lost := 0; ; lost++ {
 		err := m.deleteOnce(ctx, name, may)
@@ -52,7 +52,7 @@ func (m *Manager) delete(ctx context.Context, name string, may func(Record) erro
 			m.log.Info("network deleted", "network", name)
 			return nil
 		case lost > 0 && errors.Is(err, ErrNotFound):
-			return nil // it was there; another deleted it meanwhile
+			return nil // the network existed, and another host deleted it meanwhile
 		case !errors.Is(err, state.ErrConflict):
 			return err
 		}
@@ -62,20 +62,20 @@ func (m *Manager) delete(ctx context.Context, name string, may func(Record) erro
 	}
 }
 
-// deleteOnce tries once; ErrConflict: something was changed meanwhile.
+// deleteOnce makes one attempt. ErrConflict means that the store changed meanwhile.
 //
-// The fence: the record is marked first, then the endpoints are read. Who
-// publishes an endpoint does it in a transaction that checks the version of an
-// unmarked record. So it either came before the mark, and is seen here, or it
-// fails. The last transaction checks the marked version in turn, so that a mark
-// that somebody took back in between stops it.
+// A deletion first marks the record and then reads the endpoints. A host publishes an
+// endpoint in a transaction that checks the version of an unmarked record. That
+// transaction either precedes the mark, so that the endpoint is visible here, or it
+// fails. The final transaction in turn checks the version of the marked record, so it
+// fails if a host removed the mark in between.
 func (m *Manager) deleteOnce(ctx context.Context, name string, may func(Record) error) error {
 	bump, err := m.bump(ctx)
 	if err != nil {
 		return err
 	}
 	rec, err := m.read(ctx, name)
-	if errors.Is(err, ErrNotFound) { // who deletes does not want to be told to create
+	if errors.Is(err, ErrNotFound) { // the error of read advises to create the network
 		return refuse(ErrNotFound, "network %q does not exist; see: socketplane network list", name)
 	}
 	if err != nil {
@@ -85,7 +85,8 @@ func (m *Manager) deleteOnce(ctx context.Context, name string, may func(Record) 
 		return err
 	}
 	if !rec.Deleting {
-		// Most refusals end here, without a mark that attaches could run into.
+		// Most refusals end here. They set no mark, which would make concurrent
+		// attaches fail.
 		if err := m.inUse(ctx, name); err != nil {
 			return err
 		}
@@ -100,21 +101,22 @@ func (m *Manager) deleteOnce(ctx context.Context, name string, may func(Record) 
 	if err == nil || errors.Is(err, state.ErrConflict) {
 		return err
 	}
-	// In use after all, or the store or the caller has left us: put it back as it
-	// was, also when ctx has ended. If remove was applied and only its answer was
-	// lost, the version is another and this changes nothing.
+	// The network is in use after all, the store is unreachable, or ctx has ended:
+	// remove the mark, even after the end of ctx. If remove was applied and only its
+	// response was lost, the version has changed and this has no effect.
 	restore, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreWithin)
 	defer cancel()
 	if _, undo := m.mark(restore, rec, false); undo != nil {
 		if errors.Is(undo, state.ErrConflict) && errors.Is(err, ErrInUse) {
-			return undo // another was faster: look again
+			return undo // another host changed the record first: read it again
 		}
 		m.log.Warn("network stays marked as being deleted; delete or create it again", "network", name, "err", undo)
 	}
 	return err
 }
 
-// mark sets or takes back the mark of a record and gives it with its new version.
+// mark sets or clears the deletion mark of a record and returns the record with its new
+// version.
 func (m *Manager) mark(ctx context.Context, rec Record, deleting bool) (Record, error) {
 	rec.Deleting = deleting
 	value, err := rec.encode()
@@ -128,18 +130,18 @@ func (m *Manager) mark(ctx context.Context, rec Record, deleting bool) (Record, 
 	return rec, nil
 }
 
-// UsedElsewhere gives an InUseError when another host has endpoints on the network.
+// UsedElsewhere returns an InUseError if another host has endpoints on the network.
 func (m *Manager) UsedElsewhere(ctx context.Context, name string) error {
 	return m.inUseBut(ctx, name, m.host)
 }
 
-// inUse gives an InUseError when any host has endpoints on the network. A key
-// counts, whatever its value says.
+// inUse returns an InUseError if any host has endpoints on the network. A key counts
+// whatever its value is.
 func (m *Manager) inUse(ctx context.Context, name string) error {
 	return m.inUseBut(ctx, name, "")
 }
 
-// inUseBut is inUse without what one host has.
+// inUseBut is inUse without the endpoints of one host.
 func (m *Manager) inUseBut(ctx context.Context, name, host string) error {
 	prefix := EndpointsKey(name, "")
 	entries, err := m.store.List(ctx, prefix)
@@ -171,7 +173,7 @@ func (m *Manager) inUseBut(ctx context.Context, name, host string) error {
 	return use
 }
 
-// remove takes the record, its VLAN and its addresses out of the store at once.
+// remove deletes the record, its VLAN and its addresses in one transaction.
 func (m *Manager) remove(ctx context.Context, rec Record, bump state.Op) error {
 	ops := []state.Op{
 		bump,

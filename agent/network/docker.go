@@ -15,27 +15,28 @@ import (
 	"github.com/socketplane/socketplane/ipam"
 )
 
-// DockersPrefix is where the options and labels lie with which a user of Docker made a
-// network. They are beside its record because releases that do not know them refuse a
-// record with more fields; those releases ignore this key.
-const DockersPrefix = state.Prefix + "docker-networks/" // + name
+// DockersPrefix is the prefix of the options and labels with which a user of Docker
+// created a network. They are not in the record, because releases that do not know them
+// reject a record with additional fields. Those releases ignore this key.
+const DockersPrefix = state.Prefix + "docker-networks/" // + network name
 
 func dockersKey(name string) string { return DockersPrefix + name }
 
-// auxPrefix begins the names of options of ours that stand for addresses that no
-// endpoint is given (--aux-address). They are options because releases that do not know
-// them leave out an option that they do not know, and keep the rest.
+// auxPrefix is the prefix of the options that hold addresses excluded from endpoints
+// (--aux-address). The addresses are stored as options because a release that does not
+// know such an option omits it and preserves the others.
 const auxPrefix = "com.docker.network.socketplane.aux-address." // + Docker's name of the address
 
-// networksOwner begins the owner, in ipam, of an address that a network keeps from its
-// endpoints. It is in the place of a host's id, and no host's.
+// networksOwner is the prefix of the owner, in ipam, of an address that a network
+// excludes from its endpoints. It takes the place of a host ID and is not a valid one.
 const networksOwner = "network/" // + address
 
-// KeepsAddress says whether an owner of an address is its network.
+// KeepsAddress reports whether the owner of an address is its network.
 func KeepsAddress(owner string) bool { return strings.HasPrefix(owner, networksOwner) }
 
-// dockersValue is such a value. The subnet tells a network from an earlier one of its
-// name: a release that does not know the key leaves it behind.
+// dockersValue is the value under DockersPrefix. Subnet distinguishes the network from an
+// earlier one of the same name, because a release that does not know the key does not
+// delete it.
 type dockersValue struct {
 	Version int               `json:"version"`
 	Subnet  netip.Prefix      `json:"subnet"`
@@ -43,8 +44,8 @@ type dockersValue struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 }
 
-// DockerSpec gives the options and labels with which a user of Docker made a network;
-// none where nobody knows them.
+// DockerSpec returns the options and labels with which a user of Docker created the
+// network. It returns an empty DockerSpec if there are none.
 func (m *Manager) DockerSpec(ctx context.Context, name string, subnet netip.Prefix) (api.DockerSpec, error) {
 	if err := api.CheckNetworkName(name); err != nil {
 		return api.DockerSpec{}, err
@@ -77,8 +78,8 @@ func (m *Manager) DockerSpec(ctx context.Context, name string, subnet netip.Pref
 	return spec, nil
 }
 
-// dockersOps writes what Docker's user gave a network that is created, or removes what
-// is left of an earlier one. It gives no operation where there is nothing to do.
+// dockersOps returns the operations that store the Docker settings of a new network, or
+// that delete those of an earlier one. It returns none if there is nothing to do.
 func (m *Manager) dockersOps(ctx context.Context, rec Record, spec *api.DockerSpec) ([]state.Op, error) {
 	e, err := m.store.Get(ctx, dockersKey(rec.ID))
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
@@ -98,7 +99,7 @@ func (m *Manager) dockersOps(ctx context.Context, rec Record, spec *api.DockerSp
 	return []state.Op{{Kind: state.OpCAS, Key: dockersKey(rec.ID), Value: value, Version: e.Version}}, nil
 }
 
-// withAux gives the options of a specification as they are stored.
+// withAux returns the options of spec in their stored form.
 func withAux(spec api.DockerSpec) map[string]string {
 	if len(spec.Aux) == 0 {
 		return spec.Options
@@ -135,7 +136,7 @@ func readAux(spec *api.DockerSpec, subnet netip.Prefix) error {
 	return nil
 }
 
-// checkAux refuses addresses that a network cannot keep from its endpoints.
+// checkAux rejects addresses that a network cannot exclude from its endpoints.
 func checkAux(name string, aux map[string]netip.Addr, subnet netip.Prefix, gateway netip.Addr) error {
 	for _, addr := range aux {
 		switch {
@@ -148,8 +149,8 @@ func checkAux(name string, aux map[string]netip.Addr, subnet netip.Prefix, gatew
 	return nil
 }
 
-// keepAux gives the operations by which a new network has its addresses kept from its
-// endpoints, on every host and by every release.
+// keepAux returns the operations that exclude the addresses from a new network's
+// endpoints, on every host and in every release.
 func (m *Manager) keepAux(ctx context.Context, rec Record, aux map[string]netip.Addr) ([]state.Op, error) {
 	if len(aux) == 0 {
 		return nil, nil
@@ -161,7 +162,7 @@ func (m *Manager) keepAux(ctx context.Context, rec Record, aux map[string]netip.
 	for _, addr := range aux {
 		owners[addr] = networksOwner + addr.String()
 	}
-	// Late writes of an earlier network of the subnet may be there.
+	// Late writes of an earlier network with the subnet may exist.
 	entries, err := m.store.List(ctx, ipam.Prefix(rec.Subnet))
 	if err != nil {
 		return nil, fmt.Errorf("network %q: read the addresses of %s: %w", rec.ID, rec.Subnet, err)
@@ -177,7 +178,8 @@ func (m *Manager) keepAux(ctx context.Context, rec Record, aux map[string]netip.
 	return ops, nil
 }
 
-// sameAux refuses addresses that a network which exists does not keep from its endpoints.
+// sameAux returns ErrExists unless an existing network excludes all the addresses from
+// its endpoints.
 func (m *Manager) sameAux(ctx context.Context, rec Record, aux map[string]netip.Addr) error {
 	if len(aux) == 0 {
 		return nil

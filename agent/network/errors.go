@@ -8,9 +8,9 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// Sentinel errors. What is returned is one whole sentence that names the network
-// and says what to do, and wraps one of these; or it is an *api.Error for a wrong
-// name or subnet, or an error of the store or the context.
+// Sentinel errors. An error of this package is a full sentence that names the network,
+// advises what to do, and wraps one of these. Other errors are an *api.Error for an
+// invalid name or subnet, or those of the store or the context.
 var (
 	ErrExists    = errors.New("network exists and is another")
 	ErrOverlap   = errors.New("subnet overlaps")
@@ -21,7 +21,7 @@ var (
 	ErrBadRecord = errors.New("value cannot be decoded")
 )
 
-// refusal is a sentinel with its sentence.
+// refusal is a sentinel error with its message.
 type refusal struct {
 	kind error
 	text string
@@ -34,11 +34,11 @@ func refuse(kind error, format string, args ...any) error {
 func (r *refusal) Error() string { return r.text }
 func (r *refusal) Unwrap() error { return r.kind }
 
-// InUseError says who keeps a network from being deleted. It is an ErrInUse.
+// InUseError reports which hosts prevent the deletion of a network. It wraps ErrInUse.
 type InUseError struct {
 	Network   string
 	Hosts     []string // UUIDs, sorted
-	Endpoints int      // on all of them; 0: a host's list could not be read
+	Endpoints int      // total; 0 if a host's list could not be read
 }
 
 func (e *InUseError) Error() string {
@@ -63,11 +63,11 @@ func (e *InUseError) Error() string {
 	return fmt.Sprintf("network %q has %s on %s %s%s; remove them first", e.Network, what, noun, strings.Join(hosts, ", "), more)
 }
 
-// Unwrap gives ErrInUse.
+// Unwrap returns ErrInUse.
 func (e *InUseError) Unwrap() error { return ErrInUse }
 
-// BadRecordError names a key of the store whose value is not what belongs there.
-// The value is left as it is. It is an ErrBadRecord.
+// BadRecordError reports a key of the store whose value is invalid. The value is left
+// unchanged. It wraps ErrBadRecord.
 type BadRecordError struct {
 	Key   string
 	Cause error
@@ -80,5 +80,5 @@ func (e *BadRecordError) Error() string {
 	return fmt.Sprintf("value of key %q in the store cannot be decoded (%v); mend it or delete the key", e.Key, e.Cause)
 }
 
-// Unwrap gives ErrBadRecord and the cause.
+// Unwrap returns ErrBadRecord and the cause.
 func (e *BadRecordError) Unwrap() []error { return []error{ErrBadRecord, e.Cause} }

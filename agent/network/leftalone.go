@@ -2,17 +2,17 @@ package network
 
 import "sync"
 
-// maxLeftAlone bounds what is remembered of values that cannot be decoded.
+// maxLeftAlone limits how many undecodable values are remembered.
 const maxLeftAlone = 1024
 
-// leftAlone are the values of the store that cannot be decoded and were logged: each
-// once, although every creation reads all of them.
+// leftAlone records the undecodable values that were logged. Each is logged only once,
+// although every creation reads all of them.
 type leftAlone struct {
 	mu   sync.Mutex
 	said map[string]uint64 // key -> version
 }
 
-// news says whether a value was not logged yet, and takes it for logged.
+// news reports whether a value has not been logged yet, and marks it as logged.
 func (l *leftAlone) news(key string, version uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

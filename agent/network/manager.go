@@ -15,7 +15,8 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// Store is what a Manager needs of the key-value state; state.Store is one.
+// Store is the part of the key-value state that a Manager uses; state.Store implements
+// it.
 type Store interface {
 	Get(ctx context.Context, key string) (state.Entry, error)
 	List(ctx context.Context, prefix string) ([]state.Entry, error)
@@ -23,38 +24,38 @@ type Store interface {
 	Txn(ctx context.Context, ops []state.Op) error
 }
 
-// HostRoute is a route that a host has; no network may overlap it.
+// HostRoute is a route of a host. No network may overlap it.
 type HostRoute struct {
-	Host   string // its name, for people
+	Host   string // the host's name, for messages
 	Prefix netip.Prefix
 }
 
-// Config is what a Manager works with.
+// Config configures a Manager.
 type Config struct {
 	Store  Store
-	Logger *slog.Logger // nil: silent
-	// Routes gives the routes of all hosts, without those that a network of ours
-	// made. nil: there are none.
+	Logger *slog.Logger // nil: no logging
+	// Routes returns the routes of all hosts, except those that this program's networks
+	// created. nil: there are none.
 	Routes func(ctx context.Context) ([]HostRoute, error)
-	// Host is this host's id, beside the subnets that it reserves.
+	// Host is this host's ID, stored with the subnets that it reserves.
 	Host string
-	// Alive gives the ids of the hosts that live. nil: none but this one.
+	// Alive returns the IDs of the live hosts. nil: only this host is alive.
 	Alive func(ctx context.Context) (map[string]bool, error)
 }
 
-// Manager creates, finds and deletes networks. Several goroutines, and several
-// hosts on one store, may do so at once.
+// Manager creates, finds and deletes networks. Several goroutines, and several hosts on
+// one store, may do so concurrently.
 type Manager struct {
 	store  Store
 	log    *slog.Logger
 	routes func(ctx context.Context) ([]HostRoute, error)
 	host   string
-	life   string // of this Manager, see reservation
+	life   string // identifies this Manager, see reservation
 	alive  func(ctx context.Context) (map[string]bool, error)
 	left   leftAlone
 }
 
-// New makes a Manager.
+// New returns a Manager.
 func New(cfg Config) *Manager {
 	m := &Manager{store: cfg.Store, log: cfg.Logger, routes: cfg.Routes, host: cfg.Host, life: crand.Text(), alive: cfg.Alive}
 	if m.log == nil {
@@ -69,7 +70,8 @@ func New(cfg Config) *Manager {
 	return m
 }
 
-// Get reads a network consistently. One that is being deleted is ErrNotFound.
+// Get returns a network with a consistent read. It returns ErrNotFound for a network that
+// is being deleted.
 func (m *Manager) Get(ctx context.Context, name string) (Record, error) {
 	rec, err := m.read(ctx, name)
 	if err == nil && rec.Deleting {
@@ -78,7 +80,7 @@ func (m *Manager) Get(ctx context.Context, name string) (Record, error) {
 	return rec, err
 }
 
-// read is Get that also gives a network that is being deleted.
+// read is Get that also returns a network that is being deleted.
 func (m *Manager) read(ctx context.Context, name string) (Record, error) {
 	if err := api.CheckNetworkName(name); err != nil {
 		return Record{}, err
@@ -93,9 +95,9 @@ func (m *Manager) read(ctx context.Context, name string) (Record, error) {
 	return Decode(e)
 }
 
-// List reads all networks consistently, sorted by name, without those that are
-// being deleted. The second result has a BadRecordError for each value that
-// cannot be decoded; they hide nothing else.
+// List returns all networks with a consistent read, sorted by name, except those that are
+// being deleted. The second result has a BadRecordError for each undecodable value. Such
+// a value does not affect the other networks.
 func (m *Manager) List(ctx context.Context) ([]Record, []error, error) {
 	entries, err := m.store.List(ctx, NetworksPrefix)
 	if err != nil {
@@ -117,8 +119,8 @@ func (m *Manager) List(ctx context.Context) ([]Record, []error, error) {
 	return records, bad, nil
 }
 
-// bump is the operation that advances the generation; it conflicts when another
-// creation or deletion came in between this read and the transaction.
+// bump returns the operation that increments the generation. It conflicts if another
+// creation or deletion happens between this read and the transaction.
 func (m *Manager) bump(ctx context.Context) (state.Op, error) {
 	var v generationValue
 	e, err := m.store.Get(ctx, GenerationKey)
@@ -137,8 +139,8 @@ func (m *Manager) bump(ctx context.Context) (state.Op, error) {
 	return state.Op{Kind: state.OpCAS, Key: GenerationKey, Value: value, Version: e.Version}, err
 }
 
-// pause waits after a lost race, a random time that grows with the races lost:
-// 4 ms at most after the first, 128 ms at most in the end.
+// pause waits for a random time after a lost race. The maximum doubles with each lost
+// race, from 2 ms after the first to 128 ms.
 func pause(ctx context.Context, lost int) error {
 	timer := time.NewTimer(rand.N(2 * time.Millisecond << min(lost, 6)))
 	defer timer.Stop()

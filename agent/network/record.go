@@ -1,8 +1,8 @@
-// Package network owns the networks of the cluster: their records, their
-// subnets, VLANs and VNIs in the store. It creates, finds and deletes them such
-// that two hosts never disagree and no network goes while an endpoint is on it.
-// It never touches a switch or an interface. In memory it keeps only which bad values
-// it has logged.
+// Package network manages the networks of the cluster: their records, subnets, VLANs and
+// VNIs in the store. It creates, finds and deletes networks so that two hosts never
+// disagree, and so that no network disappears while an endpoint is on it. It never
+// touches a switch or an interface. In memory it keeps only which invalid values it has
+// logged.
 package network
 
 import (
@@ -16,55 +16,54 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// Where things lie in the store. Each prefix ends in a slash.
+// Key prefixes in the store. Each ends with a slash.
 const (
 	NetworksPrefix  = state.Prefix + "networks/"  // + name: a Record
 	EndpointsPrefix = state.Prefix + "endpoints/" // + network/host: that host's endpoints on the network
-	VLANsPrefix     = state.Prefix + "vlans/"     // + id: the network that has the VLAN
+	VLANsPrefix     = state.Prefix + "vlans/"     // + ID: the network that has the VLAN
 
-	// GenerationKey changes with every network that is created or deleted. Who
-	// creates one writes it too, so that two creations cannot both believe that
-	// a subnet is free.
+	// GenerationKey changes with every creation and deletion of a network. Every
+	// creation also writes it, so that two concurrent creations cannot both take the
+	// same free subnet.
 	GenerationKey = state.Prefix + "network-generation"
 )
 
-// Bounds of the ids of a network.
+// Limits of a network's VLAN and VNI.
 const (
 	MaxVLAN = 4094      // IEEE 802.1Q: 0 and 4095 are reserved
 	maxVNI  = 1<<24 - 1 // RFC 7348: 24 bits
-	// VNIBase plus the VLAN is the VNI of a network made here. It keeps ours
-	// apart from the low VNIs that people pick by hand.
+	// VNIBase plus the VLAN is the VNI of a new network. It avoids the low VNIs that
+	// administrators assign by hand.
 	VNIBase = 10000
 )
 
-const layout = 1 // version of every value written here
+const layout = 1 // version of every value that this package writes
 
-// Record is a network as the store has it.
+// Record is a network in the store.
 type Record struct {
 	ID      string // the network's name
 	Subnet  netip.Prefix
 	Gateway netip.Addr
 	VLAN    int
 	VNI     uint32
-	// Dynamic is the part of the subnet from which endpoints get an address that ask for
-	// none by name; the zero Prefix: all of it.
+	// Dynamic is the part of the subnet for endpoints that request no specific address.
+	// The zero Prefix means the whole subnet.
 	Dynamic netip.Prefix
-	// AllowMetadata lets its endpoints reach link-local addresses, where clouds
-	// have their metadata service.
+	// AllowMetadata lets the endpoints reach link-local addresses, where clouds provide
+	// their metadata service.
 	AllowMetadata bool
-	// ByDocker: a user of Docker made it. See api.Network.
+	// ByDocker is set if a user of Docker created the network. See api.Network.
 	ByDocker bool
-	// Deleting is set while somebody deletes the network. Whoever puts an
-	// endpoint on a network refuses then, and checks Version in the transaction
-	// that publishes the endpoint: that is what keeps a network from going away
-	// under an endpoint.
+	// Deleting is set while a host deletes the network. Other hosts then refuse new
+	// endpoints on it, and check Version in the transaction that publishes an endpoint.
+	// This prevents the deletion of a network that has an endpoint.
 	Deleting bool
-	Version  uint64 // of the key in the store; it changes with every write
+	Version  uint64 // of the key in the store; changes with every write
 
-	Unknown stored.Unknown // what a later release has written beside
+	Unknown stored.Unknown // members written by a later release
 }
 
-// recordValue is a record's value in the store.
+// recordValue is the stored form of a Record.
 type recordValue struct {
 	Version  int          `json:"version"`
 	ID       string       `json:"id"`
@@ -76,8 +75,9 @@ type recordValue struct {
 
 	AllowMetadata bool `json:"allow_metadata,omitempty"`
 	ByDocker      bool `json:"by_docker,omitempty"`
-	// Releases that do not know Dynamic refuse a record with it, and so the network: they
-	// would give addresses from outside. A record without it is the same for all.
+	// Releases that do not know Dynamic reject a record with it, and so the network,
+	// because they would allocate addresses outside the range. All releases accept a
+	// record without it.
 	Dynamic netip.Prefix `json:"dynamic,omitzero"`
 
 	Unknown stored.Unknown `json:"-"`
@@ -89,8 +89,8 @@ type vlanValue struct {
 	Network string `json:"network"`
 }
 
-// generationValue is the value of GenerationKey. The number makes each value
-// another: a store may take writing the same value again for no write at all.
+// generationValue is the value of GenerationKey. The number makes every value different,
+// because a store may ignore a write of an equal value.
 type generationValue struct {
 	Version    int    `json:"version"`
 	Generation uint64 `json:"generation"`
@@ -98,16 +98,17 @@ type generationValue struct {
 	Unknown stored.Unknown `json:"-"`
 }
 
-// Key is where a network's record lies.
+// Key returns the key of a network's record.
 func Key(name string) string { return NetworksPrefix + name }
 
-// VLANKey is where the owner of a VLAN is written.
+// VLANKey returns the key that holds the owner of a VLAN.
 func VLANKey(id int) string { return VLANsPrefix + strconv.Itoa(id) }
 
-// EndpointsKey is where a host, given by its UUID, publishes its endpoints on a network.
+// EndpointsKey returns the key under which a host, identified by its UUID, publishes its
+// endpoints on a network.
 func EndpointsKey(network, host string) string { return EndpointsPrefix + network + "/" + host }
 
-// Decode reads a record. Its error is a BadRecordError.
+// Decode decodes a record. Its error is a BadRecordError.
 func Decode(entry state.Entry) (Record, error) {
 	bad := func(err error) (Record, error) { return Record{}, &BadRecordError{Key: entry.Key, Cause: err} }
 	var v recordValue
@@ -142,13 +143,13 @@ func Decode(entry state.Entry) (Record, error) {
 	}, nil
 }
 
-// isHostAddress says whether an address is one of a subnet, and neither the
-// network's nor the broadcast address.
+// isHostAddress reports whether addr is in subnet and is neither the network address nor
+// the broadcast address.
 func isHostAddress(subnet netip.Prefix, addr netip.Addr) bool {
 	return subnet.Contains(addr) && addr != subnet.Addr() && subnet.Contains(addr.Next())
 }
 
-// dynamic says from where dynamic addresses come.
+// dynamic describes the range of dynamic addresses for a message.
 func (r Record) dynamic() string {
 	if r.Dynamic.IsValid() {
 		return fmt.Sprintf("gives dynamic addresses from %s", r.Dynamic)
@@ -163,8 +164,8 @@ func (r Record) encode() ([]byte, error) {
 	})
 }
 
-// salvage reads the subnet out of a record that is otherwise unreadable, so that
-// nobody else is given its addresses.
+// salvage extracts the subnet from an undecodable record, so that no other network gets
+// its addresses.
 func salvage(value []byte) (netip.Prefix, bool) {
 	var v struct {
 		Subnet netip.Prefix `json:"subnet"`

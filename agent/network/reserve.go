@@ -13,33 +13,33 @@ import (
 	"github.com/socketplane/socketplane/agent/stored"
 )
 
-// ReservationsPrefix is where a subnet is kept for a network that Docker is making:
-// it asks for the subnet first, and tells the network's name only afterwards.
-// Releases that do not know this key ignore it; they may still take the subnet.
+// ReservationsPrefix is the prefix of the subnets reserved for networks that Docker is
+// creating. Docker first requests the subnet, and sends the network's name only later.
+// Releases that do not know this key ignore it, so they may still take the subnet.
 const ReservationsPrefix = state.Prefix + "subnet-reservations/" // + subnet
 
 const (
-	// maxReservations bounds what one host may keep at one time.
+	// maxReservations limits the reservations of one host.
 	maxReservations = 256
-	// maxVoid bounds how many void reservations one transaction removes: its
-	// operations are limited, see state.MaxTxnOps.
+	// maxVoid limits how many void reservations one transaction removes, because
+	// state.MaxTxnOps limits its operations.
 	maxVoid = 32
 )
 
-// reservation keeps a subnet. It has no time in it, since the clocks of hosts
-// differ. It ends with the life of the manager that made it: another life of the
-// same host does not know what it was for, and a host that is not alive makes no network.
+// reservation reserves a subnet. It has no expiry time, because the clocks of hosts
+// differ. It ends with the Manager that made it: a later Manager on the same host does
+// not know its purpose, and a dead host creates no network.
 type reservation struct {
 	Version int          `json:"version"`
 	Subnet  netip.Prefix `json:"subnet"`
 	Host    string       `json:"host"`
 	Life    string       `json:"life"`
-	// Asked: the user named the subnet. Another host's user may then ask for the same
-	// network at the same moment, as one Compose file on two hosts does.
+	// Asked is set if the user named the subnet. Another host may then request the same
+	// network at the same time, for example from one Compose file on two hosts.
 	Asked bool `json:"asked,omitempty"`
 
 	version uint64 // of the key
-	spoilt  bool   // nobody can read it: it keeps nothing but its key
+	spoilt  bool   // no release can decode the value, so only the key's subnet is known
 }
 
 func reservationKey(subnet netip.Prefix) string {
@@ -69,10 +69,10 @@ func decodeReservation(e state.Entry) (reservation, error) {
 	return r, nil
 }
 
-// ours says whether this manager has made a reservation.
+// ours reports whether this Manager made the reservation.
 func (m *Manager) ours(r reservation) bool { return r.Host == m.host && r.Life == m.life }
 
-// reservations reads what is reserved, and apart from it what is so no more.
+// reservations returns the valid and the void reservations.
 func (m *Manager) reservations(ctx context.Context) (valid, void []reservation, err error) {
 	entries, err := m.store.List(ctx, ReservationsPrefix)
 	if err != nil || len(entries) == 0 {
@@ -109,10 +109,11 @@ func (r reservation) drop() state.Op {
 	return state.Op{Kind: state.OpDelete, Key: reservationKey(r.Subnet), Version: r.version}
 }
 
-// Reserve keeps a subnet, or any that is free, for a network that this host's Docker
-// is making, until Keep is called without it or Create has made the network. A subnet
-// that was asked for can be reserved again, also by another host. Errors: ErrOverlap,
-// ErrNoSubnet, an *api.Error for a wrong subnet, and those of the store.
+// Reserve reserves subnet, or any free one if it is zero, for a network that this host's
+// Docker is creating. The reservation ends when Create has created the network, or with a
+// call of Keep that omits the subnet. A subnet that a user requested can be reserved
+// again, even by another host. Errors: ErrOverlap, ErrNoSubnet, an *api.Error for an
+// invalid subnet, and those of the store.
 func (m *Manager) Reserve(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
 	if subnet != (netip.Prefix{}) {
 		if _, err := api.ParseSubnet(subnet.String()); err != nil {
@@ -154,7 +155,7 @@ func (m *Manager) reserveOnce(ctx context.Context, subnet netip.Prefix) (netip.P
 		if asked && r.Asked && r.Subnet == subnet {
 			return subnet, nil
 		}
-		if !r.spoilt || !asked || r.Subnet == subnet { // the key of a spoilt one cannot be written
+		if !r.spoilt || !asked || r.Subnet == subnet { // the key of a spoilt reservation cannot be written
 			taken = append(taken, r.occupied())
 		}
 	}
@@ -184,7 +185,8 @@ func (m *Manager) reserveOnce(ctx context.Context, subnet netip.Prefix) (netip.P
 	return subnet, nil
 }
 
-// networksSubnets gives what the networks occupy, also those that are being deleted.
+// networksSubnets returns the subnets of all networks, including those that are being
+// deleted.
 func (m *Manager) networksSubnets(ctx context.Context) (taken []occupied, err error) {
 	entries, err := m.store.List(ctx, NetworksPrefix)
 	if err != nil {
@@ -205,9 +207,9 @@ func (m *Manager) networksSubnets(ctx context.Context) (taken []occupied, err er
 	return taken, nil
 }
 
-// around gives what reservations keep from a network that is to be created, and
-// what goes from the store with its creation. A network of Docker's may have the
-// subnet that was reserved for it.
+// around returns the reserved subnets that a new network must avoid, and the operations
+// that delete reservations with its creation. A Docker network may use the subnet that
+// was reserved for it.
 func (m *Manager) around(ctx context.Context, spec Spec) (taken []occupied, ops []state.Op, err error) {
 	valid, void, err := m.reservations(ctx)
 	if err != nil {
@@ -228,8 +230,8 @@ func (m *Manager) around(ctx context.Context, spec Spec) (taken []occupied, ops 
 	return taken, ops, nil
 }
 
-// Keep gives up this host's reservations, but for those of these subnets that were
-// made in this life.
+// Keep drops all reservations of this host, except those that this Manager made for the
+// given subnets.
 func (m *Manager) Keep(ctx context.Context, subnets []netip.Prefix) error {
 	entries, err := m.store.List(ctx, ReservationsPrefix)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// occupied is a prefix that a new network may not overlap, with what holds it: a
-// network, a host's route, or a reservation. The other fields are empty.
+// occupied is a prefix that a new network may not overlap, with its holder: a network, a
+// host's route, or a reservation. Only the field of that holder is set.
 type occupied struct {
 	prefix   netip.Prefix
 	network  string
@@ -15,7 +15,7 @@ type occupied struct {
 	reserved bool
 }
 
-// String is for people: network "web" (10.6.128.0/17).
+// String returns a text for messages, such as: network "web" (10.6.128.0/17).
 func (o occupied) String() string {
 	if o.reserved {
 		return fmt.Sprintf("%s, which is reserved for a network that Docker is making", o.prefix)
@@ -26,7 +26,7 @@ func (o occupied) String() string {
 	return fmt.Sprintf("route %s of host %q", o.prefix, o.host)
 }
 
-// overlapping finds what overlaps a subnet.
+// overlapping returns the first entry that overlaps subnet.
 func overlapping(subnet netip.Prefix, taken []occupied) (occupied, bool) {
 	for _, o := range taken {
 		if o.prefix.Overlaps(subnet) {
@@ -36,7 +36,7 @@ func overlapping(subnet netip.Prefix, taken []occupied) (occupied, bool) {
 	return occupied{}, false
 }
 
-// freeSubnet gives the first candidate that overlaps nothing.
+// freeSubnet returns the first candidate that overlaps nothing.
 func freeSubnet(taken []occupied) (netip.Prefix, bool) {
 	for subnet := range candidates() {
 		if _, clash := overlapping(subnet, taken); !clash {
@@ -46,9 +46,9 @@ func freeSubnet(taken []occupied) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// candidates yields the subnets that a network may be given when none was asked
-// for: the private ranges of RFC 1918, in /16s as long as there are any, and
-// 10.0.0.0/16 last of its range because that is where most sites begin.
+// candidates yields the subnets for networks without a requested subnet. They are the
+// private ranges of RFC 1918, as /16s where possible. 10.0.0.0/16 is the last of its
+// range, because most sites use it first.
 func candidates() iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		for i := 1; i <= 256; i++ {
@@ -69,8 +69,8 @@ func candidates() iter.Seq[netip.Prefix] {
 	}
 }
 
-// matters says whether a host's route keeps networks away. A default route does
-// not, also where a VPN has split it into two halves.
+// matters reports whether networks must avoid a host's route. A default route does not
+// matter, even if a VPN splits it into two halves.
 func (r HostRoute) matters() bool {
 	return r.Prefix.IsValid() && r.Prefix.Addr().Is4() && r.Prefix.Bits() > 1
 }

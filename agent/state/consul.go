@@ -13,42 +13,41 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// ConsulConfig says where a Consul is and how to speak to it. Nothing is read
-// from the environment.
+// ConsulConfig holds the address of a Consul server and the settings of the connection.
+// OpenConsul ignores the environment.
 type ConsulConfig struct {
 	Address   string // http://HOST:PORT, https://HOST:PORT or unix:///PATH
-	Token     string // empty: none
-	TokenFile string // holds the token instead of Token; read anew for each request, so that it can be changed
-	CAFile    string // PEM; empty: the system's
-	CertFile  string // PEM; this client's certificate, with KeyFile
+	Token     string // empty: no token
+	TokenFile string // path of a file with the token, instead of Token; every request reads it, so it can change
+	CAFile    string // PEM; empty: the system's CAs
+	CertFile  string // PEM; the client certificate, used with KeyFile
 	KeyFile   string
-	Logger    *slog.Logger // nil: nothing is logged
+	Logger    *slog.Logger // nil: no logging
 }
 
-// callDeadline is how long a call other than Wait may take when its context
-// has no deadline.
+// callDeadline limits a call other than Wait whose context has no deadline.
 const callDeadline = 15 * time.Second
 
 var errClosed = errors.New("the store was closed")
 
-// consulStore is the Store in a Consul cluster.
+// consulStore implements Store on a Consul cluster.
 type consulStore struct {
 	address   string
 	transport *transport
 	client    *api.Client
 	log       *slog.Logger
-	ctx       context.Context // ends with Close, which ends every call
+	ctx       context.Context // Close cancels it, which ends every call
 	cancel    context.CancelCauseFunc
 
 	mu      sync.Mutex
-	watched map[string]watched // by prefix
+	watched map[string]watched // keyed by prefix
 }
 
 var _ Store = (*consulStore)(nil)
 
-// OpenConsul gives the state in the Consul at cfg.Address. It does not connect:
-// the server may come up later. It fails when the settings make no sense or a
-// file they name cannot be read.
+// OpenConsul returns a Store on the Consul server at cfg.Address. It does not connect, so
+// the server may start later. It fails if the settings are invalid or if it cannot read a
+// file that they name.
 func OpenConsul(cfg ConsulConfig) (Store, error) {
 	transport, err := newTransport(cfg)
 	if err != nil {
@@ -77,7 +76,7 @@ func (c *consulStore) Close() error {
 	return nil
 }
 
-// begin gives a call its context: it ends with the caller's, with the store,
+// begin derives the context of a call. It ends with the caller's context, with the store,
 // and after callDeadline unless the caller set a deadline.
 func (c *consulStore) begin(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -130,13 +129,13 @@ func (c *consulStore) List(ctx context.Context, prefix string) ([]Entry, error) 
 	return snap.Entries, nil
 }
 
-// consistent makes the leader ask its followers that it still leads, before it
-// answers: the default mode may answer from a leader that was just deposed.
+// consistent requests a read for which the leader first confirms with its followers that
+// it still leads. In the default mode a leader that was just deposed may answer.
 func consistent() *api.QueryOptions { return &api.QueryOptions{RequireConsistent: true} }
 
-// list reads a prefix once. Consul leaves out what the token may not read, and
-// says nothing to one without a token: what is missing for that reason must
-// never look deleted, so it is an error here.
+// list reads a prefix once. Consul omits the keys that the token may not read, and does
+// not even report that to a request without a token. list returns an error in both cases:
+// otherwise the omitted keys would look deleted.
 func (c *consulStore) list(ctx context.Context, prefix string, q *api.QueryOptions) (Snapshot, *api.QueryMeta, error) {
 	pairs, meta, err := c.client.KV().List(prefix, q.WithContext(ctx))
 	if err != nil {
@@ -146,7 +145,7 @@ func (c *consulStore) list(ctx context.Context, prefix string, q *api.QueryOptio
 		return Snapshot{}, nil, &statusError{code: 403, body: "some keys under the prefix may not be read"}
 	}
 	if len(pairs) == 0 && meta.DefaultACLPolicy != "allow" {
-		// Reading one key, other than a list, is refused aloud.
+		// Consul refuses to read a single key with an error, unlike a list.
 		if _, _, err := c.client.KV().Get(prefix, (&api.QueryOptions{AllowStale: true}).WithContext(ctx)); err != nil {
 			return Snapshot{}, nil, err
 		}
@@ -164,7 +163,7 @@ func byKey(a, b Entry) int { return strings.Compare(a.Key, b.Key) }
 func entryOf(pair *api.KVPair) Entry {
 	value := pair.Value
 	if value == nil {
-		value = []byte{} // Consul answers null for a value without bytes
+		value = []byte{} // Consul returns null for an empty value
 	}
 	return Entry{Key: pair.Key, Value: value, Version: pair.ModifyIndex, Session: pair.Session}
 }

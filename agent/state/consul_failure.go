@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// statusError is an answer that is a refusal, or the server's own failure.
+// statusError is an HTTP response that reports a refusal or a server failure.
 type statusError struct {
 	code int
 	body string
@@ -27,8 +27,8 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("%d %s", e.code, e.body)
 }
 
-// brokenError is a request without an answer. sent is false when it never left
-// this host: no connection was to be had.
+// brokenError is a request that got no response. sent is false if no connection was
+// available, so the request never left this host.
 type brokenError struct {
 	sent bool
 	err  error
@@ -37,31 +37,32 @@ type brokenError struct {
 func (e *brokenError) Error() string { return e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
-// silentError is an attempt that was ended since nothing was heard.
+// silentError is an attempt that timed out without a response.
 type silentError struct{ err error }
 
 func (e *silentError) Error() string { return e.err.Error() }
 func (e *silentError) Unwrap() error { return e.err }
 
-// failure is a judged error.
+// failure is an error with the decision how to handle it.
 type failure struct {
-	err      error         // wraps a sentinel of the package or the context's error
-	maybe    bool          // a write may have been applied all the same
-	patience time.Duration // for how long to go on trying; 0: not at all
+	err      error         // wraps a sentinel error of this package or the context's error
+	maybe    bool          // the write may have been applied nevertheless
+	patience time.Duration // how long to retry; 0: do not retry
 }
 
 const (
-	// refusedPatience outlasts a Consul that is just being restarted by its
-	// supervisor, and is short enough for a person who waits.
+	// refusedPatience exceeds the time in which a supervisor restarts Consul, and is
+	// short enough for a user who waits.
 	refusedPatience = time.Second
-	// lostPatience outlasts the election of a new leader, which Consul's followers
-	// begin 5 to 10 s after the last sign of the old one unless it is set up to be
-	// quicker (performance.raft_multiplier).
+	// lostPatience exceeds the time until a new leader is elected. Consul's followers
+	// start an election 5 to 10 s after they last heard from the old leader, or earlier
+	// if performance.raft_multiplier is lower.
 	lostPatience = 10 * time.Second
-	// firstAttempt is short: a request that met a leader's end can hang in Consul
-	// for seconds after the next has come, when a new one is answered at once. Each
-	// that was not answered in time gives the next twice the time, for a store that
-	// is only slow; lastAttempt makes room for a second within callDeadline.
+	// firstAttempt is short because a request sent while the leader fails can hang in
+	// Consul for seconds after the election of the next leader, which answers a new
+	// request at once. Each attempt that times out doubles the limit of the next one, in
+	// case the store is only slow. lastAttempt leaves time for a second attempt within
+	// callDeadline.
 	firstAttempt = time.Second
 	lastAttempt  = 4 * time.Second
 
@@ -69,7 +70,7 @@ const (
 	lastPause  = 400 * time.Millisecond
 )
 
-// judge tells what err, from a request made under ctx, means.
+// judge classifies err, which a request under ctx returned.
 func (c *consulStore) judge(ctx context.Context, err error) failure {
 	broken, isBroken := errors.AsType[*brokenError](err)
 	maybe := !isBroken || broken.sent
@@ -88,15 +89,15 @@ func (c *consulStore) judge(ctx context.Context, err error) failure {
 	}
 	_, noConsul := errors.AsType[*json.SyntaxError](err)
 	if noConsul || isTLSMismatch(err) {
-		f.patience = 0 // it will not be better the next time
+		f.patience = 0 // a retry cannot succeed
 	}
 	return f
 }
 
-// isTLSMismatch tells whether the two sides cannot agree on TLS: the
-// certificate of one does not please the other, or one does not speak it. A
-// server says what it thinks of a client's certificate only after the
-// handshake, when the request is on its way, and does not serve it.
+// isTLSMismatch reports whether the two sides cannot agree on TLS: one side rejects the
+// other's certificate, or one side does not use TLS. A server reports that it rejects a
+// client certificate only after the handshake, when the request is already on its way; it
+// does not serve the request.
 func isTLSMismatch(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return true
@@ -113,7 +114,7 @@ func (c *consulStore) judgeStatus(status *statusError) failure {
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
 		return failure{err: fmt.Errorf("%w: consul at %s: permission denied: check the token (%w)", ErrInvalid, c.address, status)}
 	case code == http.StatusTooManyRequests:
-		// A limit of the server's: it did nothing.
+		// The server applies a rate limit. It did not execute the request.
 		return failure{err: c.unavailable(status), patience: lostPatience}
 	case code >= 500:
 		return failure{err: c.unavailable(status), maybe: true, patience: lostPatience}
@@ -122,8 +123,8 @@ func (c *consulStore) judgeStatus(status *statusError) failure {
 	}
 }
 
-// ended is the error of a call whose context is over: the context's own when
-// the caller ended it before anything was in doubt.
+// ended returns the error of a call whose context has ended. It returns the context's own
+// error if the caller canceled before any write was in doubt.
 func (c *consulStore) ended(ctx context.Context, maybe bool) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, context.Canceled) && !maybe {
@@ -139,8 +140,8 @@ func (c *consulStore) unavailable(cause error) error {
 	return fmt.Errorf("%w: consul at %s: %w", ErrUnavailable, c.address, cause)
 }
 
-// shortCause leaves the request's URL and the address, which the message has
-// already, out of a failed connection's error.
+// shortCause strips the request's URL and the address from a connection error, because
+// the message contains them already.
 func shortCause(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		if call, ok := errors.AsType[*os.SyscallError](op.Err); ok {
@@ -158,13 +159,13 @@ func shortCause(err error) error {
 
 // pacer spaces the attempts of one call.
 type pacer struct {
-	since time.Time // of the first failure
+	since time.Time // time of the first failure
 	pause time.Duration
-	limit time.Duration // of the next attempt; 0: firstAttempt
+	limit time.Duration // time limit of the next attempt; 0: firstAttempt
 }
 
-// again waits before the next attempt. It is false when patience, counted from
-// the first failure, or ctx is over.
+// again waits before the next attempt. It returns false if ctx has ended or if patience,
+// counted from the first failure, is exhausted.
 func (p *pacer) again(ctx context.Context, patience time.Duration) bool {
 	if p.since.IsZero() {
 		p.since, p.pause = time.Now(), firstPause
@@ -184,7 +185,7 @@ func (p *pacer) again(ctx context.Context, patience time.Duration) bool {
 	}
 }
 
-// read does a request that changes nothing until it is answered or refused.
+// read repeats a read-only request until the server answers or refuses it.
 func (c *consulStore) read(ctx context.Context, request func(context.Context) error) error {
 	var pace pacer
 	for {

@@ -8,11 +8,11 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// errUndecided is why a lost write can stay unknown: others have written its
-// keys since.
+// errUndecided reports that another writer has written the keys of a lost write since, so
+// its result stays unknown.
 var errUndecided = errors.New("the answer was lost, and the keys have been written by another since: it is not known whether this write was applied")
 
-// verdict is what the keys tell about a write.
+// verdict is what the current keys show about a write.
 type verdict int
 
 const (
@@ -21,13 +21,12 @@ const (
 	notApplied
 )
 
-// lookUp reads the keys of a write that is in doubt, for as long as it takes
-// within the patience, and tells whether it was applied. The error is that it
-// cannot be told.
+// lookUp reads the keys of a write that is in doubt and reports whether it was applied.
+// It retries failed reads within lostPatience. It fails if it cannot tell.
 func (w *write) lookUp(ctx context.Context, pace *pacer, f failure) (bool, error) {
 	keys := w.evidence()
 	if len(keys) == 0 {
-		// Checks change nothing, and a tree that is deleted twice is deleted.
+		// A check changes nothing, and OpDeleteTree may safely run twice.
 		return false, nil
 	}
 	for {
@@ -58,7 +57,7 @@ func (w *write) lookUp(ctx context.Context, pace *pacer, f failure) (bool, error
 	}
 }
 
-// evidence is the operations whose keys show whether the write was applied.
+// evidence returns the operations whose keys show whether the write was applied.
 func (w *write) evidence() []Op {
 	var keys []Op
 	for _, op := range w.ops {
@@ -69,7 +68,7 @@ func (w *write) evidence() []Op {
 	return keys
 }
 
-// fetch reads the keys at one moment; those that are absent have ModifyIndex 0.
+// fetch reads all keys in one transaction. An absent key has ModifyIndex 0.
 func (w *write) fetch(ctx context.Context, pace *pacer, ops []Op) (map[string]*api.KVPair, error) {
 	if w.large {
 		return w.fetchLarge(ctx, pace, ops[0].Key)
@@ -109,11 +108,11 @@ func (w *write) fetchLarge(ctx context.Context, pace *pacer, key string) (map[st
 	return map[string]*api.KVPair{key: pair}, err
 }
 
-// decide tells from the keys whether the write was applied. It is all or
-// nothing, so one key that shows it suffices.
+// decide determines from the keys whether the write was applied. A write is atomic, so
+// one conclusive key suffices.
 func (w *write) decide(found map[string]*api.KVPair) verdict {
 	result := undecided
-	gone := true // every key to be deleted is gone, and nothing was to be set
+	gone := true // the write only deletes, and every key that it deletes is absent
 	for _, op := range w.ops {
 		pair := found[op.Key]
 		switch op.Kind {
@@ -129,8 +128,8 @@ func (w *write) decide(found map[string]*api.KVPair) verdict {
 			if pair.ModifyIndex != 0 {
 				gone = false
 			}
-			// Created no later than the version that was to be deleted: it
-			// was never deleted since.
+			// The key was created no later than the version to delete, so it has not
+			// been deleted since.
 			if pair.ModifyIndex != 0 && pair.CreateIndex <= op.Version {
 				result = notApplied
 			}

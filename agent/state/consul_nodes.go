@@ -9,12 +9,13 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// gossipCheck is the check that Consul itself keeps of each of its nodes: it is
-// critical when the other nodes get no answer from its gossip any more.
+// gossipCheck is the health check that Consul itself maintains for each node. It becomes
+// critical when the node no longer answers the gossip of the other nodes.
 const gossipCheck = "serfHealth"
 
-// Node asks the Consul agent at our address for its name, and whether it runs
-// on this machine: one elsewhere lives and dies apart from this machine.
+// Node returns the node name of the Consul agent at the store's address. It returns "" if
+// the agent does not run on this machine, because the agent's health then says nothing
+// about this machine.
 func (c *consulStore) Node(ctx context.Context) (string, error) {
 	ctx, done := c.begin(ctx)
 	defer done()
@@ -38,14 +39,14 @@ func (c *consulStore) Node(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-// agentSelf is api.Agent.Self, which takes no context.
+// agentSelf replaces api.Agent.Self, which takes no context.
 func (c *consulStore) agentSelf(ctx context.Context) (map[string]map[string]any, error) {
 	var self map[string]map[string]any
 	_, err := c.client.Raw().Query("/v1/agent/self", &self, (&api.QueryOptions{}).WithContext(ctx))
 	return self, err
 }
 
-// ownAddress says whether an interface of this machine has the address.
+// ownAddress reports whether an interface of this machine has the address.
 func ownAddress(text string) (bool, error) {
 	want, err := netip.ParseAddr(text)
 	if err != nil {
@@ -63,8 +64,8 @@ func ownAddress(text string) (bool, error) {
 	return false, nil
 }
 
-// LiveNodes gives the nodes whose gossip is answered. A node that the token may
-// not read would look like one that has failed: that is an error here.
+// LiveNodes returns the nodes that answer gossip. It fails if the token may not read
+// every node: an unreadable node would look like a failed one.
 func (c *consulStore) LiveNodes(ctx context.Context) ([]string, error) {
 	ctx, done := c.begin(ctx)
 	defer done()
@@ -80,7 +81,7 @@ func (c *consulStore) LiveNodes(ctx context.Context) ([]string, error) {
 	})
 	switch {
 	case err != nil:
-	case meta.ResultsFilteredByACLs || len(checks) == 0: // at least the one that answers lives
+	case meta.ResultsFilteredByACLs || len(checks) == 0: // the node that answers is alive, so an empty list is incomplete
 		err = fmt.Errorf("%w: consul at %s: the health of its nodes may not be read; give the token node_prefix read", ErrInvalid, c.address)
 	}
 	if err != nil {

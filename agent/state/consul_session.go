@@ -10,14 +10,15 @@ import (
 )
 
 const (
-	// The range of a session's TTL is Consul's.
+	// Consul defines the range of a session's TTL.
 	minTTL = 10 * time.Second
 	maxTTL = 24 * time.Hour
-	// lockDelay is how long a key cannot be held by another after its holder's
-	// session ended. Consul's default of 15 s covers holders that go on
-	// writing; ours compare versions. 0 would mean the default.
+	// lockDelay is how long no other session can hold a key after the session of its
+	// holder ended. Consul's default of 15 s protects against holders that continue to
+	// write. This package does not need that, because its writers compare versions. 0
+	// would select the default.
 	lockDelay = time.Millisecond
-	// renewPause is between two attempts to renew while the server is away.
+	// renewPause separates two attempts to renew while the server is unreachable.
 	renewPause = time.Second
 )
 
@@ -28,9 +29,8 @@ func checkTTL(name string, ttl time.Duration) error {
 	return nil
 }
 
-// consulSession is a session that lives by its TTL alone, on whichever server
-// is reached. It is not tied to the health of the node that it was opened on:
-// that may be a server elsewhere.
+// consulSession is a session that depends on its TTL alone. It is not bound to the health
+// of the node that opened it, because that node may be a server on another machine.
 type consulSession struct {
 	store *consulStore
 	id    string
@@ -38,7 +38,7 @@ type consulSession struct {
 	log   *slog.Logger
 	lost  chan struct{}
 	stop  context.CancelFunc
-	done  chan struct{} // closed when it is no longer renewed
+	done  chan struct{} // closed when renew has returned
 }
 
 func (c *consulStore) OpenSession(ctx context.Context, name string, ttl time.Duration) (Session, error) {
@@ -54,7 +54,7 @@ func (c *consulStore) OpenSession(ctx context.Context, name string, ttl time.Dur
 	)
 	opening, done := c.begin(ctx)
 	defer done()
-	// Creating twice is harmless: a session whose id was lost ends by its TTL.
+	// A repeated create is harmless: a session whose ID was lost expires by its TTL.
 	err := c.read(opening, func(ctx context.Context) (err error) {
 		opened = time.Now()
 		id, _, err = c.client.Session().CreateNoChecks(entry, (&api.WriteOptions{}).WithContext(ctx))
@@ -81,9 +81,8 @@ func (c *consulStore) OpenSession(ctx context.Context, name string, ttl time.Dur
 func (s *consulSession) ID() string            { return s.id }
 func (s *consulSession) Lost() <-chan struct{} { return s.lost }
 
-// Close ends the session at once; keys that it held are free. Lost is not
-// closed by it. It fails when the store cannot be reached: the session then
-// ends by its TTL.
+// Close ends the session immediately and frees the keys that it held. It does not close
+// Lost. If it fails because it cannot reach the store, the session expires by its TTL.
 func (s *consulSession) Close(ctx context.Context) error {
 	s.stop()
 	<-s.done
@@ -99,9 +98,9 @@ func (s *consulSession) Close(ctx context.Context) error {
 	return nil
 }
 
-// renew keeps the session alive until ctx ends or it is lost. alive is when it
-// was last known to live: the time before the request, as the store counts
-// from a moment after that.
+// renew keeps the session alive until ctx ends or the session is lost. alive is the last
+// time at which the session was known to live. That is the time before the request was
+// sent, because the store counts the TTL from a later moment.
 func (s *consulSession) renew(ctx context.Context, alive time.Time) {
 	timer := time.NewTimer(s.ttl / 3)
 	defer timer.Stop()
@@ -141,7 +140,7 @@ func (s *consulSession) renewOnce(ctx context.Context, within time.Duration) (bo
 	return entry != nil, err
 }
 
-// lose is called by renew only, and once.
+// lose closes lost. Only renew calls it, and only once.
 func (s *consulSession) lose(why string) {
 	s.log.Warn("session is lost: " + why)
 	close(s.lost)

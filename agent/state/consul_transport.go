@@ -20,22 +20,22 @@ import (
 )
 
 const (
-	// maxAnswer bounds what a server can make this process hold.
+	// maxAnswer limits the response body, and so the memory that a server can make this
+	// process use.
 	maxAnswer = 256 << 20
-	// maxReason bounds the text of a refusal.
+	// maxReason limits the text of a refusal.
 	maxReason = 1 << 10
 	maxToken  = 4 << 10
 )
 
-// transport carries Consul's HTTP requests. It puts the token in, takes out
-// what the client library read from the environment, and turns refusals and
-// broken connections into errors that tell whether the request can have
-// reached the server.
+// transport sends Consul's HTTP requests. It sets the token, removes the settings that
+// the client library read from the environment, and converts refusals and broken
+// connections to errors that show whether the request may have reached the server.
 type transport struct {
 	base      *http.Transport
 	scheme    string
 	host      string
-	path      string // of a reverse proxy, before /v1
+	path      string // path prefix of a reverse proxy, before /v1
 	token     string
 	tokenFile string
 }
@@ -53,18 +53,19 @@ func newTransport(cfg ConsulConfig) (*transport, error) {
 	}
 	dialer := &net.Dialer{
 		Timeout: 3 * time.Second,
-		// A server that vanished is noticed by a blocking query within 30 s.
+		// A blocking query detects within 30 s that the server vanished.
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}
 	t := &transport{
 		scheme: u.Scheme, host: u.Host, path: strings.TrimSuffix(u.Path, "/"), token: cfg.Token, tokenFile: cfg.TokenFile,
 		base: &http.Transport{
 			DialContext: dialer.DialContext,
-			// Watchers of many prefixes and parallel writers keep their connections.
+			// Watchers of many prefixes and parallel writers reuse their connections.
 			MaxIdleConnsPerHost: 64,
 			IdleConnTimeout:     90 * time.Second,
 			TLSHandshakeTimeout: 5 * time.Second,
-			// Consul's gzip costs its CPU more than the bytes are worth: each watcher gets each change.
+			// Every watcher receives every change, so gzip costs Consul more CPU than
+			// the saved bytes are worth.
 			DisableCompression: true,
 		},
 	}
@@ -116,15 +117,15 @@ func (cfg ConsulConfig) tls() (*tls.Config, error) {
 	return config, nil
 }
 
-// client makes the library's client on top of t. The library falls back to the
-// environment for what is not set: hence a token that is set, and replaced in
-// RoundTrip.
+// client returns an api.Client that uses t. The library reads unset settings from the
+// environment, so client sets a placeholder token, which RoundTrip replaces.
 func (t *transport) client() (*api.Client, error) {
 	return api.NewClient(&api.Config{
 		Address: t.host, Scheme: t.scheme, PathPrefix: t.path, Token: "replaced-by-the-transport",
 		HttpClient: &http.Client{
 			Transport: t,
-			// The token goes to the address that was configured and nowhere else.
+			// Following a redirect would send the token to an address other than the
+			// configured one.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	})
@@ -150,8 +151,8 @@ func (t *transport) currentToken() (string, error) {
 	return token, nil
 }
 
-// RoundTrip is http.RoundTripper's, with refusals as errors: the library loses
-// the status code of a failed transaction.
+// RoundTrip implements http.RoundTripper. It returns refusals as errors, because the
+// library drops the status code of a failed transaction.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	token, err := t.currentToken()
 	if err != nil {
@@ -179,8 +180,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	case resp.StatusCode == http.StatusNotFound && resp.Header.Get("X-Consul-Index") != "":
 	case resp.StatusCode == http.StatusNotFound && strings.Contains(req.URL.Path, "/v1/session/renew/"):
 	default:
-		// Also 404 from something that is no Consul: it must not look like an absent key.
-		reason, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason)) // half a reason is better than none
+		// This includes a 404 from a server that is not Consul, which must not look
+		// like an absent key.
+		reason, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason)) // a partial reason is better than none
 		resp.Body.Close()
 		return nil, &statusError{code: resp.StatusCode, body: strings.TrimSpace(string(reason))}
 	}
@@ -188,7 +190,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// boundedBody ends with an error, not with a silent end, after left bytes.
+// boundedBody returns an error, not io.EOF, after left bytes.
 type boundedBody struct {
 	io.ReadCloser
 	left int64
@@ -206,7 +208,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// withoutSecrets is an address as it may be shown when it could not be used.
+// withoutSecrets returns an unusable address in a form that is safe to show.
 func withoutSecrets(address string) string {
 	if u, err := url.Parse(address); err == nil {
 		return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()

@@ -11,26 +11,26 @@ import (
 )
 
 const (
-	// waitTime is how long a server holds a Wait in which nothing happens, a
-	// sixteenth more by its own jitter. It also bounds how long a watch stays
-	// deaf to a server whose index has gone backwards (restored from a backup):
-	// such a server waits for an index that it has yet to reach.
+	// waitTime is how long a server holds a Wait without changes; its own jitter adds up
+	// to a sixteenth. waitTime also limits how long a watch misses changes after a
+	// server was restored from a backup: its index went backwards, and it blocks until
+	// it reaches the old one.
 	waitTime = 45 * time.Second
-	// waitGrace is how much later than that the answer is given up.
+	// waitGrace is the time beyond the server's limit after which the client abandons
+	// the query.
 	waitGrace = 30 * time.Second
 )
 
-// watched is what the last Wait for a prefix left behind.
+// watched is the state that the last Wait for a prefix recorded.
 type watched struct {
-	emptyAt uint64 // the index it was empty at; 0: it was not
-	failed  bool   // there was no answer: the server may have another history since
+	emptyAt uint64 // index at which the prefix was empty; 0: it was not empty
+	failed  bool   // the last Wait failed, so the server's history may be another one since
 }
 
-// Wait reads stale: any server answers it, from what it has. An answer that is
-// older than index is not believed, because a server that has just come back
-// knows nothing yet, and its emptiness must not look like deletion: it is read
-// again, consistently. The same goes for the first read, and for the first
-// after a failure.
+// Wait uses stale reads, so any server can answer from its own data. A server that just
+// restarted may not have loaded its data yet, and its empty answer must not look like a
+// deletion. Wait therefore rejects an answer older than index and repeats it as a
+// consistent read. The first read, and the first after a failure, are consistent too.
 func (c *consulStore) Wait(ctx context.Context, prefix string, index uint64) (Snapshot, error) {
 	if err := checkPrefix(prefix); err != nil {
 		return Snapshot{}, err
@@ -47,7 +47,7 @@ func (c *consulStore) Wait(ctx context.Context, prefix string, index uint64) (Sn
 	}
 	snap, err := c.waitChange(ctx, prefix, index, last.emptyAt)
 
-	// The caller's own end of the call says nothing about the server.
+	// An error caused by the caller's context shows nothing about the server.
 	next := watched{failed: err != nil && (last.failed || ctx.Err() == nil)}
 	if err != nil && !next.failed {
 		next.emptyAt = last.emptyAt
@@ -80,8 +80,8 @@ func (c *consulStore) waitChange(ctx context.Context, prefix string, index, empt
 		if snap.Index == index || !wasEmpty || len(snap.Entries) != 0 {
 			return snap, nil
 		}
-		// The index of an empty prefix is that of all keys: it moves with
-		// every write anywhere.
+		// The index of an empty prefix is the index of all keys, so it advances with
+		// every write to any key.
 		index = snap.Index
 	}
 	var snap Snapshot
@@ -92,10 +92,11 @@ func (c *consulStore) waitChange(ctx context.Context, prefix string, index, empt
 	return snap, err
 }
 
-// block is one blocking query. An answer from a server without a leader, or
-// from before index, is not to be believed.
+// block performs one blocking query. It returns believed false if the server has no
+// leader or its answer is older than index.
 func (c *consulStore) block(ctx context.Context, prefix string, index uint64) (snap Snapshot, believed bool, err error) {
-	// Up to a tenth less, so that the watchers of a quiet cluster do not come all at once.
+	// The wait is up to a tenth shorter, so that the watchers of a quiet cluster do not
+	// all return at once.
 	wait := waitTime - rand.N(waitTime/10)
 	ctx, cancel := context.WithTimeoutCause(ctx, wait+wait/16+waitGrace, errors.New("no answer to a blocking query"))
 	defer cancel()

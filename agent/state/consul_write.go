@@ -12,12 +12,12 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// A write whose answer is lost may have been applied, may be applied later, or
-// never. Each call therefore marks what it writes with a number of its own, in
-// Consul's flags, which every attempt of the call repeats: whoever finds the
-// mark knows that this call was applied, also when another writer wrote the
-// same value. The mark also makes every write a change, so that every write
-// gives the key a new version; Consul leaves an equal pair as it is.
+// A write whose response is lost may have been applied, may be applied later, or may
+// never be applied. Each call therefore marks what it writes with a unique number in
+// Consul's flags, and every attempt of the call uses the same mark. A key with the mark
+// proves that the call was applied, even if another writer wrote the same value. The mark
+// also makes every write a change and so assigns a new version; Consul ignores a write
+// that equals the stored pair.
 
 func (c *consulStore) CompareAndSet(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
 	err := checkKey(key)
@@ -68,25 +68,25 @@ func (c *consulStore) Txn(ctx context.Context, ops []Op) error {
 	return nil
 }
 
-// write is one call that changes something, over all its attempts.
+// write is a call that changes keys, with all its attempts.
 type write struct {
 	store    *consulStore
 	ops      []Op
-	large    bool              // one CAS whose value fits no transaction
-	mark     uint64            // of this call
+	large    bool              // a single CAS whose value exceeds the size limit of a transaction
+	mark     uint64            // unique to this call
 	doubt    bool              // an attempt may have been applied
-	versions map[string]uint64 // of the keys that were set, when it was applied
+	versions map[string]uint64 // new versions of the keys, set when the write was applied
 }
 
-// errLockDelay is Consul's refusal to let a key be held so soon after its last
+// errLockDelay is Consul's refusal to lock a key during the lock delay after its last
 // holder ended.
 var errLockDelay = errors.New("the key's last holder ended just now")
 
-// do attempts the write until it is applied or refused. It never reports a
-// conflict with itself, and it is not attempted again before a look has shown
-// that the last attempt was not applied.
+// do attempts the write until it is applied or refused. It never reports a conflict with
+// its own write. If an attempt is in doubt, it does not attempt the write again before a
+// lookup has shown that the attempt was not applied.
 func (w *write) do(ctx context.Context) error {
-	// 53 bits: JSON decoders that know only floats keep those exactly.
+	// 53 bits: a JSON decoder that knows only floats preserves them exactly.
 	w.mark = rand.Uint64N(1<<53-1) + 1
 	var pace pacer
 	for {
@@ -101,8 +101,8 @@ func (w *write) do(ctx context.Context) error {
 		f := failure{err: err, patience: lostPatience}
 		switch {
 		case errors.Is(err, errLockDelay):
-			// Our sessions have a delay of a millisecond: another's may have a
-			// minute, and that is a key which cannot be had.
+			// The sessions of this package have a lock delay of 1 ms. A session of
+			// another program may have a minute, so the key counts as held.
 			f = failure{err: fmt.Errorf("%w: %w", ErrConflict, err), patience: refusedPatience}
 		case !conflict:
 			f = w.store.judge(ctx, err)
@@ -123,7 +123,8 @@ func (w *write) do(ctx context.Context) error {
 	}
 }
 
-// patience is longer when an attempt is in doubt: then it matters more to know.
+// patience returns a longer time if an attempt is in doubt, because then the result
+// matters more.
 func (w *write) patience(f failure) time.Duration {
 	if w.doubt && f.patience > 0 {
 		return lostPatience
@@ -172,8 +173,8 @@ func (w *write) attempt(ctx context.Context, pace *pacer) error {
 	return nil
 }
 
-// verbs are Consul's operations for one of ours. Its delete-cas is content with
-// a key that is absent, and its lock compares nothing: both get a check first.
+// verbs returns the Consul operations for op. Consul's delete-cas succeeds for an absent
+// key, and its lock compares no version, so a check precedes both.
 func (w *write) verbs(op Op) []*api.KVTxnOp {
 	check := &api.KVTxnOp{Verb: api.KVCheckIndex, Key: op.Key, Index: op.Version}
 	if op.Version == 0 && op.Kind != OpDelete {
@@ -193,9 +194,9 @@ func (w *write) verbs(op Op) []*api.KVTxnOp {
 	}
 }
 
-// refusal sorts the reasons for which Consul rolled a transaction back. It
-// gives them as text only. What is not known is no conflict: a caller would
-// repeat it for ever.
+// refusal classifies the reasons for which Consul rolled back a transaction. Consul
+// reports them only as text. An unknown reason is not a conflict, because a caller would
+// retry a conflict forever.
 func (w *write) refusal(reasons api.TxnErrors) error {
 	if len(reasons) == 0 {
 		return fmt.Errorf("%w: rolled back without a reason", ErrInvalid)
@@ -223,8 +224,8 @@ func (w *write) refusal(reasons api.TxnErrors) error {
 	}
 }
 
-// attemptLarge sends a value that fits no transaction the plain way, whose
-// answer has no version: that is looked up.
+// attemptLarge writes a value that exceeds the size limit of a transaction with a plain
+// CAS. The response contains no version, so attemptLarge reads it afterwards.
 func (w *write) attemptLarge(ctx context.Context, pace *pacer) error {
 	op := w.ops[0]
 	var set bool
@@ -239,7 +240,7 @@ func (w *write) attemptLarge(ctx context.Context, pace *pacer) error {
 	if !set {
 		return fmt.Errorf("%w (compared with version %d)", ErrConflict, op.Version)
 	}
-	w.doubt = true // until its version is known, it counts as lost
+	w.doubt = true // the write is in doubt until its version is known
 	var (
 		pair *api.KVPair
 		meta *api.QueryMeta
@@ -251,9 +252,9 @@ func (w *write) attemptLarge(ctx context.Context, pace *pacer) error {
 	if err != nil {
 		return &brokenError{sent: true, err: err}
 	}
-	// When another has written or deleted the key since, the version of our
-	// write lies below that of now. Every such number is the key's no more and
-	// never again, so that comparing with it fails, as it must.
+	// If another writer has changed or deleted the key since, the version of this write
+	// is lower than the current index. Any such number works as the version: the key
+	// never has it again, so a comparison with it fails, as it must.
 	version := meta.LastIndex - 1
 	if pair != nil && pair.Flags == w.mark {
 		version = pair.ModifyIndex

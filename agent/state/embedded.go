@@ -14,39 +14,39 @@ import (
 	bberrors "go.etcd.io/bbolt/errors"
 )
 
-// openTimeout is how long another process may hold the file.
+// openTimeout is how long OpenEmbedded waits for another process to release the file.
 const openTimeout = time.Second
 
 var (
 	bucketKeys = []byte("keys")  // key -> record
-	bucketMeta = []byte("meta")  // the two below
-	keyIndex   = []byte("index") // of the last change, 8 bytes big endian
+	bucketMeta = []byte("meta")  // holds keyIndex and keyFormat
+	keyIndex   = []byte("index") // index of the last change, 8 bytes big endian
 	keyFormat  = []byte("format")
 	format     = []byte("1")
 )
 
-// embeddedStore is the Store in a file of this host. One index counts the
-// changes of the whole store, as Raft's does for Consul: a key's version is the
-// index of its last change.
+// embeddedStore implements Store in a local file. One index counts the changes of the
+// whole store, like Consul's Raft index. The version of a key is the index of its last
+// change.
 type embeddedStore struct {
 	db     *bbolt.DB
-	ctx    context.Context // ends with Close, which ends every call
+	ctx    context.Context // Close cancels it, which ends every call
 	cancel context.CancelCauseFunc
 
-	writing sync.Mutex // from the begin of a change until it is announced
+	writing sync.Mutex // held from the start of a change until its announcement
 
 	mu       sync.Mutex
 	waiters  map[*waiter]struct{}
 	graves   graves
-	sessions map[string]*embeddedSession // that live, by id
+	sessions map[string]*embeddedSession // live sessions, by ID
 }
 
 var _ Store = (*embeddedStore)(nil)
 
-// OpenEmbedded gives the state in the file at path, which it makes (0600, and
-// its directory 0700) if there is none. One process at a time can have it: it
-// fails with ErrUnavailable when another does. Sessions do not outlive the
-// process, so no key is held when it returns.
+// OpenEmbedded opens the store in the file at path. It creates a missing file with mode
+// 0600 and a missing directory with mode 0700. Only one process can open the file:
+// OpenEmbedded fails with ErrUnavailable if another has it open. Sessions do not outlive
+// the process, so it frees all held keys before it returns.
 func OpenEmbedded(path string) (Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("open state file: %w", err)
@@ -63,14 +63,14 @@ func OpenEmbedded(path string) (Store, error) {
 		db: db, ctx: ctx, cancel: cancel,
 		waiters: make(map[*waiter]struct{}), sessions: make(map[string]*embeddedSession),
 	}
-	// The mode given to Open is that of a new file only.
+	// bbolt.Open applies the mode only to a new file.
 	if err := errors.Join(os.Chmod(path, 0o600), e.load()); err != nil {
 		return nil, fmt.Errorf("open state file %q: %w", path, errors.Join(err, db.Close()))
 	}
 	return e, nil
 }
 
-// load makes the buckets, and frees the keys that sessions of the last process held.
+// load creates the buckets and frees the keys that sessions of the previous process held.
 func (e *embeddedStore) load() error {
 	return e.db.Update(func(tx *bbolt.Tx) error {
 		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
@@ -95,7 +95,7 @@ func (e *embeddedStore) load() error {
 		if err := c.finish(); err != nil {
 			return err
 		}
-		// What was deleted before is not known: an older index is out of date.
+		// Earlier deletions are unknown, so every older index counts as outdated.
 		e.graves.floor = c.index
 		return nil
 	})
@@ -118,7 +118,7 @@ func (e *embeddedStore) Close() error {
 	return nil
 }
 
-// usable tells whether a call may begin.
+// usable returns an error if ctx has ended or the store is closed.
 func (e *embeddedStore) usable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -129,7 +129,8 @@ func (e *embeddedStore) usable(ctx context.Context) error {
 	return nil
 }
 
-// fault is an error of a bbolt transaction: one of ours, or the file's.
+// fault wraps an error of a bbolt transaction in ErrUnavailable, unless it is a sentinel
+// error of this package.
 func fault(err error) error {
 	if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrNotFound) {
 		return err
@@ -175,7 +176,7 @@ func (e *embeddedStore) List(ctx context.Context, prefix string) ([]Entry, error
 	return snap.Entries, nil
 }
 
-// snapshot reads a prefix and the store's index at one moment.
+// snapshot reads a prefix and the store's index in one transaction.
 func (e *embeddedStore) snapshot(prefix string) (Snapshot, error) {
 	snap := Snapshot{Entries: []Entry{}}
 	err := e.db.View(func(tx *bbolt.Tx) error {
@@ -188,7 +189,8 @@ func (e *embeddedStore) snapshot(prefix string) (Snapshot, error) {
 	return snap, err
 }
 
-// indexOf is the index of the last change; at least 1, as 0 asks not to wait.
+// indexOf returns the index of the last change. It is at least 1, because Wait with index
+// 0 does not wait.
 func indexOf(tx *bbolt.Tx) uint64 {
 	if data := tx.Bucket(bucketMeta).Get(keyIndex); len(data) == 8 {
 		return binary.BigEndian.Uint64(data)

@@ -54,8 +54,8 @@ func (e *embeddedStore) Txn(ctx context.Context, ops []Op) error {
 	return nil
 }
 
-// apply does all of ops or nothing and returns the index of the change. When it
-// returns, the change is on the disk.
+// apply executes all of ops or none and returns the index of the change. The change is on
+// disk when apply returns.
 func (e *embeddedStore) apply(ops []Op) (uint64, error) {
 	index, err := e.update(func(c *change) error {
 		for _, op := range ops {
@@ -71,7 +71,8 @@ func (e *embeddedStore) apply(ops []Op) (uint64, error) {
 	return index, fault(err)
 }
 
-// update commits what do changes and announces it, in the order of the indexes.
+// update commits the changes that do makes and announces them in the order of their
+// indexes.
 func (e *embeddedStore) update(do func(*change) error) (uint64, error) {
 	e.writing.Lock()
 	defer e.writing.Unlock()
@@ -94,7 +95,7 @@ func (e *embeddedStore) update(do func(*change) error) (uint64, error) {
 type change struct {
 	tx      *bbolt.Tx
 	keys    *bbolt.Bucket
-	index   uint64 // that what it writes gets
+	index   uint64 // version of the keys that it writes
 	written []string
 	deleted []string
 }
@@ -122,7 +123,7 @@ func (c *change) do(op Op) error {
 		if op.Session != "" && found.Session != "" && found.Session != op.Session {
 			return fmt.Errorf("%w (key %q is held by another session)", ErrConflict, op.Key)
 		}
-		session := found.Session // a write without one does not let go
+		session := found.Session // a write without a session does not release the key
 		if op.Session != "" {
 			session = op.Session
 		}
@@ -144,7 +145,8 @@ func (c *change) delete(key string) error {
 	return c.keys.Delete([]byte(key))
 }
 
-// deleteTree collects before it deletes: a cursor skips keys while its bucket changes.
+// deleteTree collects the keys before it deletes them, because a cursor skips keys if its
+// bucket changes.
 func (c *change) deleteTree(prefix string) error {
 	var keys []string
 	err := each(c.tx, prefix, func(e Entry) error {
@@ -162,8 +164,8 @@ func (c *change) deleteTree(prefix string) error {
 	return nil
 }
 
-// release frees the keys whose holder has ended. That is a change of the key,
-// with a new version, as it is in Consul.
+// release frees the keys whose session has ended. As in Consul, this changes the key and
+// gives it a new version.
 func (c *change) release(ended func(session string) bool) error {
 	var held []Entry
 	err := each(c.tx, "", func(e Entry) error {
@@ -184,7 +186,7 @@ func (c *change) release(ended func(session string) bool) error {
 	return nil
 }
 
-// finish keeps the index, when something was changed.
+// finish stores the index if anything changed.
 func (c *change) finish() error {
 	if len(c.written)+len(c.deleted) == 0 {
 		c.index--

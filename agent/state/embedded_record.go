@@ -8,19 +8,21 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A record is a key's value in the file: the version (8 bytes, big endian), the
-// length of the session's id (1 byte), the id, the value.
+// recordHead is the length of a record's fixed part. A record is a key's value in the
+// file: the version (8 bytes, big endian), the length of the session ID (1 byte), the ID,
+// the value.
 const recordHead = 9
 
 func encodeRecord(e Entry) []byte {
 	data := make([]byte, 0, recordHead+len(e.Session)+len(e.Value))
 	data = binary.BigEndian.AppendUint64(data, e.Version)
-	data = append(data, byte(len(e.Session))) // ids are 36 bytes
+	data = append(data, byte(len(e.Session))) // IDs have 36 bytes
 	data = append(data, e.Session...)
 	return append(data, e.Value...)
 }
 
-// decodeRecord copies what it returns: bbolt's memory is gone with its transaction.
+// decodeRecord copies the data that it returns, because bbolt's memory is valid only
+// within the transaction.
 func decodeRecord(key, data []byte) (Entry, error) {
 	if len(data) < recordHead || len(data) < recordHead+int(data[8]) {
 		return Entry{}, fmt.Errorf("the record of key %q is damaged", key)
@@ -35,7 +37,7 @@ func decodeRecord(key, data []byte) (Entry, error) {
 	}, nil
 }
 
-// each gives the entries under prefix, sorted by key.
+// each calls visit for every entry under prefix, sorted by key.
 func each(tx *bbolt.Tx, prefix string, visit func(Entry) error) error {
 	cursor := tx.Bucket(bucketKeys).Cursor()
 	p := []byte(prefix)

@@ -11,16 +11,16 @@ import (
 	bberrors "go.etcd.io/bbolt/errors"
 )
 
-// embeddedSession lives in this process: nobody else can be alive for it. It is
-// renewed by its context not having ended, and ends ttl after that.
+// embeddedSession is a session of this process. It stays alive while its context does,
+// and expires ttl after the context ended.
 type embeddedSession struct {
 	store *embeddedStore
 	id    string
 	lost  chan struct{}
 
 	mu     sync.Mutex
-	unlink func() bool // from the context
-	timer  *time.Timer // runs once the context has ended
+	unlink func() bool // detaches the session from its context
+	timer  *time.Timer // started when the context ends
 	ended  bool
 }
 
@@ -54,8 +54,8 @@ func (e *embeddedStore) OpenSession(ctx context.Context, name string, ttl time.D
 func (s *embeddedSession) ID() string            { return s.id }
 func (s *embeddedSession) Lost() <-chan struct{} { return s.lost }
 
-// Close ends the session at once; keys that it held are free. Lost is not
-// closed by it.
+// Close ends the session immediately and frees the keys that it held. It does not close
+// Lost.
 func (s *embeddedSession) Close(ctx context.Context) error {
 	if err := s.store.usable(ctx); err != nil {
 		return fmt.Errorf("close session %s: %w", s.id, err)
@@ -69,18 +69,19 @@ func (s *embeddedSession) Close(ctx context.Context) error {
 	return nil
 }
 
-// expire is the end of a session that is renewed no more.
+// expire ends a session whose context ended ttl ago.
 func (s *embeddedSession) expire() {
 	if !s.abandon() {
 		return
 	}
 	close(s.lost)
-	// A file that cannot be written leaves the keys held until it is opened
-	// again; the next writer hears why.
+	// If the file cannot be written, the keys stay held until the file is opened again.
+	// The next write reports the error.
 	_ = s.store.endSession(s.id)
 }
 
-// abandon ends what runs for the session; false if that was done before.
+// abandon marks the session as ended and stops its callbacks. It returns false if the
+// session had ended already.
 func (s *embeddedSession) abandon() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,15 +96,15 @@ func (s *embeddedSession) abandon() bool {
 	return true
 }
 
-// lives tells whether a key may be held under the session.
+// lives reports whether the session can hold a key.
 func (e *embeddedStore) lives(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.sessions[id] != nil
 }
 
-// endSession takes the session away first, inside the transaction that frees
-// its keys: none can be taken for it afterwards.
+// endSession removes the session inside the transaction that frees its keys. No key can
+// be locked under the session afterwards.
 func (e *embeddedStore) endSession(id string) error {
 	_, err := e.update(func(c *change) error {
 		e.mu.Lock()
@@ -112,13 +113,13 @@ func (e *embeddedStore) endSession(id string) error {
 		return c.release(func(session string) bool { return session == id })
 	})
 	if errors.Is(err, bberrors.ErrDatabaseNotOpen) {
-		return nil // the store was closed, which ends every session
+		return nil // the store is closed, which ends every session
 	}
 	return fault(err)
 }
 
-// Node is empty: this machine is the only one, and nobody watches it.
+// Node returns "": this machine is the only one, and no failure detector watches it.
 func (e *embeddedStore) Node(ctx context.Context) (string, error) { return "", e.usable(ctx) }
 
-// LiveNodes is empty, as Node is.
+// LiveNodes returns nil, as there is no failure detector.
 func (e *embeddedStore) LiveNodes(ctx context.Context) ([]string, error) { return nil, e.usable(ctx) }

@@ -10,14 +10,14 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// maxGraves bounds how many deletions are remembered. Whoever waits from an
-// index before those that were forgotten is answered at once, for nothing.
+// maxGraves limits how many deletions the store remembers. A Wait from an index before
+// the oldest remembered one returns at once, perhaps without a change.
 const maxGraves = 4096
 
-// graves remember which keys were deleted when: a deletion leaves nothing in
-// the file that would show it to one who waits from an older index.
+// graves records which keys were deleted at which index. The file itself keeps no trace
+// of a deletion for a Wait from an older index.
 type graves struct {
-	floor uint64 // deletions up to this index may have been forgotten
+	floor uint64 // deletions up to this index may be forgotten
 	list  []grave
 }
 
@@ -31,7 +31,7 @@ func (g *graves) add(index uint64, keys []string) {
 		g.list = append(g.list, grave{key, index})
 	}
 	if over := len(g.list) - maxGraves; over > 0 {
-		// Half at a time, so that not every deletion copies the list.
+		// Half of the list goes at a time, so that not every deletion copies it.
 		over += maxGraves / 2
 		over = min(over, len(g.list))
 		g.floor = g.list[over-1].index
@@ -39,7 +39,7 @@ func (g *graves) add(index uint64, keys []string) {
 	}
 }
 
-// since tells whether something under prefix may have been deleted after index.
+// since reports whether a key under prefix may have been deleted after index.
 func (g *graves) since(prefix string, index uint64) bool {
 	if index < g.floor {
 		return true
@@ -52,13 +52,13 @@ func (g *graves) since(prefix string, index uint64) bool {
 	return false
 }
 
-// waiter is a Wait that blocks.
+// waiter is a blocked Wait.
 type waiter struct {
 	prefix string
-	wake   chan struct{} // holds one
+	wake   chan struct{} // buffer of one
 }
 
-// announce tells the waiters of a change that is in the file.
+// announce wakes the waiters that a committed change concerns.
 func (e *embeddedStore) announce(c *change) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -67,7 +67,7 @@ func (e *embeddedStore) announce(c *change) {
 		if concerns(w.prefix, c.written) || concerns(w.prefix, c.deleted) {
 			select {
 			case w.wake <- struct{}{}:
-			default: // it is awake already and has not looked yet
+			default: // a wakeup is already pending
 			}
 		}
 	}
@@ -109,7 +109,8 @@ func (e *embeddedStore) wait(ctx context.Context, prefix string, index uint64) (
 	}()
 	timer := time.NewTimer(waitTime)
 	defer timer.Stop()
-	// It waits for news before it looks for old ones, so that none falls between.
+	// The waiter is registered before the first check, so that no change between the two
+	// is missed.
 	for {
 		changed, err := e.changed(prefix, index)
 		if err != nil {
@@ -136,8 +137,8 @@ func (e *embeddedStore) wait(ctx context.Context, prefix string, index uint64) (
 // errFound ends a search.
 var errFound = errors.New("found")
 
-// changed tells whether the prefix is not as it was at index. An index of the
-// future is that of another file: everything is new.
+// changed reports whether the prefix has changed since index. An index beyond the store's
+// own belongs to another file, so everything counts as changed.
 func (e *embeddedStore) changed(prefix string, index uint64) (bool, error) {
 	err := e.db.View(func(tx *bbolt.Tx) error {
 		if index == 0 || index > indexOf(tx) {

@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// maxKey is ours: long enough for every key of the layout, and far below
-	// what an HTTP request line or a bbolt key may hold.
+	// maxKey is a limit of this package. It suffices for every key of the layout and is
+	// far below the limits of an HTTP request line and a bbolt key.
 	maxKey = 512
-	// maxTxnBody is Consul's default limit (txn_max_req_len) of a transaction's
-	// body, in which values are base64.
+	// maxTxnBody is Consul's default limit (txn_max_req_len) for the body of a
+	// transaction, which contains the values in base64.
 	maxTxnBody = 512 << 10
-	// opBody is more than one operation takes in that body beside key and value.
+	// opBody exceeds what an operation adds to that body besides key and value.
 	opBody = 320
 )
 
-// checkKey refuses keys that the stores would refuse or take for another one
-// (Consul cleans paths): so that what is valid is valid in both.
+// checkKey rejects keys that a store would refuse or, because Consul cleans paths, take
+// for another key. A valid key is valid in both stores.
 func checkKey(key string) error {
 	switch {
 	case key == "":
@@ -30,8 +30,8 @@ func checkKey(key string) error {
 	return checkPath(key)
 }
 
-// checkPrefix is checkKey for a prefix, which may end with a slash. The empty
-// one is refused: it would be the whole of a Consul that others use too.
+// checkPrefix is checkKey for a prefix, which may end with a slash. It rejects the empty
+// prefix, which would cover all keys of a Consul that other programs use too.
 func checkPrefix(prefix string) error {
 	if prefix == "" {
 		return fmt.Errorf("%w: the prefix is empty", ErrInvalid)
@@ -53,7 +53,7 @@ func checkPath(key string) error {
 			return fmt.Errorf("%w: key %q has a segment %q", ErrInvalid, shown(key), segment)
 		}
 	}
-	// Consul looks at what an escaped key would be when it is unescaped.
+	// Consul also checks the unescaped form of a key.
 	plain, err := url.PathUnescape(key)
 	if err == nil && plain != key && (strings.Contains(plain, " ") || strings.Contains(plain, "..")) {
 		return fmt.Errorf("%w: key %q has an escaped space or dots", ErrInvalid, shown(key))
@@ -61,7 +61,7 @@ func checkPath(key string) error {
 	return nil
 }
 
-// shown is a key cut to what a message can carry.
+// shown truncates a key for use in a message.
 func shown(key string) string {
 	if len(key) > 64 {
 		return key[:64] + "..."
@@ -76,9 +76,9 @@ func checkValue(key string, value []byte) error {
 	return nil
 }
 
-// checkOps refuses transactions that Consul would refuse, by the same count in
-// both stores, and those that write a key twice: whether such a one was applied
-// could not be looked up.
+// checkOps rejects transactions that Consul would refuse, with the same limits for both
+// stores. It also rejects transactions that write a key twice, because a lookup could not
+// show whether such a transaction was applied.
 func checkOps(ops []Op) error {
 	count, body := 0, 0
 	written := make(map[string]bool, len(ops))
@@ -119,7 +119,7 @@ func checkOp(op Op) error {
 	return checkKey(op.Key)
 }
 
-// weight is how many operations of Consul's make one of ours.
+// weight returns the number of Consul operations that op needs.
 func (op Op) weight() int {
 	if op.Kind == OpDelete || op.Kind == OpCAS && op.Session != "" {
 		return 2

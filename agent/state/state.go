@@ -1,8 +1,8 @@
-// Package state owns the key-value state of the cluster: it reads and writes
-// keys with compare-and-set, watches prefixes as whole snapshots, and keeps
-// sessions that tell who is alive. It has two implementations that behave the
-// same, Consul for a cluster and an embedded file for a single host, and it
-// never knows what the values mean.
+// Package state stores the key-value state of the cluster. It reads and writes keys with
+// compare-and-set, watches prefixes as whole snapshots, and provides sessions that show
+// which hosts are alive. It has two implementations with the same behavior: Consul for a
+// cluster and an embedded file for a single host. The package does not interpret the
+// values.
 package state
 
 import (
@@ -11,99 +11,105 @@ import (
 	"time"
 )
 
-// Prefix is under which every key of ours lies; 1 is the version of the layout.
+// Prefix is the prefix of all keys of this program. The 1 is the version of the layout.
 const Prefix = "socketplane/v1/"
 
-// Limits that hold for both stores. Consul sets them: a value is at most
-// 512 KiB and a transaction holds at most 128 operations, where OpDelete and an
-// OpCAS with a Session count twice. A transaction's keys, base64-encoded values
-// and 320 bytes an operation together are at most 512 KiB.
+// Limits of both stores, which Consul defines. MaxValue is the maximum size of a value in
+// bytes. MaxTxnOps is the maximum number of operations in a transaction, where OpDelete
+// and an OpCAS with a Session count twice. The keys and base64-encoded values of a
+// transaction, plus 320 bytes per operation, may total at most 512 KiB.
 const (
 	MaxValue  = 512 << 10
 	MaxTxnOps = 128
 )
 
-// Sentinel errors. Everything a Store returns wraps one of them or a context error.
+// Sentinel errors. Every error of a Store wraps one of them or a context error.
 var (
 	ErrNotFound    = errors.New("key not found")
-	ErrConflict    = errors.New("key was changed by another")   // a compare failed; nothing was written
-	ErrUnavailable = errors.New("the store cannot be reached")  // it is not known whether a write was applied, unless the call says so
-	ErrInvalid     = errors.New("request refused by the store") // bad key, too large a value, permission
+	ErrConflict    = errors.New("key was changed by another")   // a comparison failed; nothing was written
+	ErrUnavailable = errors.New("the store cannot be reached")  // a write may have been applied, unless the method documents otherwise
+	ErrInvalid     = errors.New("request refused by the store") // for example an invalid key, too large a value, or a missing permission
 )
 
 // Entry is a key with its value.
 type Entry struct {
 	Key     string
 	Value   []byte
-	Version uint64 // changes with every write of the key; never 0 for a key that exists
-	Session string // id of the session that holds the key; empty: none, or it has ended
+	Version uint64 // changes with every write of the key; never 0 for an existing key
+	Session string // ID of the session that holds the key; empty if there is none or it has ended
 }
 
-// Snapshot is a whole prefix at one moment.
+// Snapshot is the content of a prefix at one moment.
 type Snapshot struct {
 	Entries []Entry // sorted by key
-	Index   uint64  // give it to the next Wait
+	Index   uint64  // index to pass to the next Wait
 }
 
-// OpKind is what an Op does.
+// OpKind is the kind of an Op.
 type OpKind int
 
-// The kinds of Op.
+// Kinds of Op.
 const (
-	OpCAS        OpKind = iota // set Value if the key is at Version; Version 0: if it is not there
-	OpDelete                   // delete if the key is at Version
-	OpCheck                    // only check that the key is at Version; Version 0: that it is not there
+	OpCAS        OpKind = iota // set Value if the key is at Version; Version 0: if the key is absent
+	OpDelete                   // delete the key if it is at Version
+	OpCheck                    // only check that the key is at Version; Version 0: that it is absent
 	OpDeleteTree               // delete every key that begins with Key
 )
 
-// Op is one step of a transaction.
+// Op is one operation of a transaction.
 type Op struct {
 	Kind    OpKind
 	Key     string
 	Value   []byte
 	Version uint64
-	Session string // OpCAS: also hold the key under this session; ErrInvalid if it has ended, ErrConflict if another that lives holds the key
+	// Session, in an OpCAS, also makes the session with this ID hold the key. Txn fails
+	// with ErrInvalid if the session has ended, and with ErrConflict if another live
+	// session holds the key.
+	Session string
 }
 
-// Store is the key-value state. All methods honour ctx. Reads are consistent,
-// never stale, except Wait.
+// Store is the key-value state. All methods honor ctx. All reads except Wait are
+// consistent, never stale.
 type Store interface {
-	// Get reads one key; ErrNotFound when it is absent.
+	// Get reads one key. It returns ErrNotFound if the key is absent.
 	Get(ctx context.Context, key string) (Entry, error)
-	// List reads all keys that begin with prefix, sorted by key.
+	// List returns all entries whose key begins with prefix, sorted by key.
 	List(ctx context.Context, prefix string) ([]Entry, error)
-	// CompareAndSet writes value if key is at version (0: absent) and returns the
-	// new version; else ErrConflict. A write whose answer was lost is looked up
-	// before it is called failed.
+	// CompareAndSet writes value if key is at version (0: absent) and returns the new
+	// version; otherwise it returns ErrConflict. If the response to a write is lost,
+	// CompareAndSet looks the write up before it reports a failure.
 	CompareAndSet(ctx context.Context, key string, value []byte, version uint64) (uint64, error)
-	// Delete removes key if it is at version; ErrConflict when it is at another
-	// or gone.
+	// Delete removes key if it is at version. It returns ErrConflict if the key is at
+	// another version or absent.
 	Delete(ctx context.Context, key string, version uint64) error
-	// Txn applies all ops or none; ErrConflict when a compare fails.
+	// Txn applies all ops or none. It returns ErrConflict if a comparison fails.
 	Txn(ctx context.Context, ops []Op) error
-	// Wait blocks until the prefix is not as it was at index (0: do not wait) or
-	// a time of the store's choosing has passed, and returns it whole.
+	// Wait blocks until the prefix has changed since index (0: do not wait) or a time
+	// that the store chooses has passed. It returns all entries of the prefix.
 	Wait(ctx context.Context, prefix string, index uint64) (Snapshot, error)
-	// OpenSession starts a session that ends ttl (at least 10 s, Consul's floor)
-	// to twice ttl after its last renewal. It is renewed until ctx ends or Close.
+	// OpenSession opens a session and renews it until ctx ends or Close. The session
+	// expires between ttl and twice ttl after its last renewal. ttl is at least 10 s,
+	// Consul's minimum.
 	OpenSession(ctx context.Context, name string, ttl time.Duration) (Session, error)
-	// Node names this machine as the store's own failure detector knows it; empty
-	// where there is none, or none that watches this machine.
+	// Node returns the name of this machine in the store's failure detector. It returns
+	// "" if there is no failure detector or if it does not watch this machine.
 	Node(ctx context.Context) (string, error)
-	// LiveNodes names the machines that the failure detector hears of; whoever has
-	// failed or left is not among them. ErrInvalid when it may not tell of all.
+	// LiveNodes returns the names of the machines that the failure detector considers
+	// alive, without those that failed or left. It returns ErrInvalid if it may not read
+	// all of them.
 	LiveNodes(ctx context.Context) ([]string, error)
-	// String names the store for people, without secrets.
+	// String returns a name of the store for messages, without secrets.
 	String() string
 	Close() error
 }
 
-// Session is a proof of life. Keys written with its ID show it in Entry.Session
-// until it ends; they themselves stay.
+// Session proves that its owner is alive. Entry.Session of a key written with its ID
+// shows that ID until the session ends; the key itself stays.
 type Session interface {
 	ID() string
-	// Lost is closed when the store has ended the session, or it could not be renewed in time.
+	// Lost is closed when the store has ended the session or when it could not be
+	// renewed in time.
 	Lost() <-chan struct{}
-	// Close ends the session at once. It does not close Lost.
+	// Close ends the session immediately. It does not close Lost.
 	Close(ctx context.Context) error
 }

@@ -10,12 +10,12 @@ import (
 
 var unknownType = reflect.TypeFor[Unknown]()
 
-// layout is what is to be known of a type.
+// layout describes a type.
 type layout struct {
-	keeps   bool           // a field of type Unknown is in it or below
-	members map[string]int // of a struct: the field of each name
-	below   []string       // of a struct: the members that keep
-	unknown int            // of a struct: its field of type Unknown; -1: none
+	keeps   bool           // the type or a type below it has a field of type Unknown
+	members map[string]int // of a struct: name to field index
+	below   []string       // of a struct: the members whose types keep unknown members
+	unknown int            // of a struct: index of its field of type Unknown; -1: none
 }
 
 var layouts sync.Map // reflect.Type -> layout
@@ -29,8 +29,8 @@ func layoutOf(t reflect.Type) layout {
 	return l
 }
 
-// look reads a type. A value is a tree of structs and slices; whatever else it has is
-// taken as a whole.
+// look determines the layout of a type. It descends into structs and slices only; every
+// other type is opaque.
 func look(t reflect.Type) layout {
 	l := layout{unknown: -1}
 	switch t.Kind() {
@@ -59,8 +59,8 @@ func look(t reflect.Type) layout {
 	return l
 }
 
-// folds says whether encoding/json takes a key for that of a known member, whose name
-// it ignores the case of.
+// folds reports whether encoding/json would accept key for a known member, because it
+// ignores the case of names.
 func (l layout) folds(key string) bool {
 	for name := range l.members {
 		if strings.EqualFold(name, key) {
@@ -70,9 +70,9 @@ func (l layout) folds(key string) bool {
 	return false
 }
 
-// compact takes the space out of a JSON value that was parsed.
+// compact removes the white space from a valid JSON value.
 func compact(raw json.RawMessage) json.RawMessage {
 	var b bytes.Buffer
-	_ = json.Compact(&b, raw) // it was parsed
+	_ = json.Compact(&b, raw) // raw is valid JSON
 	return b.Bytes()
 }

@@ -1,8 +1,8 @@
-// Package stored owns the form of stored values: JSON objects with the number of
-// their layout, which older and newer releases read and write side by side. A reader
-// takes the members that it knows. A writer puts back the members that it does not
-// know, so a value loses nothing on its way through another release. It never says
-// what a member means; who uses a value validates what it knows of it.
+// Package stored defines the format of stored values: JSON objects with a layout number,
+// which older and newer releases read and write side by side. A reader uses the members
+// that it knows. A writer preserves the members that it does not know, so a value loses
+// nothing when another release rewrites it. The package does not interpret members; the
+// code that uses a value validates them.
 package stored
 
 import (
@@ -18,26 +18,27 @@ import (
 )
 
 const (
-	// maxValue bounds a value, in bytes. Consul takes 512 KiB; an embedded store is
-	// this host's own.
+	// maxValue limits a value, in bytes. Consul accepts 512 KiB; only this host writes
+	// an embedded store.
 	maxValue = 16 << 20
-	// maxDepth bounds how deep objects and arrays nest. Ours nest to 5.
+	// maxDepth limits the nesting of objects and arrays. The values of this program nest
+	// to 5.
 	maxDepth = 32
-	// maxUnknown bounds what is kept of one object, in bytes: whoever can write the
-	// store makes others carry it from write to write.
+	// maxUnknown limits the unknown members of one object, in bytes. Otherwise anyone
+	// who can write to the store could make every later write carry large data.
 	maxUnknown = 8 << 10
 )
 
-// Unknown are the members of a JSON object that this release does not know, as they
-// are written in it: `"a":1,"b":[]`. A struct that is to keep them has a field of
-// this type with the tag `json:"-"`. Encode writes them behind the known ones.
+// Unknown holds the members of a JSON object that this release does not know, in JSON
+// syntax: `"a":1,"b":[]`. A struct that preserves them has a field of this type with the
+// tag `json:"-"`. Encode writes them after the known members.
 type Unknown string
 
-// ErrNewer is what a NewerError is.
+// ErrNewer is the sentinel error that NewerError wraps.
 var ErrNewer = errors.New("written by a newer release that this one cannot read")
 
-// NewerError says that a value has a newer layout than this release knows. Such a
-// value is left alone. It is an ErrNewer.
+// NewerError reports that a value has a newer layout than this release knows. Such a
+// value must be left unchanged. It wraps ErrNewer.
 type NewerError struct {
 	Layout, Known int
 }
@@ -46,11 +47,11 @@ func (e *NewerError) Error() string {
 	return fmt.Sprintf("a newer release wrote it, in layout %d; this release knows layout %d: install the newer release on this host", e.Layout, e.Known)
 }
 
-// Unwrap gives ErrNewer.
+// Unwrap returns ErrNewer.
 func (e *NewerError) Unwrap() error { return ErrNewer }
 
-// Unmarshal reads one JSON value, and nothing behind it, into what into points to.
-// Members that it does not know are skipped.
+// Unmarshal decodes exactly one JSON value into the value that into points to. It ignores
+// unknown members.
 func Unmarshal(data []byte, into any) error {
 	if err := bounded(data); err != nil {
 		return err
@@ -58,17 +59,18 @@ func Unmarshal(data []byte, into any) error {
 	return json.Unmarshal(data, into)
 }
 
-// Read reads an object of this layout into the struct that into points to, which has
-// an int named Version for the layout. It forgets what it does not know: the value
-// must not be written back. The error is a NewerError when the layout is newer.
+// Read decodes an object with the given layout into the struct that into points to. The
+// struct must have an integer field Version for the layout. Read discards unknown
+// members, so the caller must not write the value back. The error is a NewerError if the
+// layout is newer.
 func Read(value []byte, layout int, into any) error {
 	err := Unmarshal(value, into)
 	found := reflect.ValueOf(into).Elem().FieldByName("Version").Int()
-	if err != nil { // a newer layout may have other things where this one has a number
+	if err != nil { // a newer layout may have another type where this one has a number
 		var probe struct {
 			Version int64 `json:"version"`
 		}
-		_ = json.Unmarshal(value, &probe) // what is wrong with it is in err
+		_ = json.Unmarshal(value, &probe) // err describes the failure
 		found = max(found, probe.Version)
 	}
 	switch {
@@ -82,14 +84,14 @@ func Read(value []byte, layout int, into any) error {
 	return nil
 }
 
-// Decode is Read that keeps what it does not know, in the fields of type Unknown of
-// the struct and of the structs in its lists.
+// Decode is Read that preserves unknown members, in the fields of type Unknown of the
+// struct and of the structs in its slices.
 func Decode(value []byte, layout int, into any) error {
 	if err := bounded(value); err != nil {
 		return err
 	}
 	v := reflect.ValueOf(into).Elem()
-	// Nearly all values have known members only: then there is nothing to look for.
+	// Nearly all values have only known members, so there is nothing to preserve.
 	dec := json.NewDecoder(bytes.NewReader(value))
 	dec.DisallowUnknownFields()
 	if dec.Decode(into) == nil && v.FieldByName("Version").Int() == int64(layout) {
@@ -104,7 +106,7 @@ func Decode(value []byte, layout int, into any) error {
 	return keep(v, value)
 }
 
-// Encode writes a value with the members that Decode kept.
+// Encode encodes a value together with the unknown members that Decode preserved.
 func Encode(v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -113,7 +115,7 @@ func Encode(v any) ([]byte, error) {
 	return restore(reflect.ValueOf(v), data)
 }
 
-// bounded says whether a value is small and flat enough to be read.
+// bounded returns an error if a value is too large or nests too deeply.
 func bounded(data []byte) error {
 	if len(data) > maxValue {
 		return fmt.Errorf("%d bytes are more than %d", len(data), maxValue)
@@ -137,7 +139,7 @@ func bounded(data []byte) error {
 	return nil
 }
 
-// keep fills the fields of type Unknown of v, which was read from raw.
+// keep sets the fields of type Unknown of v, which was decoded from raw.
 func keep(v reflect.Value, raw []byte) error {
 	l := layoutOf(v.Type())
 	if !l.keeps || jsonobject.IsNull(raw) {
@@ -195,7 +197,7 @@ func keepMembers(v reflect.Value, raw []byte, l layout) error {
 	return nil
 }
 
-// restore puts the unknown members of v back into data, which is v encoded.
+// restore adds the unknown members of v to data, the encoded v.
 func restore(v reflect.Value, data []byte) ([]byte, error) {
 	if !kept(v) {
 		return data, nil
@@ -249,7 +251,7 @@ func restoreList(v reflect.Value, data []byte) ([]byte, error) {
 	return append(out, ']'), nil
 }
 
-// kept says whether v has unknown members, at whatever depth.
+// kept reports whether v has unknown members at any depth.
 func kept(v reflect.Value) bool {
 	l := layoutOf(v.Type())
 	if !l.keeps {

@@ -1,5 +1,5 @@
-// Package unixsocket listens on unix sockets that only root and one group may
-// connect to, from the first moment on.
+// Package unixsocket listens on unix sockets to which only root and one group can
+// connect, from their creation on.
 package unixsocket
 
 import (
@@ -15,20 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrAnswers says that another process listens on the socket.
+// ErrAnswers reports that another process listens on the socket.
 var ErrAnswers = errors.New("another process answers on it")
 
 // KeepGroup leaves the socket to this process's group.
 const KeepGroup = -1
 
 const (
-	modeAtFirst = 0o600 // until the group is right
+	modeAtFirst = 0o600 // until the group is set
 	mode        = 0o660
 )
 
-// Listen listens on the socket at path, whose file has mode 0660 and a group.
-// A socket that nobody answers on is left over and is replaced; the directory is
-// made if need be.
+// Listen listens on a socket at path whose file has mode 0660 and the given group. It
+// replaces a leftover socket on which no process listens, and creates a missing
+// directory. It fails with ErrAnswers if another process listens on the socket.
 func Listen(path string, group int) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the socket: %w", err)
@@ -56,9 +56,9 @@ func Listen(path string, group int) (net.Listener, error) {
 	return l, nil
 }
 
-// private gives a socket that is not bound yet a mode: bind(2) makes its file with
-// it, less the umask. To set the umask instead would change what the process's
-// other threads make, and two that set it at once leave it wrong.
+// private sets the mode of a socket before bind(2), which creates the file with that
+// mode, less the umask. Setting the umask instead would affect files that other threads
+// create, and two concurrent changes could leave it wrong.
 func private(_, _ string, conn syscall.RawConn) error {
 	var err error
 	if failed := conn.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), modeAtFirst) }); failed != nil {
@@ -67,8 +67,8 @@ func private(_, _ string, conn syscall.RawConn) error {
 	return err
 }
 
-// open lets the group in. It holds the file that it looked at, and follows no link
-// that somebody put there instead.
+// open gives the group access to the socket. It keeps the checked file open, and does not
+// follow a symbolic link that replaced it.
 func open(path string, group int) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

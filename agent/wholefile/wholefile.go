@@ -1,5 +1,5 @@
-// Package wholefile reads and replaces files that are small enough to be held
-// whole: bounded, and never half-written.
+// Package wholefile reads and replaces files that are small enough to hold in memory. It
+// limits their size, and never leaves a partially written file.
 package wholefile
 
 import (
@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// Read reads a whole file of at most limit bytes.
+// Read reads a whole file. It fails if the file is larger than limit bytes.
 func Read(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -26,8 +26,8 @@ func Read(path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// Replace writes a file so that a reader sees all of the old or all of the
-// new, also after a crash when sync is set.
+// Replace replaces a file atomically: a reader sees either the whole old or the whole new
+// content. With sync this also holds after a crash.
 func Replace(path string, data []byte, mode os.FileMode, sync bool) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -35,7 +35,7 @@ func Replace(path string, data []byte, mode os.FileMode, sync bool) (err error) 
 	}
 	defer func() {
 		if err != nil {
-			_ = f.Close() // the first error says more
+			_ = f.Close() // the first error is more specific
 			_ = os.Remove(f.Name())
 		}
 	}()

@@ -10,20 +10,20 @@ import (
 )
 
 const (
-	// again is how soon what was said to all may be said again, RFC 6762, section 6:
-	// that bounds what questions can make us send.
+	// again is the minimum interval between two multicast answers (RFC 6762, section 6).
+	// It limits how much traffic queries can cause.
 	again = time.Second
-	// A shared answer waits a moment, so that many hosts do not speak at once.
+	// A shared answer is delayed, so that many hosts do not answer at once.
 	minDelay, maxDelay = 20 * time.Millisecond, 120 * time.Millisecond
-	// unasked is how often an announcement is said at first, section 8.3.
+	// unasked is the number of initial announcements (section 8.3).
 	unasked = 3
-	// lookAgain is how often the interface is looked at: one that was made anew hears
-	// nothing for a socket of before, and nothing says so.
+	// lookAgain is how often the interface is checked. A socket receives nothing from an
+	// interface that was recreated, and the kernel reports no error.
 	lookAgain = 30 * time.Second
 )
 
-// Announce says a to the segment of an interface, unasked at first and then to
-// who asks, until ctx ends. The error is of the interface.
+// Announce announces a on the segment of an interface until ctx ends: first unsolicited,
+// then in answer to queries. An error concerns the interface.
 func Announce(ctx context.Context, iface string, a Announcement) error {
 	s, err := open(iface, a.Addr)
 	if err != nil {
@@ -36,7 +36,7 @@ func Announce(ctx context.Context, iface string, a Announcement) error {
 	}
 	asked, failed := make(chan struct{}, 1), make(chan error, 1)
 	go func() { failed <- s.answerAll(a, asked) }()
-	last, next := time.Time{}, time.Now() // when it was said, and is to be; zero: not before somebody asks
+	last, next := time.Time{}, time.Now() // times of the last and the next announcement; zero next: wait for a query
 	due := time.NewTimer(0)
 	defer due.Stop()
 	look := time.NewTicker(lookAgain)
@@ -45,7 +45,7 @@ func Announce(ctx context.Context, iface string, a Announcement) error {
 		select {
 		case <-ctx.Done():
 			if bye, err := a.answer(0, nil); err == nil {
-				_ = s.sendAll(bye) // who does not hear it notices by the records' age
+				_ = s.sendAll(bye) // hosts that miss it notice when the records expire
 			}
 			return nil
 		case err := <-failed:
@@ -73,9 +73,9 @@ func Announce(ctx context.Context, iface string, a Announcement) error {
 	}
 }
 
-// answerAll hears questions until the socket is closed. A question by plain DNS,
-// from another port, is answered at once to who asked, ten a second at most: it
-// is not said whether it is he.
+// answerAll processes queries until the socket is closed. It answers a plain DNS query,
+// which comes from another port, directly to the sender. The limit is ten such answers a
+// second, because the sender address may be forged.
 func (s *socket) answerAll(a Announcement, asked chan<- struct{}) error {
 	buf := make([]byte, maxPacket)
 	var window time.Time
@@ -106,6 +106,6 @@ func (s *socket) answerAll(a Announcement, asked chan<- struct{}) error {
 
 func (s *socket) answerOne(a Announcement, m message, to netip.AddrPort) {
 	if packet, err := a.answer(ttl, &m); err == nil {
-		_ = s.send(packet, to) // who asked may ask again
+		_ = s.send(packet, to) // the sender may ask again
 	}
 }

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Questions come ever more rarely, RFC 6762, section 5.2: a cluster that begins
-// later announces itself.
+// firstQuestion and maxQuestion limit the interval between queries, which doubles after
+// each query (RFC 6762, section 5.2). A cluster that starts later announces itself.
 const firstQuestion, maxQuestion = time.Second, time.Minute
 
-// Browse asks the segment of an interface, where this host is addr, who is in a
-// cluster, until ctx ends. It calls found, in one goroutine, for each
-// announcement that a host made of itself, as often as it is heard. The error is
-// of the interface.
+// Browse queries the segment of an interface, on which this host has addr, for hosts in a
+// cluster until ctx ends. It calls found for each announcement that it receives from the
+// announced host itself, including repetitions. All calls come from one goroutine. An
+// error concerns the interface.
 func Browse(ctx context.Context, iface string, addr netip.Addr, found func(Announcement)) error {
 	s, err := open(iface, addr)
 	if err != nil {
@@ -30,7 +30,7 @@ func Browse(ctx context.Context, iface string, addr netip.Addr, found func(Annou
 	defer func() {
 		s.close()
 		if !ended {
-			<-failed // found is not called any more
+			<-failed // after this, found is not called any more
 		}
 	}()
 	pause := firstQuestion
@@ -60,8 +60,8 @@ func (s *socket) hear(found func(Announcement)) error {
 		if err != nil {
 			return err
 		}
-		// A response from another port is none, RFC 6762, section 6. And nobody can
-		// speak for another address, or send us to one.
+		// A response must come from port 5353 (RFC 6762, section 6). The address check
+		// stops a host from announcing another host's address.
 		if m.response && from.Port() == port && m.found.Addr == from.Addr() {
 			found(*m.found)
 		}

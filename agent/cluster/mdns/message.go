@@ -1,7 +1,8 @@
-// Package mdns announces a host's cluster to the segment of one interface and
-// hears who else does, by Multicast DNS (RFC 6762) and DNS-SD (RFC 6763) over
-// IPv4. Everything heard is a hint of somebody unknown: the package bounds it,
-// checks its form and that it speaks of its own sender, and trusts nothing.
+// Package mdns announces a host's cluster on the segment of one interface and receives
+// the announcements of other hosts. It uses Multicast DNS (RFC 6762) and DNS-SD (RFC
+// 6763) over IPv4. The package treats every received message as an unauthenticated hint:
+// it limits its size, checks its format, and accepts only announcements of the sender
+// itself.
 package mdns
 
 import (
@@ -12,39 +13,41 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Service is what clusters are found by, as in 2015.
+// Service is the DNS-SD service name of clusters, unchanged since 2015.
 const Service = "_docker._cluster.local."
 
 const (
-	// maxPacket is the longest message that RFC 6762, section 17, lets anybody send.
+	// maxPacket is the maximum size of a message (RFC 6762, section 17).
 	maxPacket = 9000
-	// What is read of one message: ours has one question or four records.
+	// Limits for reading one message. The package's own messages have one question or
+	// four records.
 	maxQuestions = 32
 	maxRecords   = 64
 	maxText      = 512 // bytes of all TXT strings
 
-	// ttl is in seconds, as RFC 6762, section 10, recommends for records with
-	// addresses in them; legacyTTL is the most for who asks by plain DNS, section 6.7.
+	// ttl is in seconds. It is the value that RFC 6762, section 10, recommends for
+	// records that contain addresses. legacyTTL is the maximum in an answer to a plain
+	// DNS query (section 6.7).
 	ttl       = 120
 	legacyTTL = 10
 
-	cacheFlush = 1 << 15 // of a class: RFC 6762, section 10.2
+	cacheFlush = 1 << 15 // bit of the class (RFC 6762, section 10.2)
 )
 
-// Announcement is what one host says of itself.
+// Announcement is what a host announces about itself.
 type Announcement struct {
-	Instance string // one DNS label; unique on the segment
+	Instance string // one DNS label, unique on the segment
 	Addr     netip.Addr
 	Port     uint16
 	Text     []string
 }
 
-// message is what matters to us of a message.
+// message is the relevant content of an mDNS message.
 type message struct {
 	id       uint16
 	response bool
-	asks     bool          // a question for Service
-	known    []string      // of a question: instances that need not be told
+	asks     bool          // contains a question for Service
+	known    []string      // of a query: instances that the sender knows already
 	found    *Announcement // of a response
 }
 
@@ -53,7 +56,7 @@ var (
 	errMalformed = errors.New("the message is malformed")
 )
 
-// question asks who announces Service.
+// question packs a query for the hosts that announce Service.
 func question() ([]byte, error) {
 	name, err := dnsmessage.NewName(Service)
 	if err != nil {
@@ -63,8 +66,8 @@ func question() ([]byte, error) {
 	return m.Pack()
 }
 
-// answer packs an announcement. A life of 0 seconds is a good-bye. legacy is a
-// question by plain DNS, which wants its id and itself back.
+// answer packs an announcement. A life of 0 seconds is a goodbye. legacy is the plain DNS
+// query to answer, whose ID and question the answer repeats; nil: none.
 func (a Announcement) answer(life uint32, legacy *message) ([]byte, error) {
 	service, err := dnsmessage.NewName(Service)
 	if err != nil {
@@ -96,15 +99,16 @@ func (a Announcement) answer(life uint32, legacy *message) ([]byte, error) {
 	return m.Pack()
 }
 
-// read takes from a message what is about Service. Of a response it takes the
-// first instance only: nobody but a host itself is believed about it.
+// read extracts the content about Service from a message. It takes only the first
+// instance of a response, because a host may announce only itself.
 func read(packet []byte) (message, error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(packet)
 	if err != nil {
 		return message{}, errMalformed
 	}
-	// RFC 6762, section 18: other operations and failures are passed over in silence.
+	// RFC 6762, section 18: messages with another opcode or response code are ignored
+	// silently.
 	if h.OpCode != 0 || h.RCode != 0 {
 		return message{}, errOther
 	}
@@ -144,7 +148,7 @@ func read(packet []byte) (message, error) {
 
 func isService(n dnsmessage.Name) bool { return strings.EqualFold(n.String(), Service) }
 
-// records are those of one message that may be about an instance.
+// records are the records of one message that may describe an instance.
 type records struct {
 	instances []instance
 	srv       map[string]dnsmessage.SRVResource // by name in lower case
@@ -182,7 +186,7 @@ func readRecords(p *dnsmessage.Parser) (records, error) {
 	return r, nil
 }
 
-// take reads the record whose header was read. The first of a kind stands.
+// take reads the record after its header. The first record of each kind and name wins.
 func (r *records) take(p *dnsmessage.Parser, h dnsmessage.ResourceHeader, skip func() error) error {
 	name := strings.ToLower(h.Name.String())
 	if h.Class&^cacheFlush != dnsmessage.ClassINET {
@@ -225,8 +229,8 @@ func size(texts []string) int {
 	return n
 }
 
-// announcement gives the instance that the records describe wholly; nil when
-// there is none, or its host says good-bye.
+// announcement returns the instance if the records describe it completely. It returns nil
+// if they do not, or if the host says goodbye.
 func (r *records) announcement() *Announcement {
 	if len(r.instances) == 0 || r.instances[0].life == 0 {
 		return nil

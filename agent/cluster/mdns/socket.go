@@ -11,24 +11,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// port and group are those of Multicast DNS over IPv4, RFC 6762, section 3.
+// port and group are the port and address of Multicast DNS over IPv4 (RFC 6762, section
+// 3).
 const port = 5353
 
 var group = netip.AddrFrom4([4]byte{224, 0, 0, 251})
 
-// socket speaks to the segment of one interface.
+// socket sends to and receives from the segment of one interface.
 type socket struct {
 	conn  net.PacketConn
 	send4 *ipv4.PacketConn
 	index int
-	addr  netip.Addr     // ours
-	link  []netip.Prefix // addresses of the segment
+	addr  netip.Addr     // this host's address
+	link  []netip.Prefix // prefixes of the segment
 }
 
-// open joins the group on an interface. The socket is bound to the group: it
-// hears what is sent to all on this interface only, and takes no answer away from
-// another responder of this host (avahi, systemd-resolved), which has the same
-// port.
+// open joins the multicast group on an interface. The socket is bound to the group
+// address. It therefore receives only multicast from this interface, and takes no unicast
+// answers from another responder on this host with the same port (avahi,
+// systemd-resolved).
 func open(iface string, addr netip.Addr) (*socket, error) {
 	ifi, err := net.InterfaceByName(iface)
 	if err != nil {
@@ -48,7 +49,8 @@ func open(iface string, addr netip.Addr) (*socket, error) {
 	return &socket{conn: conn, send4: ipv4.NewPacketConn(conn), index: ifi.Index, addr: addr, link: link}, nil
 }
 
-// stillThere says whether the interface is the one that the socket is for.
+// stillThere returns an error unless the interface is still the one that the socket was
+// opened for.
 func (s *socket) stillThere(iface string) error {
 	ifi, err := net.InterfaceByName(iface)
 	if err != nil {
@@ -74,19 +76,19 @@ func onLink(ifi *net.Interface) ([]netip.Prefix, error) {
 	return link, nil
 }
 
-// listen makes the socket by system calls: package net binds one for a group to
-// every address of the host.
+// listen creates the socket with system calls, because package net binds a multicast
+// socket to all addresses of the host.
 func listen(index int, addr netip.Addr) (net.PacketConn, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	f := os.NewFile(uintptr(fd), "mdns")
-	defer f.Close() // FilePacketConn duplicates it
+	defer f.Close() // FilePacketConn duplicates the descriptor
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
-		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0), // of this interface only
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0), // multicast of this interface only
 		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, 255),
 		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, 255),
 		unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Address: addr.As4(), Ifindex: int32(index)}),
@@ -101,8 +103,8 @@ func listen(index int, addr netip.Addr) (net.PacketConn, error) {
 	return net.FilePacketConn(f)
 }
 
-// receive gives the next message that is about Service and comes from another
-// host of the segment. The error is the socket's.
+// receive returns the next message that is about Service and comes from another host on
+// the segment. The error is that of the socket.
 func (s *socket) receive(buf []byte) (message, netip.AddrPort, error) {
 	for {
 		n, from, err := s.conn.ReadFrom(buf)
@@ -124,7 +126,7 @@ func (s *socket) receive(buf []byte) (message, netip.AddrPort, error) {
 	}
 }
 
-// neighbour says whether an address is another host's on the segment.
+// neighbour reports whether a is the address of another host on the segment.
 func (s *socket) neighbour(a netip.Addr) bool {
 	if a == s.addr || !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() {
 		return false
@@ -137,7 +139,7 @@ func (s *socket) neighbour(a netip.Addr) bool {
 	return false
 }
 
-// sendAll sends to the segment; send to one.
+// sendAll sends a packet to the multicast group.
 func (s *socket) sendAll(packet []byte) error { return s.send(packet, netip.AddrPortFrom(group, port)) }
 
 func (s *socket) send(packet []byte, to netip.AddrPort) error {

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 )
 
-// BinaryEnv names the environment variable that says which consul to run.
+// BinaryEnv is the environment variable that names the consul program to run.
 const BinaryEnv = "SOCKETPLANE_CONSUL"
 
-// Binary finds the consul program: what BinaryEnv names, else the one on the
-// PATH, else bin/consul under the module's root.
+// Binary returns the path of the consul program. It uses the program that BinaryEnv
+// names, else consul on the PATH, else bin/consul under the module root.
 func Binary() (string, error) {
 	if path := os.Getenv(BinaryEnv); path != "" {
 		path, err := exec.LookPath(path)
@@ -34,8 +34,8 @@ func Binary() (string, error) {
 	return path, nil
 }
 
-// moduleRoot is the nearest directory upwards that has a go.mod: tests run in
-// their package's directory.
+// moduleRoot returns the nearest directory with a go.mod, starting at the working
+// directory, because tests run in the directory of their package.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

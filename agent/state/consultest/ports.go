@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// ports are the ports of one server; all on 127.0.0.1.
+// ports holds the ports of one server, all on 127.0.0.1.
 type ports struct{ http, server, serf int }
 
 func freePorts() (ports, error) {
@@ -18,9 +18,9 @@ func freePorts() (ports, error) {
 	return ports{http: found[0], server: found[1], serf: found[2]}, nil
 }
 
-// FreePorts finds ports below the kernel's ephemeral range (32768 and up), so
-// that no outgoing connection takes one before a server has it, or while the
-// server is down.
+// FreePorts returns n free ports below the kernel's ephemeral range (32768 and up), so
+// that no outgoing connection takes one before the server binds it or while the server is
+// down.
 func FreePorts(n int) ([]int, error) {
 	const lowest, highest = 20000, 32000
 	var found []int
@@ -36,7 +36,7 @@ func FreePorts(n int) ([]int, error) {
 	return nil, fmt.Errorf("find %d free ports between %d and %d: they are taken", n, lowest, highest)
 }
 
-// free tells whether a port can be had for TCP and for UDP (serf uses both).
+// free reports whether a port is free for both TCP and UDP, because serf uses both.
 func free(port int) bool {
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	tcp, err := net.Listen("tcp", addr)

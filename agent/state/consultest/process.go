@@ -12,21 +12,21 @@ import (
 
 var errExited = errors.New("consul ended while it was started")
 
-// stopDeadline is how long an orderly end may take before it is forced.
+// stopDeadline is how long a graceful exit may take before a SIGKILL.
 const stopDeadline = 15 * time.Second
 
 // process is a running program that cannot outlive the test.
 type process struct {
 	cmd  *exec.Cmd
 	log  string
-	done chan struct{} // closed when it has ended
+	done chan struct{} // closed when the program has exited
 }
 
-// startProcess starts cmd with its output appended to log.
+// startProcess starts cmd and appends its output to log.
 //
-// Pdeathsig kills the program when the test binary dies, also by a timeout's
-// panic, when no cleanup runs. The kernel sends it when the thread that forked
-// ends, so that thread is held until the program has ended.
+// Pdeathsig kills the program when the test binary dies, even from a timeout's panic,
+// which runs no cleanup. The kernel sends the signal when the thread that forked exits,
+// so startProcess keeps that thread until the program has exited.
 func startProcess(cmd *exec.Cmd, log string) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -48,7 +48,7 @@ func startProcess(cmd *exec.Cmd, log string) (*process, error) {
 		if err != nil {
 			return
 		}
-		_ = cmd.Wait() // how it ended is in the log, and a kill is no failure
+		_ = cmd.Wait() // the log shows how the program exited, and a kill is not a failure
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
@@ -57,9 +57,9 @@ func startProcess(cmd *exec.Cmd, log string) (*process, error) {
 	return p, nil
 }
 
-// end signals the program and waits until it has ended.
+// end signals the program and waits until it has exited.
 func (p *process) end(sig os.Signal) {
-	// An error means that it has ended already.
+	// Signal fails only if the program has exited already.
 	_ = p.cmd.Process.Signal(sig)
 	timer := time.NewTimer(stopDeadline)
 	defer timer.Stop()
@@ -71,7 +71,7 @@ func (p *process) end(sig os.Signal) {
 	}
 }
 
-// tail is the end of the program's log.
+// tail returns the end of the program's log.
 func (p *process) tail() string {
 	content, err := os.ReadFile(p.log)
 	if err != nil {

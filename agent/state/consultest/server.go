@@ -1,6 +1,6 @@
-// Package consultest owns real Consul servers for tests: one process, with its
-// data in a temporary directory, listening on 127.0.0.1 only. It never skips: a
-// test that cannot have its Consul fails. It never talks to a Consul that it
+// Package consultest runs real Consul servers for tests. Each is one process with its
+// data in a temporary directory and listens only on 127.0.0.1. A test that cannot start
+// its Consul fails; the package never skips a test. It never connects to a Consul that it
 // did not start.
 package consultest
 
@@ -19,18 +19,17 @@ import (
 	"time"
 )
 
-// startDeadline is how long a server may take until it answers: it needs
-// about 2 s, and a busy machine more.
+// startDeadline is how long a server may take until it answers. It needs about 2 s, and
+// more on a busy machine.
 const startDeadline = 60 * time.Second
 
-// startAttempts is how often a start is tried: another process may take a port
-// between the moment it was found free and the moment Consul binds it.
+// startAttempts is the number of attempts to start a server. Another process may take a
+// port between the check that it is free and Consul's bind.
 const startAttempts = 5
 
-// Options is what a server may have beyond the ordinary.
+// Options selects optional features of a server.
 type Options struct {
-	// ACL denies everything to those who have no token. Server.Token may do
-	// everything.
+	// ACL denies all requests without a token. Server.Token has all permissions.
 	ACL bool
 }
 
@@ -41,24 +40,24 @@ type Server struct {
 	dir   string
 	ports ports
 
-	// Addr is the address of its HTTP interface, http://127.0.0.1:PORT. It
-	// stays the same when the server is started again.
+	// Addr is the address of its HTTP interface, http://127.0.0.1:PORT. It stays the
+	// same after a restart.
 	Addr string
-	// Token may do everything; empty without Options.ACL.
+	// Token has all permissions. It is empty without Options.ACL.
 	Token string
 
 	mu      sync.Mutex
-	process *process // nil when stopped
+	process *process // nil while stopped
 }
 
-// Start runs a server without access control until the test ends and returns
-// its address, http://127.0.0.1:PORT.
+// Start starts a server without access control that runs until the test ends. It returns
+// the server's address, http://127.0.0.1:PORT.
 func Start(t testing.TB) string {
 	t.Helper()
 	return New(t, Options{}).Addr
 }
 
-// New runs a server until the test ends and returns when it answers.
+// New starts a server that runs until the test ends. It returns when the server answers.
 func New(t testing.TB, opts Options) *Server {
 	t.Helper()
 	bin, err := Binary()
@@ -88,20 +87,20 @@ func New(t testing.TB, opts Options) *Server {
 	}
 }
 
-// Stop ends the server in an orderly way (SIGINT) and waits for its end.
+// Stop ends the server gracefully (SIGINT) and waits until it has exited.
 func (s *Server) Stop() { s.end(os.Interrupt) }
 
-// Kill ends the server as a power cut would (SIGKILL) and waits for its end.
+// Kill ends the server as a power failure would (SIGKILL) and waits until it has exited.
 func (s *Server) Kill() { s.end(os.Kill) }
 
-// Restart starts a server that was stopped or killed, on the same ports and
-// data, and returns when it answers. One that still runs is killed first. It
-// may be called from any goroutine of the test.
+// Restart starts a stopped or killed server on the same ports and data and returns when
+// it answers. It first kills a server that still runs. Any goroutine of the test may call
+// it.
 func (s *Server) Restart() error {
 	s.Kill()
 	for attempt := 1; ; attempt++ {
 		err := s.start()
-		// Another server's search for free ports may hold one for a moment.
+		// The search for free ports of another server may hold a port briefly.
 		if attempt == startAttempts || !errors.Is(err, errExited) {
 			return err
 		}
@@ -130,7 +129,7 @@ func (s *Server) start() error {
 		return fmt.Errorf("write consul's configuration: %w", err)
 	}
 	cmd := exec.Command(s.bin, "agent", "-config-file="+config)
-	// Nothing of the caller's environment may change what the server does.
+	// The caller's environment must not affect the server.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}
 	p, err := startProcess(cmd, filepath.Join(s.dir, "consul.log"))
 	if err != nil {
@@ -155,10 +154,10 @@ func (s *Server) config() map[string]any {
 		"client_addr":          "127.0.0.1",
 		"disable_update_check": true,
 		"leave_on_terminate":   false,
-		// Not leaving on SIGINT keeps the server in its own peer set.
+		// A server that does not leave on SIGINT stays in its own peer set.
 		"skip_leave_on_interrupt": true,
 		"log_level":               "warn",
-		// raft_multiplier 1: a leader within 2 s of a start.
+		// raft_multiplier 1: the server elects a leader within 2 s of its start.
 		"performance": map[string]any{"raft_multiplier": 1},
 		"connect":     map[string]any{"enabled": false},
 		"limits":      map[string]any{"http_max_conns_per_client": 10000},
@@ -176,8 +175,8 @@ func (s *Server) config() map[string]any {
 	return config
 }
 
-// waitReady returns when the server has a leader and has registered its own
-// node: a session can be opened only then.
+// waitReady returns when the server has a leader and has registered its own node.
+// OpenSession requires both.
 func (s *Server) waitReady(p *process) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startDeadline)
 	defer cancel()

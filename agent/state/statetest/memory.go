@@ -1,6 +1,6 @@
-// Package statetest owns an in-memory state.Store for tests of those who use a
-// store. It keeps the contract of the real stores and persists nothing; it is
-// never part of the agent.
+// Package statetest provides an in-memory state.Store for the tests of packages that use
+// a store. It follows the contract of the real stores and persists nothing. The agent
+// never uses it.
 package statetest
 
 import (
@@ -18,12 +18,12 @@ import (
 // waitAtMost is how long Wait blocks on a prefix that does not change.
 const waitAtMost = 5 * time.Second
 
-// Memory is a state.Store in memory. Several users may share one.
+// Memory is an in-memory state.Store. Several users may share one.
 type Memory struct {
 	mu       sync.Mutex
 	index    uint64
 	entries  map[string]state.Entry
-	changed  map[string]uint64 // key -> index of its last change, deletions included
+	changed  map[string]uint64 // key -> index of its last change, including deletions
 	wake     chan struct{}     // closed and replaced at every change
 	sessions int
 	live     []string
@@ -31,7 +31,7 @@ type Memory struct {
 
 var _ state.Store = (*Memory)(nil)
 
-// New gives an empty store.
+// New returns an empty store.
 func New() *Memory {
 	return &Memory{
 		entries: map[string]state.Entry{},
@@ -142,8 +142,8 @@ func (m *Memory) apply(ctx context.Context, ops []state.Op) (uint64, error) {
 	return m.index, nil
 }
 
-// check refuses what the real stores refuse, as far as a caller is likely to
-// get it wrong.
+// check rejects the mistakes that a caller is likely to make and that the real stores
+// reject.
 func check(ops []state.Op) error {
 	if len(ops) > state.MaxTxnOps {
 		return fmt.Errorf("%w: %d operations", state.ErrInvalid, len(ops))
@@ -198,8 +198,8 @@ func (m *Memory) changedSince(prefix string, index uint64) bool {
 	return false
 }
 
-// OpenSession implements state.Store. The session lives until ctx ends or Close:
-// nothing can keep it from being renewed, so ttl has no effect.
+// OpenSession implements state.Store. It ignores ttl: nothing prevents a renewal, so the
+// session lives until ctx ends or Close.
 func (m *Memory) OpenSession(ctx context.Context, _ string, _ time.Duration) (state.Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open session: %w", err)
@@ -222,7 +222,7 @@ func (m *Memory) LiveNodes(ctx context.Context) ([]string, error) {
 	return append([]string{"memory"}, m.live...), ctx.Err()
 }
 
-// SetLive says which nodes live beside this one.
+// SetLive sets the nodes that are alive besides this one.
 func (m *Memory) SetLive(nodes ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -252,7 +252,7 @@ func (s *session) Close(context.Context) error {
 	return nil
 }
 
-// end lets go of the keys; they stay.
+// end releases the keys of the session without deleting them.
 func (s *session) end() {
 	s.once.Do(func() {
 		m := s.store
