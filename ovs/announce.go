@@ -39,7 +39,7 @@ func (r *rendering) remember(table int, g Segment) {
 		tableAsked, askedCookie|uint64(g.VNI), askedLimit, askedFor)
 }
 
-// asked renders which requests the switch remembers and which ports it tells.
+// asked renders which requests the switch remembers and which ports it notifies.
 func (r *rendering) asked(g Segment) {
 	r.remember(tableAnswer, g)
 	tell := ""
@@ -105,7 +105,7 @@ func (a announcement) frame() []byte {
 // announceTimeout limits one announcement; nothing depends on its success.
 const announceTimeout = 2 * time.Second
 
-// announce tells the local members the addresses that they have asked for.
+// announce notifies the local members of addresses that they have asked for.
 func (s *Switch) announce(ctx context.Context, list []announcement) error {
 	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
 	defer cancel()
