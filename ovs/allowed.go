@@ -8,28 +8,28 @@ import (
 	"strings"
 )
 
-// An endpoint may be allowed addresses beside its own: one that keepalived moves
-// between containers, say. Several endpoints may be allowed the same. Who has it
-// now, the switch does not decide and need not know: containers ask by ARP, and
-// whoever has the address answers, as on any Ethernet. The switch only sees to it
-// that nobody asks, answers or announces with an address that it is not allowed.
-// A request goes to the endpoints that are allowed the address and to no other;
-// an announcement (gratuitous ARP) goes to all, so that a move is heard at once.
+// An endpoint may be allowed addresses beside its own, such as one that keepalived moves
+// between containers. Several endpoints may be allowed the same address. The switch does
+// not decide which of them has it now: containers ask by ARP, and the one with the
+// address answers, as on any Ethernet. The switch only ensures that no endpoint asks,
+// answers or announces with an address that it is not allowed. A request goes only to the
+// endpoints that are allowed the address. An announcement (gratuitous ARP) goes to all,
+// so that a move takes effect at once.
 //
-// A container is held to this at its own port. What comes by a tunnel is held to
-// the list of endpoints that its host has published.
+// The switch checks a local container at its own port. It checks packets from a tunnel
+// against the list of endpoints that the other host has published.
 
-// sources are ranges that no container sends from, whatever it is allowed.
+// sources are ranges that no container may send from, whatever it is allowed.
 var sources = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/3"),
 }
 
-// allowance cleans what an endpoint with address own is allowed. Inside the subnet
-// nothing may cover the gateway, the subnet's first and last address, or another
-// endpoint's own (owned is sorted). Outside of it the endpoint routes for others:
-// it may send from there, but not from a host's address, by which the switch knows
-// hosts.
+// allowance returns the valid part of what an endpoint with address own is allowed, and
+// the rest. A prefix inside the subnet must not cover the gateway, the first or last
+// address of the subnet, or the address of another endpoint (owned is sorted). With a
+// prefix outside the subnet the endpoint routes for others and may send from there. Such
+// a prefix must not contain a host's address, because the switch identifies hosts by it.
 func (g Segment) allowance(allowed []netip.Prefix, own netip.Addr, owned []netip.Addr, hosts map[netip.Addr]bool) (clean, dropped []netip.Prefix) {
 	for _, p := range allowed {
 		if ok := p.IsValid() && p.Addr().Is4() && p == p.Masked() && p.Bits() > 0; ok && !slices.Contains(clean, p) && g.mayAllow(p, own, owned, hosts) {
@@ -42,8 +42,8 @@ func (g Segment) allowance(allowed []netip.Prefix, own netip.Addr, owned []netip
 	return clean, dropped
 }
 
-// cleanAllowed leaves of what the endpoints are allowed what they can be: an address
-// that an endpoint has is nobody else's.
+// cleanAllowed keeps the valid allowed addresses of all endpoints: no endpoint may be
+// allowed the address of another.
 func (g *Segment) cleanAllowed(own, hosts map[netip.Addr]bool) (dropped []string) {
 	owned := slices.SortedFunc(maps.Keys(own), netip.Addr.Compare)
 	clean := func(allowed *[]netip.Prefix, ip netip.Addr) {
@@ -86,7 +86,7 @@ func (g Segment) mayAllow(p netip.Prefix, own netip.Addr, owned []netip.Addr, ho
 	return true
 }
 
-// lastOf is a subnet's last address, to which it broadcasts.
+// lastOf returns the last address of a subnet, which is its broadcast address.
 func lastOf(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().As4()
 	for i := range 32 - p.Bits() {
@@ -102,7 +102,8 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
-// movable are those of an endpoint's allowed prefixes for which ARP is spoken.
+// movable returns the allowed prefixes inside the subnet. The endpoint uses ARP for
+// those.
 func (g Segment) movable(allowed []netip.Prefix) []netip.Prefix {
 	var list []netip.Prefix
 	for _, p := range allowed {
@@ -113,7 +114,7 @@ func (g Segment) movable(allowed []netip.Prefix) []netip.Prefix {
 	return list
 }
 
-// beyond are those outside of the subnet: what the endpoint routes for.
+// beyond returns the allowed prefixes outside the subnet. The endpoint routes for those.
 func (g Segment) beyond(allowed []netip.Prefix) []netip.Prefix {
 	var list []netip.Prefix
 	for _, p := range allowed {
@@ -124,8 +125,8 @@ func (g Segment) beyond(allowed []netip.Prefix) []netip.Prefix {
 	return list
 }
 
-// shares says whether an endpoint here, and whether one on another host, is allowed
-// an address of the segment's subnet.
+// shares reports whether an endpoint here, and whether one on another host, is allowed an
+// address of the segment's subnet.
 func (g Segment) shares() (here, there bool) {
 	for _, l := range g.Local {
 		here = here || len(g.movable(l.Allowed)) > 0
@@ -138,25 +139,26 @@ func (g Segment) shares() (here, there bool) {
 
 const broadcastMAC = "ff:ff:ff:ff:ff:ff"
 
-// guardAllowed lets an endpoint of this host speak with what it is allowed.
+// guardAllowed renders the flows that let a local endpoint send from its allowed
+// addresses.
 func (r *rendering) guardAllowed(g Segment, l Local) {
 	own := fmt.Sprintf("in_port=%d,dl_src=%s,%s", l.OFPort, l.MAC, untagged)
 	for _, p := range l.Allowed {
 		r.add(tableGuard, 100, fmt.Sprintf("%s,ip,nw_src=%s", own, cidr(p)), "goto_table:%d", tablePolicy)
 	}
 	for _, p := range g.beyond(l.Allowed) {
-		// Linux asks from the address that the waiting packet has.
+		// Linux sends ARP requests from the address of the waiting packet.
 		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_op=1,arp_spa=%s,arp_sha=%s", own, cidr(p), l.MAC), "goto_table:%d", tableAnswer)
 	}
 	for _, p := range g.movable(l.Allowed) {
 		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_spa=%s,arp_sha=%s", own, cidr(p), l.MAC), "goto_table:%d", tableAnswer)
-		// What it asks of a known endpoint has been answered before this.
+		// Requests for a known endpoint are already answered before this flow.
 		r.speak(g, tableAnswer, fmt.Sprintf("arp,in_port=%d,arp_spa=%s", l.OFPort, cidr(p)))
 	}
 }
 
-// speak renders where ARP goes that may be believed: to whom it is addressed, and
-// an announcement to all, this host too.
+// speak renders the flows for ARP that passed the checks. They forward it to its
+// destination, and an announcement to all including this host.
 func (r *rendering) speak(g Segment, table int, match string) {
 	r.add(table, 70, match, "resubmit(,%d)", tableForward)
 	if g.GatewayPort > 0 {
@@ -164,7 +166,7 @@ func (r *rendering) speak(g Segment, table int, match string) {
 	}
 }
 
-// cidr writes a prefix as ovs-ofctl prints it, so that comparisons find it.
+// cidr formats a prefix as ovs-ofctl prints it, so that comparisons match.
 func cidr(p netip.Prefix) string {
 	if p.Bits() == 32 {
 		return p.Addr().String()
@@ -172,10 +174,10 @@ func cidr(p netip.Prefix) string {
 	return p.String()
 }
 
-// sharedPeers renders how the hosts themselves ask for addresses that endpoints
-// share. All gateways have one MAC address, so an answer to that would end at the
-// gateway next to whoever answers. For these questions a host uses a MAC address
-// of its own, see hostMAC.
+// sharedPeers renders the flows by which the hosts themselves ask for addresses that
+// endpoints share. All gateways have the same MAC address, so an answer to it would end
+// at the gateway of the answering host. For these requests each host uses its own MAC
+// address, see hostMAC.
 func (r *rendering) sharedPeers(f Forwarding) {
 	var here bool
 	for _, g := range f.Segments {
@@ -197,15 +199,15 @@ func (r *rendering) sharedPeers(f Forwarding) {
 	}
 }
 
-// hostMAC is the locally administered MAC address with which the host at a tunnel
-// address asks other hosts' endpoints.
+// hostMAC returns the locally administered MAC address with which the host with a tunnel
+// address asks endpoints of other hosts.
 func hostMAC(vtep netip.Addr) string {
 	b := vtep.As4()
 	return fmt.Sprintf("02:48:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
 }
 
-// shared renders who hears and who answers ARP about addresses that endpoints are
-// allowed beside their own.
+// shared renders the flows for ARP about addresses that endpoints are allowed beside
+// their own.
 func (r *rendering) shared(g Segment, self netip.Addr) {
 	here, there := g.shares()
 	if !here && !there {
@@ -220,7 +222,7 @@ func (r *rendering) shared(g Segment, self netip.Addr) {
 		for _, p := range g.movable(m.Allowed) {
 			r.speak(g, tableTeach, fmt.Sprintf("arp,%s,arp_spa=%s", said, cidr(p)))
 		}
-		if here { // only then does anybody there ask
+		if here { // otherwise nobody there asks
 			for _, from := range append(g.beyond(m.Allowed), netip.PrefixFrom(m.IP, 32)) {
 				r.add(tableTeach, 60, fmt.Sprintf("arp,arp_op=1,%s,arp_spa=%s", said, cidr(from)), "goto_table:%d", tableAsk)
 			}
@@ -231,11 +233,11 @@ func (r *rendering) shared(g Segment, self netip.Addr) {
 			"set_field:%[1]s->eth_dst,set_field:%[1]s->arp_tha,output:%[2]d", g.GatewayMAC, g.GatewayPort)
 	}
 	r.ask(g, self)
-	r.remember(tableAsk, g) // tableAnswer's own memory is not reached
+	r.remember(tableAsk, g) // because these requests do not reach the same flow of tableAnswer
 }
 
-// ask renders to whom a request for such an address goes: to all that are allowed
-// it. The longest prefix holds.
+// ask renders the flows that send a request for a shared address to all endpoints that
+// are allowed it. The longest prefix wins.
 func (r *rendering) ask(g Segment, self netip.Addr) {
 	all := map[netip.Prefix]bool{}
 	for _, l := range g.Local {
@@ -273,8 +275,8 @@ func (r *rendering) ask(g Segment, self netip.Addr) {
 	}
 }
 
-// candidates are the ports of endpoints here, and the tunnels to hosts with
-// endpoints, that are allowed all of p, as actions.
+// candidates returns output actions for the local endpoints that are allowed all of p,
+// and for the tunnels to hosts with such endpoints.
 func (g Segment) candidates(p netip.Prefix) (here, there []string) {
 	allows := func(allowed []netip.Prefix) bool {
 		return slices.ContainsFunc(allowed, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) })

@@ -13,25 +13,25 @@ import (
 	"time"
 )
 
-// An endpoint that asked for an address by ARP before the switch could answer asks
-// again after a second, and its first packet waits as long. So the switch remembers
-// for some seconds which addresses were asked for in vain; and when it learns one, the
-// agent has it tell the members of the network here, if somebody had asked. Nobody
-// keeps a list: the question is remembered by a learned flow in tableAsked, and the
-// answer is one frame for each address that is new, which the switch drops if nobody
-// asked.
+// If the switch cannot answer an ARP request yet, the endpoint repeats it after a second,
+// and its first packet waits as long. So the switch remembers unanswered requests for
+// some seconds. When it can answer for a new address, the agent makes it tell the local
+// members of the network, if one of them had asked. No list is needed: a learned flow in
+// tableAsked remembers the request. The agent sends one frame for each new address, and
+// the switch drops the frame if nobody asked.
 const (
-	tableAsked = 11 // addresses asked for in vain; the switch fills it
-	tableTell  = 12 // tells this host's members of a network
+	tableAsked = 11 // addresses of unanswered requests; the switch fills it
+	tableTell  = 12 // sends to the local members of a network
 
 	askedCookie = Cookie<<32 | 1<<25 // the VNI follows
 	askedFor    = 3                  // seconds; a kernel asks three times, once a second
-	// askedLimit bounds what a network's containers can have remembered: each question
-	// changes the switch's tables, which makes it look at its cached flows again.
+	// askedLimit limits the learned flows of a network's containers. Each request changes
+	// the switch's tables, and makes it revalidate its cached flows.
 	askedLimit = 128
 )
 
-// remember renders the memory of questions that no other flow of a table answers.
+// remember renders the flow that learns the requests that no other flow of a table
+// answers.
 func (r *rendering) remember(table int, g Segment) {
 	r.add(table, 10, fmt.Sprintf("arp,reg0=%#x,arp_op=1", g.VNI),
 		"learn(table=%d,priority=100,cookie=%#x,limit=%d,hard_timeout=%d,eth_type=0x806,NXM_NX_REG0[],"+
@@ -39,7 +39,7 @@ func (r *rendering) remember(table int, g Segment) {
 		tableAsked, askedCookie|uint64(g.VNI), askedLimit, askedFor)
 }
 
-// asked renders which questions are remembered, and who is told.
+// asked renders which requests the switch remembers and which ports it notifies.
 func (r *rendering) asked(g Segment) {
 	r.remember(tableAnswer, g)
 	tell := ""
@@ -54,22 +54,22 @@ func (r *rendering) asked(g Segment) {
 	}
 }
 
-// announcement is an address that the switch can answer for now.
+// announcement is an address that the switch can now answer for.
 type announcement struct {
 	vni uint32
 	ip  netip.Addr
 	mac net.HardwareAddr
 }
 
-// maxAnnounced bounds the frames of one change: of a host that comes back with all of
-// its endpoints many are asked for again anyway.
+// maxAnnounced limits the frames of one change. When a host comes back with all of its
+// endpoints, containers ask again for many of them anyway.
 const maxAnnounced = 256
 
-// announced finds an answer for an address (see rendering.answer) among the lines that
-// change flows, those of changes and those of parseDiff.
+// announced matches the ARP answer for an address (see rendering.answer) in the commands
+// that changes and parseDiff return.
 var announced = regexp.MustCompile(`^add table=2\b[^a]*\barp,reg0=(0x[0-9a-f]+),(?:arp_op=1,)?arp_tpa=([0-9.]+)(?:,arp_op=1)? .*?actions=move:[^,]*,set_field:([0-9a-f:]{17})->eth_src`)
 
-// news finds the addresses for which the switch answers since these changes.
+// news returns the addresses that the switch can answer for after these changes.
 func news(lines []string) []announcement {
 	var list []announcement
 	for _, line := range lines {
@@ -84,15 +84,15 @@ func news(lines []string) []announcement {
 		ip, err2 := netip.ParseAddr(m[2])
 		mac, err3 := net.ParseMAC(m[3])
 		if err := errors.Join(err1, err2, err3); err != nil || !ip.Is4() {
-			continue // no line of ours
+			continue // not a line of ours
 		}
 		list = append(list, announcement{vni: uint32(vni), ip: ip, mac: mac})
 	}
 	return list
 }
 
-// frame is a gratuitous ARP reply (RFC 5227): kernels take it for an address that
-// they have asked for, and for no other.
+// frame returns a gratuitous ARP reply (RFC 5227). A kernel accepts it only for an
+// address that it has asked for.
 func (a announcement) frame() []byte {
 	everybody := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	ip := a.ip.As4()
@@ -102,10 +102,10 @@ func (a announcement) frame() []byte {
 	return append(f, make([]byte, MinProbe-len(f))...)
 }
 
-// announceTimeout bounds telling; nothing depends on it.
+// announceTimeout limits one announcement; nothing depends on its success.
 const announceTimeout = 2 * time.Second
 
-// announce tells this host's members of addresses that they have asked for.
+// announce notifies the local members of addresses that they have asked for.
 func (s *Switch) announce(ctx context.Context, list []announcement) error {
 	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
 	defer cancel()
@@ -124,12 +124,13 @@ func (s *Switch) announce(ctx context.Context, list []announcement) error {
 	return c.barrier()
 }
 
-// actions look up whether somebody asked, and tell.
+// actions returns the actions that check whether somebody asked and then tell the
+// members.
 func (a announcement) actions() []byte {
 	return append(append(setRegister0(a.vni), resubmit(tableAsked)...), resubmit(tableTell)...)
 }
 
-// setRegister0 is OFPAT_SET_FIELD of NXM_NX_REG0.
+// setRegister0 returns the action OFPAT_SET_FIELD for NXM_NX_REG0.
 func setRegister0(v uint32) []byte {
 	a := make([]byte, 16)
 	binary.BigEndian.PutUint16(a, ofpatSetField)
@@ -139,19 +140,19 @@ func setRegister0(v uint32) []byte {
 	return a
 }
 
-// resubmit is Nicira's NXAST_RESUBMIT_TABLE.
+// resubmit returns Nicira's action NXAST_RESUBMIT_TABLE.
 func resubmit(table byte) []byte {
 	a := make([]byte, 16)
 	binary.BigEndian.PutUint16(a, 0xffff) // OFPAT_EXPERIMENTER
 	binary.BigEndian.PutUint16(a[2:], 16)
 	binary.BigEndian.PutUint32(a[4:], nxVendor)
 	binary.BigEndian.PutUint16(a[8:], 14)
-	binary.BigEndian.PutUint16(a[10:], 0xfff8) // OFPP_IN_PORT: as it is
+	binary.BigEndian.PutUint16(a[10:], 0xfff8) // OFPP_IN_PORT: unchanged
 	a[12] = table
 	return a
 }
 
-// tell announces what is new since changes of flows, beside what goes on.
+// tell announces the new addresses of flow changes in the background.
 func (s *Switch) tell(lines []string) {
 	list := news(lines)
 	if len(list) == 0 {

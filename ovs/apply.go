@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// flowMemory is what we believe the switch has.
+// flowMemory is what we know of the switch's flows.
 type flowMemory struct {
 	turn   chan struct{} // held by the call that applies
 	mu     sync.Mutex
 	asked  uint64           // number of the newest call
-	begun  uint64           // number of the newest call that came to its turn
-	known  map[flowKey]Flow // nil: not known, compare with the switch itself
-	named  map[int]bool     // ports that flows may name
-	epoch  uint64           // raised whenever the memory is thrown away or replaced
-	inUse  bool             // an application is under way
-	logged map[string]bool  // what was left out of the last state, already told
+	begun  uint64           // number of the newest call that got its turn
+	known  map[flowKey]Flow // nil if unknown: compare with the switch itself
+	named  map[int]bool     // ports that the flows may contain
+	epoch  uint64           // incremented whenever known is dropped or replaced
+	inUse  bool             // a call is applying flows
+	logged map[string]bool  // omissions of the last state, already logged
 }
 
 func (m *flowMemory) init() {
@@ -31,7 +31,7 @@ func (m *flowMemory) init() {
 	m.named = map[int]bool{}
 }
 
-// forget makes the next application a full one.
+// forget makes the next call compare all flows with the switch.
 func (m *flowMemory) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -39,16 +39,16 @@ func (m *flowMemory) forget() {
 	m.epoch++
 }
 
-// ports are those that the switch's flows may name.
+// ports returns the ports that the switch's flows may contain.
 func (m *flowMemory) ports() map[int]bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return maps.Clone(m.named)
 }
 
-// SetForwarding makes the switch's flows those of f, atomically, sending only
-// what differs from what was set last. Of concurrent calls the latest wins:
-// one that comes to its turn after a newer one does nothing.
+// SetForwarding makes the switch's flows equal to those of f. It sends only the
+// differences from the last state, in atomic bundles. The latest of concurrent calls
+// wins: a call that gets its turn after a newer one does nothing.
 func (s *Switch) SetForwarding(ctx context.Context, f Forwarding) error {
 	if err := s.applyForwarding(ctx, f, false); err != nil {
 		return fmt.Errorf("set forwarding of bridge %q: %w", s.cfg.Bridge, err)
@@ -56,8 +56,8 @@ func (s *Switch) SetForwarding(ctx context.Context, f Forwarding) error {
 	return nil
 }
 
-// Resync does what SetForwarding does and compares with what the switch really
-// has. Flows of other owners stay.
+// Resync is like SetForwarding but compares with the actual flows of the switch. Flows of
+// other owners stay.
 func (s *Switch) Resync(ctx context.Context, f Forwarding) error {
 	if err := s.applyForwarding(ctx, f, true); err != nil {
 		return fmt.Errorf("resynchronise flows of bridge %q: %w", s.cfg.Bridge, err)
@@ -119,7 +119,7 @@ func (s *Switch) apply(ctx context.Context, known map[flowKey]Flow, want []Flow,
 		file.WriteString(f.String())
 		file.WriteByte('\n')
 	}
-	// diff-flows takes the file by name only.
+	// diff-flows accepts only the name of a file.
 	out, err := s.runOFCtl(ctx, file.String(), "diff-flows", s.controlTarget(), "/dev/stdin")
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (s *Switch) apply(ctx context.Context, known map[flowKey]Flow, want []Flow,
 	return s.change(ctx, lines)
 }
 
-// change changes flows, and has members told of addresses that are new.
+// change changes flows and announces new addresses to the members.
 func (s *Switch) change(ctx context.Context, lines []string) error {
 	if err := s.send(ctx, lines); err != nil {
 		return err
@@ -140,8 +140,8 @@ func (s *Switch) change(ctx context.Context, lines []string) error {
 	return nil
 }
 
-// bundleLines bounds one atomic bundle: what is local comes first and does not
-// wait for the rest of a large cluster.
+// bundleLines limits one atomic bundle. Local flows come first and do not wait for the
+// rest of a large cluster.
 const bundleLines = 4096
 
 func (s *Switch) send(ctx context.Context, lines []string) error {
@@ -156,8 +156,9 @@ func (s *Switch) send(ctx context.Context, lines []string) error {
 func (s *Switch) controlPath() string   { return s.cfg.RunDir + "/" + s.cfg.Bridge + ".mgmt" }
 func (s *Switch) controlTarget() string { return "unix:" + s.controlPath() }
 
-// runOFCtl runs ovs-ofctl once. --no-names spares it asking for the ports'
-// names, two thirds of its time; 1.4 is the first OpenFlow with bundles.
+// runOFCtl runs ovs-ofctl once. With --no-names it does not request the names of the
+// ports, which takes two thirds of its time. OpenFlow 1.4 is the first version with
+// bundles.
 func (s *Switch) runOFCtl(ctx context.Context, stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, flowTimeout)
 	defer cancel()
@@ -172,7 +173,7 @@ func (s *Switch) runOFCtl(ctx context.Context, stdin string, args ...string) (st
 		return "", fmt.Errorf("%w: ovs-vswitchd did not take the flows: %w", ErrUnavailable, ctx.Err())
 	}
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 2 && stderr.Len() == 0 { // diff-flows: they differ
+	if errors.As(err, &exit) && exit.ExitCode() == 2 && stderr.Len() == 0 { // diff-flows found differences
 		return stdout.String(), nil
 	}
 	if err != nil {
@@ -182,7 +183,7 @@ func (s *Switch) runOFCtl(ctx context.Context, stdin string, args ...string) (st
 	return stdout.String(), nil
 }
 
-// reportDropped logs what the state said that the switch was not told, once.
+// reportDropped logs the parts of the state that render omitted, once each.
 func (s *Switch) reportDropped(names []string) {
 	now := map[string]bool{}
 	for _, n := range names {

@@ -11,14 +11,14 @@ import (
 	"github.com/ovn-org/libovsdb/ovsdb"
 )
 
-// failModeSecure keeps the switch from forwarding as a learning switch when it
-// has no flows or no controller.
+// failModeSecure keeps the switch from forwarding as a learning switch when it has no
+// flows or no controller.
 const failModeSecure = "secure"
 
-// bridgeMark says that the bridge is ours.
+// bridgeMark are the external ids that mark the bridge as ours.
 var bridgeMark = map[string]string{"socketplane": "bridge"}
 
-// root is the one row of Open_vSwitch.
+// root returns the only row of table Open_vSwitch.
 func (c *session) root() (*rootRow, error) {
 	for _, m := range c.cache.Table(tableRoot).RowsShallow() {
 		if r, ok := m.(*rootRow); ok {
@@ -28,7 +28,7 @@ func (c *session) root() (*rootRow, error) {
 	return nil, errors.New("OVSDB has no Open_vSwitch row; run `ovs-vsctl init`")
 }
 
-// cachedBridge is the row of the integration bridge, nil when there is none.
+// cachedBridge returns the row of the integration bridge, or nil if there is none.
 func (s *Switch) cachedBridge(c *session) *bridgeRow {
 	_, m, err := c.cache.Table(tableBridge).RowByModel(&bridgeRow{Name: s.cfg.Bridge})
 	if err != nil || m == nil {
@@ -38,8 +38,8 @@ func (s *Switch) cachedBridge(c *session) *bridgeRow {
 	return b
 }
 
-// ensureBridge makes the bridge, or sets the columns that differ, and says
-// whether it wrote anything.
+// ensureBridge creates the bridge or sets the columns that differ. It reports whether it
+// wrote anything.
 func (s *Switch) ensureBridge(ctx context.Context) (bool, error) {
 	sess, err := s.connected(ctx)
 	if err != nil {
@@ -68,7 +68,7 @@ func (s *Switch) ensureBridge(ctx context.Context) (bool, error) {
 func (s *Switch) bridgeInsert(root string) []ovsdb.Operation {
 	row := s.bridgeDiff(&bridgeRow{})
 	row["name"] = s.cfg.Bridge
-	row["datapath_type"] = s.Datapath() // also where the default would do: who looks shall see it
+	row["datapath_type"] = s.Datapath() // set even if it equals the default, so that operators can see it
 	row["ports"] = namedUUID("port")
 	return []ovsdb.Operation{
 		{Op: ovsdb.OperationInsert, Table: tableInterface, UUIDName: "iface", Row: ovsdb.Row{"name": s.cfg.Bridge, "type": "internal"}},
@@ -82,7 +82,8 @@ func (s *Switch) bridgeInsert(root string) []ovsdb.Operation {
 	}
 }
 
-// bridgeDiff holds the columns of b that are not as they should be.
+// bridgeDiff returns the columns of b that differ from the wanted ones, with the wanted
+// values.
 func (s *Switch) bridgeDiff(b *bridgeRow) ovsdb.Row {
 	row := ovsdb.Row{}
 	if deref(b.FailMode) != failModeSecure {
@@ -109,9 +110,9 @@ func (s *Switch) bridgeDiff(b *bridgeRow) ovsdb.Row {
 	return row
 }
 
-// awaitBridge returns when ovs-vswitchd has taken over the configuration. It
-// raises next_cfg and waits for cur_cfg, as ovs-vsctl does: every other column
-// keeps what a dead ovs-vswitchd left there.
+// awaitBridge waits until ovs-vswitchd has applied the configuration. It increments
+// next_cfg and waits for cur_cfg, as ovs-vsctl does. Every other column still holds the
+// values that a dead ovs-vswitchd left there.
 func (s *Switch) awaitBridge(ctx context.Context) error {
 	sess, err := s.connected(ctx)
 	if err != nil {
@@ -148,8 +149,8 @@ func (s *Switch) awaitBridge(ctx context.Context) error {
 	return nil
 }
 
-// await returns when done says so, or with ctx. It looks after each change of
-// the cache, and now and then, since libovsdb may drop events.
+// await waits until done returns true or an error, or until ctx ends. It calls done after
+// each change of the cache and every 20 ms, because libovsdb may drop events.
 func (s *Switch) await(ctx context.Context, done func() (bool, error)) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

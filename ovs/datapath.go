@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// The datapaths that we use, see ovs-vswitchd.conf.db(5), column datapath_type.
+// The datapaths that we use; see ovs-vswitchd.conf.db(5), column datapath_type.
 const (
 	DatapathSystem = "system" // the kernel's openvswitch module
-	DatapathNetdev = "netdev" // user space
+	DatapathNetdev = "netdev" // userspace
 )
 
-// chooseDatapath takes the kernel's where both the switch and the kernel have
-// it. The switch alone does not tell: it lists what it was built with.
+// chooseDatapath returns DatapathSystem if both the switch and the kernel support it. The
+// switch alone does not suffice: it lists the types that it was built with.
 func chooseDatapath(offered []string, kernel func() bool) string {
 	if slices.Contains(offered, DatapathSystem) && kernel() {
 		return DatapathSystem
@@ -23,9 +23,9 @@ func chooseDatapath(offered []string, kernel func() bool) string {
 	return DatapathNetdev
 }
 
-// kernelHasDatapath says whether the kernel has openvswitch loaded, built in,
-// or loads it when it is asked for the generic netlink family (it does so by
-// itself where modprobe works).
+// kernelHasDatapath reports whether the openvswitch module is loaded or built in. If it
+// is neither, the request for the generic netlink family makes the kernel load it, where
+// modprobe works.
 func kernelHasDatapath() bool {
 	if _, err := os.Stat("/sys/module/openvswitch"); err == nil {
 		return true
@@ -34,8 +34,8 @@ func kernelHasDatapath() bool {
 }
 
 // genericFamilyExists asks the generic netlink controller for a family
-// (linux/genetlink.h: message type GENL_ID_CTRL, command CTRL_CMD_GETFAMILY,
-// attribute CTRL_ATTR_FAMILY_NAME).
+// (linux/genetlink.h: message type GENL_ID_CTRL, command CTRL_CMD_GETFAMILY, attribute
+// CTRL_ATTR_FAMILY_NAME).
 func genericFamilyExists(name string) bool {
 	const (
 		netlinkGeneric = 16

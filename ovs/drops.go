@@ -7,24 +7,25 @@ import (
 	"strings"
 )
 
-// Cause says why the guard dropped what an endpoint sent.
+// Cause is the reason why the guard table dropped packets of an endpoint.
 type Cause string
 
-// The causes. Each has a flow of its own for each endpoint, whose packets the
-// switch counts anyway.
+// The causes. Each has its own flow for each endpoint, because the switch counts packets
+// per flow.
 const (
-	CauseSource Cause = "source" // IPv4 from an address that is neither its own nor allowed
-	CauseARP    Cause = "arp"    // ARP that names another address or MAC address as the sender's
-	CauseMAC    Cause = "mac"    // another MAC address than its own
+	CauseSource Cause = "source" // IPv4 from an address that is neither the endpoint's own nor allowed
+	CauseARP    Cause = "arp"    // ARP with another sender IP or MAC address
+	CauseMAC    Cause = "mac"    // a source MAC address that is not the endpoint's
 	CauseIPv6   Cause = "ipv6"   // networks are IPv4
-	CauseOther  Cause = "other"  // an 802.1Q tag, or neither IPv4 nor ARP
+	CauseOther  Cause = "other"  // an 802.1Q tag, or none of IPv4, IPv6 and ARP
 )
 
-// dropped are the guard's flows that count. Those that let pass stand before them.
+// dropped are the counting flows of the guard table. The flows that accept packets have
+// higher priorities.
 var dropped = []struct {
 	cause    Cause
 	priority int
-	match    string // after the port's and, unless that is what is wrong, the MAC address
+	match    string // appended to the port match and, except for CauseMAC, the MAC address match
 }{
 	{CauseSource, 51, "," + untagged + ",ip"},
 	{CauseARP, 52, "," + untagged + ",arp"},
@@ -33,7 +34,7 @@ var dropped = []struct {
 	{CauseMAC, 31, ""},
 }
 
-// countDrops renders the flows that count what the guard drops of an endpoint.
+// countDrops renders the flows that count the dropped packets of an endpoint.
 func (r *rendering) countDrops(l Local) {
 	for _, d := range dropped {
 		match := fmt.Sprintf("in_port=%d", l.OFPort)
@@ -44,9 +45,9 @@ func (r *rendering) countDrops(l Local) {
 	}
 }
 
-// Drops says how many packets of each endpoint's port the guard has dropped since
-// the endpoint was attached, or the switch was started, by cause. It asks the switch
-// each time, and keeps nothing.
+// Drops returns the number of packets that the guard table has dropped, by OpenFlow port
+// and cause. The counters start when the endpoint is attached or the switch starts. Drops
+// asks the switch on each call and caches nothing.
 func (s *Switch) Drops(ctx context.Context) (map[int]map[Cause]uint64, error) {
 	out, err := s.runOFCtl(ctx, "", "dump-flows", s.controlTarget(), fmt.Sprintf("table=%d,cookie=%#x/-1", tableGuard, Cookie))
 	if err != nil {
@@ -55,7 +56,7 @@ func (s *Switch) Drops(ctx context.Context) (map[int]map[Cause]uint64, error) {
 	return parseDrops(out), nil
 }
 
-// parseDrops reads the lines of dump-flows that belong to countDrops:
+// parseDrops parses the lines of dump-flows that belong to the flows of countDrops:
 //
 //	cookie=0x736f636b, duration=1.2s, table=1, n_packets=3, n_bytes=9, priority=31,in_port=5 actions=drop
 func parseDrops(out string) map[int]map[Cause]uint64 {

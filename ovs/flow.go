@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// Cookie marks our flows ("sock"); those with another are never touched.
+// Cookie marks our flows ("sock"). We never change flows with another cookie.
 const Cookie uint64 = 0x736f636b
 
-// Flow is one OpenFlow rule in the syntax of ovs-ofctl(8). The first three
-// fields identify it within the bridge.
+// Flow is one OpenFlow flow in the syntax of ovs-ofctl(8). The first three fields
+// identify it within the bridge.
 type Flow struct {
 	Table    int
 	Priority int
-	Match    string // empty: everything
+	Match    string // empty matches everything
 	Actions  string
 }
 
-// flowKey is what identifies a flow.
+// flowKey identifies a flow within the bridge.
 type flowKey struct {
 	table, priority int
 	match           string
@@ -37,14 +37,15 @@ func (f Flow) rule() string {
 	return "priority=" + strconv.Itoa(f.Priority) + "," + f.Match
 }
 
-// addLine and deleteLine are commands of a flow file, see "Flow Syntax" and
-// add-flows in ovs-ofctl(8). Adding a flow that is there replaces its actions.
+// addLine and deleteLine return commands of a flow file; see "Flow Syntax" and add-flows
+// in ovs-ofctl(8). Adding an existing flow replaces its actions.
 func (f Flow) addLine() string { return "add " + f.String() }
 
 func (f Flow) deleteLine() string { return fmt.Sprintf("delete_strict table=%d,%s", f.Table, f.rule()) }
 
-// changes turns one set of flows into another: what is missing or different
-// first, in the order of want, then what is too much. Nothing is away in between.
+// changes returns the commands that turn the flows have into want. First come missing and
+// different flows, in the order of want, then removals. So no wanted flow is missing in
+// between.
 func changes(have map[flowKey]Flow, want []Flow) []string {
 	var lines []string
 	keep := make(map[flowKey]bool, len(want))
@@ -63,13 +64,13 @@ func changes(have map[flowKey]Flow, want []Flow) []string {
 	return append(lines, gone...)
 }
 
-// parseDiff turns the output of `ovs-ofctl diff-flows SWITCH FILE` into the
-// lines that make the switch as the file. A line is
+// parseDiff turns the output of `ovs-ofctl diff-flows SWITCH FILE` into the commands that
+// make the switch equal to the file. A line is
 //
 //	-table=1 priority=100,in_port=5 cookie=0x9 actions=drop
 //
-// with the table left out when it is 0 and the cookie when it is 0. Flows of
-// other owners, which the file does not hold, are passed over.
+// without the table if it is 0, and without the cookie if it is 0. parseDiff skips flows
+// with another cookie, which the file does not contain.
 func parseDiff(out string) ([]string, error) {
 	var adds, deletes []string
 	added := map[string]bool{}

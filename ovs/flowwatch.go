@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// How often the switch is looked for while it is away, and its flows are
-// counted while it is there.
+// switchPoll is the pause between attempts to connect while ovs-vswitchd is away.
+// countEvery is the interval at which watchFlows counts the flows.
 const (
 	switchPoll = 50 * time.Millisecond
 	countEvery = 5 * time.Second
 )
 
-// watchFlows notices that ovs-vswitchd was restarted, which OVSDB does not
-// show, or that flows of ours are missing, and says Changed.
+// watchFlows signals Changed if ovs-vswitchd has restarted, which OVSDB does not show, or
+// if the number of our flows is wrong.
 func (s *Switch) watchFlows(ctx context.Context) error {
 	tick := time.NewTicker(switchPoll)
 	defer tick.Stop()
@@ -41,9 +41,9 @@ func (s *Switch) watchFlows(ctx context.Context) error {
 	return nil
 }
 
-// followFlows compares the number of our flows with what was set until the
-// connection breaks. A switch that came back has lost its flows; Changed is due
-// only once it answers, for before it takes none.
+// followFlows compares the number of our flows with the expected one until the connection
+// breaks. A restarted switch has lost its flows. followFlows signals Changed only when
+// the switch answers, because it accepts no flows before.
 func (s *Switch) followFlows(ctx context.Context, c *flowCounter, away *bool) {
 	var (
 		xid     uint32
@@ -61,7 +61,7 @@ func (s *Switch) followFlows(ctx context.Context, c *flowCounter, away *bool) {
 		}
 		id, flows, err := c.next(time.Now().Add(countEvery))
 		if netErr := net.Error(nil); errors.As(err, &netErr) && netErr.Timeout() {
-			continue // it may hang while ovsdb-server is away; it is not lost
+			continue // the switch may hang while ovsdb-server is away; the connection is not lost
 		}
 		if err != nil {
 			return
@@ -88,7 +88,7 @@ func (s *Switch) followFlows(ctx context.Context, c *flowCounter, away *bool) {
 	}
 }
 
-// flowCensus is how many flows there should be, at one moment.
+// flowCensus is the expected number of flows at one moment.
 type flowCensus struct {
 	epoch uint64
 	known bool
@@ -102,9 +102,9 @@ func (m *flowMemory) census() flowCensus {
 	return flowCensus{epoch: m.epoch, known: m.known != nil, flows: len(m.known), busy: m.inUse}
 }
 
-// differs compares a count with the census taken before it was asked for. A
-// count during which flows were applied says nothing. While it is not known
-// what was set, somebody is about to set it.
+// differs reports whether a count differs from the census taken before the request. A
+// count is useless if flows were applied meanwhile. If the expected flows are unknown, a
+// caller is about to set them.
 func (m *flowMemory) differs(before flowCensus, flows int) bool {
 	now := m.census()
 	if before.busy || now.busy || now.epoch != before.epoch || !before.known {

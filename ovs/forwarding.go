@@ -7,33 +7,33 @@ import (
 	"slices"
 )
 
-// Forwarding is all that this host's switch has to know to carry packets. It
-// is desired state: SetForwarding makes the flows fit.
+// Forwarding is everything that this host's switch needs to carry packets. It is desired
+// state: SetForwarding makes the flows match it.
 type Forwarding struct {
 	Self     netip.Addr // this host's VTEP
-	Segments []Segment  // the networks with an endpoint here
-	Peers    []Peer     // every host that a tunnel leads to
-	Probe    Probe      // how this host takes part in probing the tunnels' paths
+	Segments []Segment  // networks with an endpoint on this host
+	Peers    []Peer     // all hosts with a tunnel
+	Probe    Probe      // this host's part in probing the paths of the tunnels
 }
 
-// Peer is a host at the other end of a tunnel.
+// Peer is the host at the other end of a tunnel.
 type Peer struct {
 	ID     string
 	VTEP   netip.Addr
-	OFPort int // of the tunnel
+	OFPort int // of the tunnel to it
 }
 
-// Segment is one network as the switch sees it.
+// Segment describes one network for the switch.
 type Segment struct {
 	VNI         uint32       // 24 bits (RFC 7348)
 	Subnet      netip.Prefix // IPv4
 	Gateway     netip.Addr   // the same on every host
 	GatewayMAC  string       // the same on every host
-	GatewayPort int          // OpenFlow port of this host's gateway; 0: there is none
-	Metadata    bool         // packets to the cloud's metadata pass
+	GatewayPort int          // OpenFlow port of this host's gateway; 0 if there is none
+	Metadata    bool         // allow packets to the cloud's metadata services
 	Local       []Local
 	Remote      []Remote
-	Routes      []Route // what is reached by way of an endpoint
+	Routes      []Route // destinations that the network reaches through an endpoint
 }
 
 // Local is an endpoint on this host.
@@ -41,20 +41,19 @@ type Local struct {
 	OFPort  int
 	MAC     string
 	IP      netip.Addr
-	Allowed []netip.Prefix // what it may send from beside IP, see allowance
+	Allowed []netip.Prefix // other source addresses that it may use, see allowance
 }
 
 // Remote is an endpoint on another host.
 type Remote struct {
 	MAC     string
 	IP      netip.Addr
-	OFPort  int            // of the tunnel to its host; 0: none yet, it only gets its ARP answered
-	Allowed []netip.Prefix // what it may have beside IP, says its host
+	OFPort  int            // of the tunnel to its host; 0 if there is none yet, then only its ARP is answered
+	Allowed []netip.Prefix // other source addresses that it may use, as its host reports
 }
 
-// parseMAC gives the canonical form of a unicast MAC address, empty for all
-// else. What other hosts wrote ends up in the text of flows: only what this
-// function made may.
+// parseMAC returns the canonical form of a unicast MAC address, and "" for anything else.
+// Strings from other hosts become text of flows; only the results of this function may.
 func parseMAC(s string) string {
 	hw, err := net.ParseMAC(s)
 	if err != nil || len(hw) != 6 || hw[0]&1 != 0 || hw.String() == "00:00:00:00:00:00" {
@@ -63,15 +62,15 @@ func parseMAC(s string) string {
 	return hw.String()
 }
 
-// sane is f without what the switch must not be told: what is malformed or
-// ambiguous, and remote endpoints that claim what is here. Where two claim the
-// same, a local one stands before a remote one, then the one that sorts first.
-// The parts come sorted. The strings name what was left out.
+// sane returns f without malformed or ambiguous parts and without remote endpoints that
+// claim local addresses. If two parts claim the same, a local one wins over a remote one,
+// and then the first in sort order. The returned parts are sorted. The strings name what
+// sane dropped.
 func (f Forwarding) sane() (Forwarding, []string) {
 	var (
 		out     = Forwarding{Self: f.Self.Unmap(), Probe: f.Probe.sane()}
 		dropped []string
-		taken   = map[int]bool{} // ports
+		taken   = map[int]bool{} // OpenFlow ports
 		vnis    = map[uint32]bool{}
 		tunnels = map[int]bool{}
 		vteps   = map[netip.Addr]bool{out.Self: true}
@@ -111,7 +110,7 @@ func (g Segment) sane(taken, tunnels map[int]bool, hosts map[netip.Addr]bool) (S
 	} else {
 		taken[g.GatewayPort] = true
 	}
-	// Even without a port here, nobody else may be the gateway.
+	// The gateway addresses stay reserved even if the gateway has no port here.
 	macs[out.GatewayMAC] = true
 	claim := func(mac string, ip netip.Addr) bool {
 		if mac == "" || macs[mac] || !ip.Is4() || ips[ip] || !g.Subnet.Contains(ip) {
@@ -144,7 +143,7 @@ func (g Segment) sane(taken, tunnels map[int]bool, hosts map[netip.Addr]bool) (S
 	return out, append(dropped, out.cleanRoutes(g.Routes)...)
 }
 
-// sorted is f with its parts in an order that depends on nothing else.
+// sorted returns f with its parts in an order that depends only on their values.
 func (f Forwarding) sorted() Forwarding {
 	f.Peers = slices.SortedFunc(slices.Values(f.Peers), func(a, b Peer) int {
 		return cmp.Or(cmp.Compare(a.OFPort, b.OFPort), cmp.Compare(a.ID, b.ID))
@@ -163,7 +162,7 @@ func (f Forwarding) sorted() Forwarding {
 	return f
 }
 
-// ports are the numbers that f names.
+// ports returns the OpenFlow ports that f uses.
 func (f Forwarding) ports() map[int]bool {
 	used := map[int]bool{}
 	for _, p := range f.Peers {

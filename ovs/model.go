@@ -5,10 +5,10 @@ import (
 	"github.com/ovn-org/libovsdb/model"
 )
 
-// The tables and columns of the Open_vSwitch database that we read, see
-// ovs-vswitchd.conf.db(5). The monitor asks for these columns and no others:
-// an update with a column that is not modelled would be dropped whole, and
-// statistics would wake us every 5 s.
+// The tables and columns of the Open_vSwitch database that we read; see
+// ovs-vswitchd.conf.db(5). The monitor requests only these columns. libovsdb would drop a
+// whole update with a column that is not in the model, and statistics would wake us every
+// 5 s.
 const (
 	dbName         = "Open_vSwitch"
 	tableRoot      = "Open_vSwitch"
@@ -65,7 +65,7 @@ func databaseModel() (model.ClientDBModel, error) {
 	})
 }
 
-// monitored lists every modelled column.
+// monitored returns the monitor options for all columns of the model.
 func monitored() []client.MonitorOption {
 	r, b, p, i := &rootRow{}, &bridgeRow{}, &portRow{}, &interfaceRow{}
 	return []client.MonitorOption{

@@ -6,14 +6,14 @@ import (
 	"fmt"
 )
 
-// maxOFPort bounds what is requested: OFPP_MAX of OpenFlow 1.0, above which
-// numbers have meanings of their own and OVS refuses the request.
+// maxOFPort is the largest port number that we request: OFPP_MAX of OpenFlow 1.0. Larger
+// numbers have special meanings, and OVS rejects requests for them.
 const maxOFPort = 0xfeff
 
-// reserveOFPort picks the smallest number that no port of the bridge has or has
-// asked for, that no call under way was given, and that no flow names: a number
-// reused while flows still lead to it would show one endpoint another's
-// packets. The number is kept until release; by then the cache has it.
+// reserveOFPort reserves the smallest number that no port of the bridge has or requests,
+// no call in progress has reserved, and no flow uses. If a flow still used the number,
+// one endpoint would receive another's packets. The reservation lasts until release; by
+// then the cache has the number.
 func (s *Switch) reserveOFPort(sess *session, name string) (int, func()) {
 	used := s.flows.ports()
 	s.mu.Lock()
@@ -33,7 +33,7 @@ func (s *Switch) reserveOFPort(sess *session, name string) (int, func()) {
 	}
 }
 
-// bridgeOFPorts are the numbers of the bridge's ports but for the one named.
+// bridgeOFPorts returns the numbers of the bridge's ports, except the named port.
 func (s *Switch) bridgeOFPorts(sess *session, except string) map[int]bool {
 	used := map[int]bool{}
 	b := s.cachedBridge(sess)
@@ -57,8 +57,8 @@ func (s *Switch) bridgeOFPorts(sess *session, except string) map[int]bool {
 	return used
 }
 
-// awaitOFPort returns the number that the switch gave to the interface. That
-// the database has the row does not mean that the port is live.
+// awaitOFPort waits until the switch has assigned a number to the interface and returns
+// it. A row in the database does not mean that the port is live.
 func (s *Switch) awaitOFPort(ctx context.Context, name string) (int, error) {
 	wctx, cancel := context.WithTimeout(ctx, portTimeout)
 	defer cancel()
@@ -87,7 +87,8 @@ func (s *Switch) awaitOFPort(ctx context.Context, name string) (int, error) {
 	return ofport, err
 }
 
-// lockName lets one call at a time change the port of that name.
+// lockName locks the port of that name, so that only one call at a time changes it. It
+// returns the unlock function.
 func (s *Switch) lockName(ctx context.Context, name string) (func(), error) {
 	for {
 		s.mu.Lock()

@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// The few OpenFlow 1.3 messages (ONF TS-023) that it takes to hold a
-// connection to the switch open and to count flows. Flows are written by
-// ovs-ofctl.
+// The OpenFlow 1.3 messages (ONF TS-023) that are needed to keep a connection to the
+// switch open and to count flows. ovs-ofctl writes the flows.
 const (
 	ofVersion     = 4
 	ofHello       = 0
@@ -25,9 +24,9 @@ const (
 	ofHeaderLen   = 8
 )
 
-// flowCounter is a connection to the switch that breaks when ovs-vswitchd
-// dies, within milliseconds, and can be asked for the number of our flows. The
-// switch sends no packets to it: those it sends only to controllers.
+// flowCounter is a connection to the switch that returns the number of our flows. It
+// breaks within milliseconds when ovs-vswitchd dies. The switch sends no packets to it:
+// it sends them only to controllers.
 type flowCounter struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -59,7 +58,7 @@ func (c *flowCounter) write(kind byte, xid uint32, body []byte) error {
 	return err
 }
 
-// ask requests the number of flows that carry our cookie, in all tables.
+// ask requests the number of flows with our cookie in all tables.
 func (c *flowCounter) ask(xid uint32) error {
 	body := make([]byte, 48)
 	binary.BigEndian.PutUint16(body[0:], ofpmAggregate)
@@ -73,18 +72,19 @@ func (c *flowCounter) ask(xid uint32) error {
 	return c.write(ofMultipart, xid, body)
 }
 
-// errBroken is a message that did not come whole; a timeout there is no mere
-// timeout, for the place in the stream is lost.
+// errBroken means that a message was incomplete. It does not wrap a timeout, because the
+// position in the stream is lost.
 var errBroken = errors.New("switch sent half a message")
 
-// next reads messages until an answer to ask comes, or until the deadline,
-// whose error is a net.Error with Timeout. It answers the switch's probes.
+// next reads messages until a reply to ask arrives or the deadline passes. At the
+// deadline it returns a net.Error with Timeout. It answers the echo requests of the
+// switch.
 func (c *flowCounter) next(deadline time.Time) (xid uint32, flows int, err error) {
 	if err := c.conn.SetReadDeadline(deadline); err != nil {
 		return 0, 0, err
 	}
 	for {
-		// Peeked, so that a deadline in the middle loses nothing.
+		// Peek, so that a deadline in the middle of a header loses no bytes.
 		head, err := c.in.Peek(ofHeaderLen)
 		if err != nil {
 			return 0, 0, err
@@ -110,7 +110,7 @@ func (c *flowCounter) next(deadline time.Time) (xid uint32, flows int, err error
 			}
 			continue
 		}
-		// Header, type and flags and padding (8), packets (8), bytes (8), flows (4).
+		// Header (8), type, flags and padding (8), packets (8), bytes (8), flows (4).
 		if length >= 36 && binary.BigEndian.Uint16(msg[8:]) == ofpmAggregate {
 			return id, int(binary.BigEndian.Uint32(msg[32:])), nil
 		}

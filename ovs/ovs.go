@@ -1,9 +1,9 @@
-// Package ovs owns the integration bridge: it makes the bridge, its ports and
-// its tunnels in OVSDB, each call one transaction, and keeps the bridge's
-// OpenFlow tables equal to a Forwarding. It notices an ovsdb-server that went
-// away and an ovs-vswitchd that came back without its flows. It never touches
-// what others put on the switch, never makes network interfaces, and knows
-// nothing of networks' records, containers or the cluster.
+// Package ovs manages the integration bridge. It creates the bridge, its ports and its
+// tunnels in OVSDB, with one transaction per call. It keeps the bridge's OpenFlow tables
+// equal to a Forwarding. It detects a lost ovsdb-server and an ovs-vswitchd that
+// restarted without its flows. It never changes what others configured on the switch and
+// never creates network interfaces. It has no knowledge of network records, containers or
+// the cluster.
 package ovs
 
 import (
@@ -19,65 +19,64 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Defaults of Config; the directory is where the packages of all
-// distributions put the sockets.
+// Defaults of Config. The packages of all distributions put the sockets into
+// DefaultRunDir.
 const (
 	DefaultRunDir = "/run/openvswitch"
 	DefaultBridge = "docker0-ovs"
 )
 
-// Sentinel errors; what the methods return wraps them where they apply.
+// Sentinel errors. The methods wrap them in their errors.
 var (
 	ErrUnavailable = errors.New("Open vSwitch cannot be reached") //nolint:staticcheck // a proper name
 	ErrForeign     = errors.New("port was not made by socketplane")
 )
 
-// Deadlines for calls whose context has none, and for what the switch does by itself.
+// Timeouts for calls whose context has no deadline, and for internal operations.
 const (
 	callTimeout = 10 * time.Second // one OVSDB transaction
-	// sessionTimeout is ten times what a restart of ovsdb-server takes.
-	sessionTimeout = 3 * time.Second  // Switch.sessionTimeout, but in tests
-	flowTimeout    = 30 * time.Second // one run of ovs-ofctl: 2 s to compare 40,000 flows on two busy cores
-	openTimeout    = 10 * time.Second // ovs-vswitchd making the bridge
-	portTimeout    = 5 * time.Second  // ovs-vswitchd opening a port: 4-5 ms when idle
+	// sessionTimeout is ten times the restart time of ovsdb-server.
+	sessionTimeout = 3 * time.Second  // value of Switch.sessionTimeout, except in tests
+	flowTimeout    = 30 * time.Second // one run of ovs-ofctl: comparing 40,000 flows takes 2 s on two busy cores
+	openTimeout    = 10 * time.Second // until ovs-vswitchd has created the bridge
+	portTimeout    = 5 * time.Second  // until ovs-vswitchd has opened a port: 4-5 ms when idle
 )
 
-// Config says which switch to use. The zero value is the host's own.
+// Config selects the switch. The zero value selects the host's own.
 type Config struct {
-	RunDir   string       // where ovs-vswitchd keeps its sockets; empty: DefaultRunDir
+	RunDir   string       // directory of the sockets of ovs-vswitchd; empty: DefaultRunDir
 	Socket   string       // OVSDB as unix:PATH or tcp:IP:PORT; empty: db.sock in RunDir
 	Bridge   string       // name of the integration bridge; empty: DefaultBridge
-	Datapath string       // system or netdev; empty: found from what the switch and the kernel offer
-	Logger   *slog.Logger // nil: nothing is logged
+	Datapath string       // system or netdev; empty: chosen by what the switch and the kernel support
+	Logger   *slog.Logger // nil: no logging
 }
 
-// Switch is the integration bridge of this host. Its methods may be called
-// concurrently.
+// Switch is the integration bridge of this host. It is safe for concurrent use.
 type Switch struct {
 	cfg   Config
 	log   *slog.Logger
 	ofctl string // path of ovs-ofctl
 
-	sessionTimeout time.Duration // how long a call waits for an OVSDB that is away
+	sessionTimeout time.Duration // how long a call waits while OVSDB is away
 
 	changed chan struct{} // cap 1
-	remake  chan struct{} // cap 1: the bridge's row is not as it should be
-	wake    broadcast     // a row of the cache, or the connection, changed
+	remake  chan struct{} // cap 1: the bridge's row differs from the wanted one
+	wake    broadcast     // a row of the cache or the connection changed
 
 	mu       sync.Mutex
 	datapath string
 	session  *session          // nil while OVSDB is away
-	wrote    map[string]string // port name -> fingerprint of what we last wrote
-	removing map[string]bool   // ports whose deletion we asked for and have not seen
-	reserved map[int]string    // ofports given out and not yet in the cache, by port name
+	wrote    map[string]string // table and port name -> fingerprint of our last write
+	removing map[string]bool   // ports whose deletion we requested and have not yet seen
+	reserved map[int]string    // ofport -> name of a port that got it and is not yet in the cache
 	busy     map[string]chan struct{}
 
 	flows flowMemory
 }
 
-// Open connects to OVSDB, makes the bridge as it should be, and returns when
-// ovs-vswitchd has it. The errors say what to do; ErrUnavailable when Open
-// vSwitch does not run.
+// Open connects to OVSDB, creates or corrects the bridge, and waits until ovs-vswitchd
+// has applied it. The errors tell the user what to do. The error wraps ErrUnavailable if
+// Open vSwitch does not run.
 func Open(ctx context.Context, cfg Config) (*Switch, error) {
 	if cfg.RunDir == "" {
 		cfg.RunDir = DefaultRunDir
@@ -150,8 +149,8 @@ func (s *Switch) openBridge(ctx context.Context, sess *session) error {
 	return s.awaitBridge(ctx)
 }
 
-// Run keeps the connection to OVSDB and watches ovs-vswitchd until ctx ends;
-// then it returns nil.
+// Run keeps the connection to OVSDB and watches ovs-vswitchd until ctx ends. Then it
+// returns nil.
 func (s *Switch) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.keepConnected(ctx) })
@@ -159,7 +158,7 @@ func (s *Switch) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close ends the connection. The switch goes on forwarding.
+// Close closes the connection to OVSDB. The switch continues to forward.
 func (s *Switch) Close() {
 	s.mu.Lock()
 	sess := s.session
@@ -170,13 +169,13 @@ func (s *Switch) Close() {
 	}
 }
 
-// Changed receives when what the switch has may no longer be what it was told:
-// OVSDB came back, ovs-vswitchd restarted or lost flows, or somebody else
-// changed the bridge or a port of ours. Notices are coalesced. Apply the whole
-// desired state again then.
+// Changed returns a channel that receives when the switch may differ from the desired
+// state. This happens when OVSDB came back, ovs-vswitchd restarted or lost flows, or
+// somebody else changed the bridge or a port of ours. Notifications are coalesced.
+// Receivers should apply the whole desired state again.
 func (s *Switch) Changed() <-chan struct{} { return s.changed }
 
-// Connected says whether OVSDB is being listened to.
+// Connected reports whether the connection to OVSDB is up.
 func (s *Switch) Connected() bool {
 	s.mu.Lock()
 	sess := s.session
@@ -192,19 +191,19 @@ func (s *Switch) Connected() bool {
 	}
 }
 
-// Datapath is DatapathSystem or DatapathNetdev.
+// Datapath returns DatapathSystem or DatapathNetdev.
 func (s *Switch) Datapath() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.datapath
 }
 
-// Bridge is the name of the integration bridge.
+// Bridge returns the name of the integration bridge.
 func (s *Switch) Bridge() string { return s.cfg.Bridge }
 
 func (s *Switch) notifyChanged() { poke(s.changed) }
 
-// poke puts a token into a channel of capacity one, unless one is there.
+// poke sends to a channel of capacity one unless it is full.
 func poke(ch chan struct{}) {
 	select {
 	case ch <- struct{}{}:
@@ -212,13 +211,13 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// broadcast wakes all who wait, at once. The zero value is ready.
+// broadcast wakes all waiting goroutines at once. The zero value is ready to use.
 type broadcast struct {
 	mu sync.Mutex
 	ch chan struct{}
 }
 
-// next is closed by the fire after this call.
+// next returns a channel that the next call of fire closes.
 func (b *broadcast) next() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()

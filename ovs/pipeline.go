@@ -10,10 +10,10 @@ import (
 	"github.com/socketplane/socketplane/agent/metadata"
 )
 
-// The tables, each with one job. Register 0 holds the VNI, register 1 is 1 for
-// what came from a tunnel, register 2 is the tunnel's port by which a packet to a
-// peer's host leaves (0: by the gateway port). MAC learning and NORMAL are used
-// nowhere, and what no flow wants is dropped in every table.
+// The tables of the pipeline. Register 0 holds the VNI. Register 1 is 1 for packets from
+// a tunnel. Register 2 is the tunnel port for packets to a peer's host, or 0 for the
+// gateway port. The pipeline never uses MAC learning or NORMAL. Every table drops packets
+// that match no flow.
 const (
 	tableClassify  = 0
 	tableGuard     = 1
@@ -21,28 +21,27 @@ const (
 	tablePolicy    = 3
 	tableForward   = 4
 	tableBroadcast = 5
-	tableNeighbour = 6  // second half of neighbour discovery's answer; IPv4 networks leave it empty
-	tableReturn    = 7  // connections that peers' hosts began; the switch fills it, see learnReturn
-	tablePeer      = 8  // picks what a peer's host sends
-	tableLearn     = 9  // has the switch remember it in table 7
-	tableHost      = 10 // to this host, the outside and peers' hosts
-	tableTeach     = 13 // ARP that came by a tunnel: only what its host's list of endpoints bears out
-	tableAsk       = 14 // ARP requests for addresses that endpoints are allowed beside their own
+	tableNeighbour = 6  // second half of the neighbour discovery reply; IPv4 networks leave it empty
+	tableReturn    = 7  // answers to connections that peers' hosts opened; the switch fills it, see learnReturn
+	tablePeer      = 8  // selects packets from peers' hosts
+	tableLearn     = 9  // makes the switch learn them into table 7
+	tableHost      = 10 // packets to this host, the outside and peers' hosts
+	tableTeach     = 13 // ARP from a tunnel: accepted only if it agrees with its host's list of endpoints
+	tableAsk       = 14 // ARP requests for allowed addresses beside an endpoint's own
 	tableCanary    = 63
 )
 
-// untagged matches frames without an 802.1Q header (OpenFlow's OFPVID_NONE).
+// untagged matches frames without an 802.1Q header (OFPVID_NONE in OpenFlow).
 const untagged = "vlan_tci=0x0000/0x1fff"
 
-// Flows renders f, what is local first. Equal states give equal flows in equal
-// order, whatever the order of their parts. What f says that the switch must
-// not be told is left out, see sane.
+// Flows renders f, local parts first. Equal states result in equal flows in equal order,
+// whatever the order of their parts. Flows omits the parts of f that sane drops.
 func (f Forwarding) Flows() []Flow {
 	flows, _ := f.render()
 	return flows
 }
 
-// render also names what was left out.
+// render also names the parts that sane dropped.
 func (f Forwarding) render() ([]Flow, []string) {
 	f, dropped := f.sane()
 	var r rendering
@@ -56,8 +55,8 @@ func (f Forwarding) render() ([]Flow, []string) {
 		r.local(g)
 	}
 	for _, p := range f.Peers {
-		// Sent to the very address that this host is known by. To another one of its
-		// addresses a container's datagram may come, masqueraded by its own host.
+		// The packet must be addressed to the VTEP of this host. A container's datagram,
+		// masqueraded by its own host, can arrive at another address of this host.
 		to := ""
 		if f.Self.Is4() {
 			to = fmt.Sprintf("tun_dst=%s,", f.Self)
@@ -78,7 +77,7 @@ func (f Forwarding) render() ([]Flow, []string) {
 	return r.flows, dropped
 }
 
-// tunnels are the ports towards hosts that have an endpoint on the segment.
+// tunnels returns the sorted tunnel ports to hosts with an endpoint on the segment.
 func (g Segment) tunnels() []int {
 	set := map[int]bool{}
 	for _, r := range g.Remote {
@@ -95,20 +94,21 @@ func (r *rendering) add(table, priority int, match, actions string, args ...any)
 	r.flows = append(r.flows, Flow{Table: table, Priority: priority, Match: match, Actions: fmt.Sprintf(actions, args...)})
 }
 
-// local renders what the endpoints and the gateway of this host need to reach each other.
+// local renders the flows for traffic between the endpoints and the gateway of this host.
 func (r *rendering) local(g Segment) {
 	r.add(tablePolicy, 100, fmt.Sprintf("reg0=%#x", g.VNI), "goto_table:%d", tableForward)
 	r.noMetadata(g)
 	for _, l := range g.Local {
 		r.classify(g, l.OFPort)
-		// A port speaks with its own addresses only. IPv6 has no line here, so
-		// it is dropped.
+		// A port may send only from its own addresses. No flow accepts IPv6, so the table
+		// drops it.
 		own := fmt.Sprintf("in_port=%d,dl_src=%s,%s", l.OFPort, l.MAC, untagged)
 		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_spa=%s,arp_sha=%s", own, l.IP, l.MAC), "goto_table:%d", tableAnswer)
 		r.add(tableGuard, 100, fmt.Sprintf("%s,ip,nw_src=%s", own, l.IP), "goto_table:%d", tablePolicy)
 		r.guardAllowed(g, l)
 		r.countDrops(l)
-		// An answer for its own address would tell it that another has it (RFC 5227).
+		// A reply for the endpoint's own address would report a duplicate address (RFC
+		// 5227).
 		r.add(tableAnswer, 110, fmt.Sprintf("arp,in_port=%d,arp_tpa=%s", l.OFPort, l.IP), "drop")
 		r.answer(g, l.IP, l.MAC)
 		r.add(tableForward, 100, fmt.Sprintf("reg0=%#x,dl_dst=%s", g.VNI, l.MAC), "output:%d", l.OFPort)
@@ -119,9 +119,10 @@ func (r *rendering) local(g Segment) {
 	r.asked(g)
 }
 
-// noMetadata keeps a network from where clouds answer with what a host was made with.
-// The packet filter says the same, but somebody may flush it. An address of the network
-// itself is an endpoint's.
+// noMetadata drops packets from a network to the metadata services of clouds, which
+// return the data that the machine was created with. The packet filter drops them too,
+// but somebody may flush it. It skips a service whose addresses overlap the network's
+// subnet, because those belong to endpoints.
 func (r *rendering) noMetadata(g Segment) {
 	if g.Metadata {
 		return
@@ -140,7 +141,7 @@ func (r *rendering) noMetadata(g Segment) {
 	}
 }
 
-// short writes a prefix as ovs-ofctl prints it.
+// short formats a prefix as ovs-ofctl prints it.
 func short(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -148,8 +149,8 @@ func short(p netip.Prefix) string {
 	return p.String()
 }
 
-// gateway renders this host's gateway. It speaks for the outside, so the
-// source addresses of what it sends are not looked at.
+// gateway renders the flows of this host's gateway. It sends on behalf of the outside, so
+// the guard does not check its source IP addresses.
 func (r *rendering) gateway(g Segment) {
 	r.classify(g, g.GatewayPort)
 	own := fmt.Sprintf("in_port=%d,dl_src=%s,%s", g.GatewayPort, g.GatewayMAC, untagged)
@@ -164,8 +165,8 @@ func (r *rendering) classify(g Segment, port int) {
 	r.add(tableClassify, 100, fmt.Sprintf("in_port=%d", port), "set_field:%#x->reg0,goto_table:%d", g.VNI, tableGuard)
 }
 
-// answer turns an ARP request for ip into the reply that its owner would give,
-// and sends it back (RFC 826).
+// answer renders the flow that turns an ARP request for ip into its owner's reply and
+// sends it back (RFC 826).
 func (r *rendering) answer(g Segment, ip netip.Addr, mac string) {
 	r.add(tableAnswer, 100, fmt.Sprintf("arp,reg0=%#x,arp_op=1,arp_tpa=%s", g.VNI, ip),
 		"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:%[1]s->eth_src,set_field:2->arp_op,"+
@@ -173,10 +174,10 @@ func (r *rendering) answer(g Segment, ip netip.Addr, mac string) {
 			"move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[],set_field:%[2]s->arp_spa,in_port", mac, ip)
 }
 
-// broadcast renders who gets broadcast and multicast: every endpoint here and,
-// for what came from here, one copy a host that has endpoints. What came from a
-// tunnel never leaves by a tunnel. The sender gets no copy: a switch does not
-// output to the port that a packet came in by.
+// broadcast renders the flows for broadcast and multicast. Every local endpoint gets a
+// copy. If the packet is from this host, every peer with endpoints gets one copy. A
+// packet from a tunnel never leaves by a tunnel. The sender gets no copy, because a
+// switch does not output to the port that a packet came in on.
 func (r *rendering) broadcast(g Segment) {
 	var local, remote []string
 	for _, l := range g.Local {

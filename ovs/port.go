@@ -14,13 +14,13 @@ import (
 
 // The kinds of port.
 const (
-	KindEndpoint = "endpoint" // the host's end of a veth that exists already
-	KindGateway  = "gateway"  // an internal port, which the switch makes
+	KindEndpoint = "endpoint" // the host end of an existing veth pair
+	KindGateway  = "gateway"  // an internal port, which the switch creates
 	KindTunnel   = "tunnel"   // VXLAN to one peer, see SetTunnels
 )
 
-// Keys of a port's external_ids. A port without the kind is not ours. Those of
-// Port.IDs are stored with the prefix.
+// Keys in the external_ids of a port. A port without idKind is not ours. The keys of
+// Port.IDs are stored with idPrefix.
 const (
 	idPrefix = "socketplane_"
 	idKind   = idPrefix + "kind"
@@ -28,22 +28,22 @@ const (
 	idRemote = idPrefix + IDRemote
 )
 
-// What Port.IDs of a tunnel tell, see Tunnel.
+// Keys in Port.IDs of a tunnel, see Tunnel.
 const (
 	IDPeer   = "peer"
 	IDRemote = "remote"
 )
 
-// Port is a port of the integration bridge that is ours.
+// Port is one of our ports on the integration bridge.
 type Port struct {
 	Name   string
 	Kind   string
-	VLAN   int               // the port's tag, 1 to 4094; 0: none. It informs people, the flows do not look at it
-	MAC    string            // gateway only: of the interface
-	MTU    int               // gateway only: of the interface, in bytes; 0: the switch's choice
-	OFPort int               // OpenFlow port number; 0 or less: the switch has not opened it
+	VLAN   int               // the port's tag, 1 to 4094; 0: none. It is for operators; flows ignore it
+	MAC    string            // gateway only: the interface's MAC address
+	MTU    int               // gateway only: the interface's MTU in bytes; 0: the switch chooses
+	OFPort int               // OpenFlow port number; 0 or less if the switch has not opened the port
 	Error  string            // why the switch could not open it
-	IDs    map[string]string // whose it is: endpoint, container, network, ip, mac ...
+	IDs    map[string]string // metadata of the owner: endpoint, container, network, ip, mac ...
 }
 
 func (p Port) check() error {
@@ -60,7 +60,7 @@ func (p Port) check() error {
 	return nil
 }
 
-// portSpec is what we want in a port's two rows.
+// portSpec is the wanted content of a port's two rows.
 type portSpec struct {
 	name, kind, typ, mac string
 	mtu, tag             int
@@ -78,10 +78,10 @@ func (p Port) spec() portSpec {
 	return spec
 }
 
-// AddPort puts a port on the bridge and returns its OpenFlow number when the
-// switch has opened it. A port of that name that is ours is changed where it
-// differs; one that is not gives ErrForeign. A port that the switch cannot
-// open is taken away again.
+// AddPort adds a port to the bridge, waits until the switch has opened it, and returns
+// its OpenFlow number. If a port of ours has that name, AddPort changes what differs. If
+// another port has it, the error wraps ErrForeign. AddPort removes a port that the switch
+// cannot open.
 func (s *Switch) AddPort(ctx context.Context, p Port) (int, error) {
 	if err := p.check(); err != nil {
 		return 0, fmt.Errorf("add port %q: %w", p.Name, err)
@@ -119,7 +119,7 @@ func (s *Switch) addPort(ctx context.Context, spec portSpec) (int, error) {
 	request, release := s.reserveOFPort(sess, spec.name)
 	defer release()
 	var ops []ovsdb.Operation
-	if port != nil { // the switch could not open it the last time, or it is of another type
+	if port != nil { // the switch could not open it last time, or its type differs
 		ops = append(ops, s.detachOp(port.UUID))
 	}
 	ops = append(ops, s.insertOps(spec, request, 0)...)
@@ -136,7 +136,7 @@ func (s *Switch) addPort(ctx context.Context, spec portSpec) (int, error) {
 	return ofport, nil
 }
 
-// undoPort takes a half-made port away, also when ctx has ended.
+// undoPort removes a half-made port, even if ctx has ended.
 func (s *Switch) undoPort(ctx context.Context, name string, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
@@ -146,8 +146,8 @@ func (s *Switch) undoPort(ctx context.Context, name string, cause error) error {
 	return cause
 }
 
-// insertOps makes the two rows and puts them on the bridge. n tells the rows of
-// several ports in one transaction apart.
+// insertOps returns the operations that insert the two rows and add the port to the
+// bridge. n distinguishes the rows of several ports in one transaction.
 func (s *Switch) insertOps(spec portSpec, request, n int) []ovsdb.Operation {
 	iface, port := "iface"+strconv.Itoa(n), "port"+strconv.Itoa(n)
 	ifaceRow := ovsdb.Row{"name": spec.name, "type": spec.typ, "ofport_request": request}
@@ -174,7 +174,7 @@ func (s *Switch) insertOps(spec portSpec, request, n int) []ovsdb.Operation {
 	}
 }
 
-// detachOp takes a port off the bridge; the database then drops its rows.
+// detachOp removes a port from the bridge. The database then deletes its rows.
 func (s *Switch) detachOp(uuid string) ovsdb.Operation {
 	return ovsdb.Operation{
 		Op: ovsdb.OperationMutate, Table: tableBridge, Where: whereName(s.cfg.Bridge),
@@ -182,7 +182,8 @@ func (s *Switch) detachOp(uuid string) ovsdb.Operation {
 	}
 }
 
-// diffOps sets the columns that differ. External ids that are not ours stay.
+// diffOps returns the operations that set the columns that differ. It keeps external ids
+// that are not ours.
 func (p portSpec) diffOps(port *portRow, iface *interfaceRow) []ovsdb.Operation {
 	var ops []ovsdb.Operation
 	row := ovsdb.Row{}
@@ -211,7 +212,7 @@ func (p portSpec) diffOps(port *portRow, iface *interfaceRow) []ovsdb.Operation 
 	return ops
 }
 
-// mergedIDs is our external ids and those of others that the port has.
+// mergedIDs returns our external ids and the foreign ones that the port already has.
 func (p portSpec) mergedIDs(have map[string]string) map[string]string {
 	ids := maps.Clone(p.externalIDs)
 	for k, v := range have {
@@ -222,8 +223,8 @@ func (p portSpec) mergedIDs(have map[string]string) map[string]string {
 	return ids
 }
 
-// RemovePort takes a port off the bridge; one that is not there is fine, one
-// that is not ours gives ErrForeign.
+// RemovePort removes a port from the bridge. It succeeds if the port does not exist. The
+// error wraps ErrForeign if the port is not ours.
 func (s *Switch) RemovePort(ctx context.Context, name string) error {
 	unlock, err := s.lockName(ctx, name)
 	if err != nil {
@@ -236,8 +237,8 @@ func (s *Switch) RemovePort(ctx context.Context, name string) error {
 	return nil
 }
 
-// removePort asks the database itself for the port: the cache may lag behind
-// what this process has just written.
+// removePort looks the port up in the database, because the cache may lag behind our last
+// write.
 func (s *Switch) removePort(ctx context.Context, name string) error {
 	results, err := s.transact(
 		ctx,
@@ -263,8 +264,8 @@ func (s *Switch) removePort(ctx context.Context, name string) error {
 	return err
 }
 
-// Ports lists the bridge's ports that are ours, tunnels too, as the database
-// has them now, sorted by name.
+// Ports returns our ports on the bridge, including tunnels, sorted by name. It reads the
+// database, not the cache.
 func (s *Switch) Ports(ctx context.Context) ([]Port, error) {
 	ports, err := s.selectPorts(ctx)
 	if err != nil {

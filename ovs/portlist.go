@@ -9,7 +9,8 @@ import (
 	"github.com/ovn-org/libovsdb/ovsdb"
 )
 
-// cachedPort finds a port and its interface in the cache by name.
+// cachedPort returns a port and its interface from the cache, or nil for each that is not
+// there.
 func cachedPort(c *session, name string) (*portRow, *interfaceRow) {
 	var port *portRow
 	if _, m, err := c.cache.Table(tablePort).RowByModel(&portRow{Name: name}); err == nil && m != nil {

@@ -12,37 +12,38 @@ import (
 	"time"
 )
 
-// A probe is a frame that this host's agent has the switch send through a peer's
-// tunnel, as VXLAN with DF, like all that containers send. The peer's switch sends
-// it back by itself, so the peer's agent need not run. Questions and answers have
-// VNIs of their own, beyond those of networks made here (network.VNIBase): an answer
-// is never answered. Their type is the first that IEEE Std 802 leaves to local
-// experiments; containers send IPv4 and ARP only, and cannot choose a VNI.
+// A probe is a frame that this host's agent makes the switch send through a peer's
+// tunnel, as VXLAN with DF, like all packets of containers. The peer's switch returns it,
+// so the peer's agent need not run. Requests and answers have their own VNIs above those
+// of networks made here (network.VNIBase), so no switch answers an answer. The EtherType
+// is the first one that IEEE Std 802 reserves for local experiments. Containers send only
+// IPv4 and ARP and cannot choose a VNI.
 const (
 	probeVNI  = 0xffffff
 	answerVNI = 0xfffffe
 	probeType = 0x88b5
 )
 
-// probeReader is the controller id (ovs-actions(7), "controller") under which the
-// switch hands the answers out. Other connections to the switch do not get them.
+// probeReader is the controller id (ovs-actions(7), "controller") of the connection that
+// receives the answers. Other connections to the switch do not get them.
 const probeReader = 0x7370
 
-// Sizes of a probe's frame, in bytes: the smallest of Ethernet without its checksum,
-// and the largest whose message fits the 16 bits of OpenFlow's length with room to spare.
+// Limits of a probe's frame size in bytes. MinProbe is the smallest Ethernet frame
+// without its checksum. MaxProbe leaves spare room in an OpenFlow message, whose length
+// field has 16 bits.
 const (
 	MinProbe = 60
 	MaxProbe = 65000
 )
 
-// Probe says how this host takes part in probing. The zero value: not at all.
+// Probe describes this host's part in probing. With the zero value it takes no part.
 type Probe struct {
-	MAC string // where answers to this host are sent; only this host knows it
-	MTU int    // of this host's underlay interface, in bytes; each answer tells it
+	MAC string // destination of answers to this host; known only to this host
+	MTU int    // of this host's underlay interface, in bytes; its answers contain it
 }
 
-// MACs of probes. What asks is sent to probeTarget. The source of an answer is
-// answerSource with the MTU of the answering host in its last two bytes.
+// MAC addresses of probes. A request has the destination probeTarget. An answer has the
+// source answerSource, with the MTU of the answering host in the last two bytes.
 const probeTarget = "02:73:70:00:00:00"
 
 var answerSource = [4]byte{0x02, 0x73, 0x70, 0x01}
@@ -60,10 +61,10 @@ func (p Probe) sane() Probe {
 	return p
 }
 
-// probes renders the answer to peers' probes, and who hears the answers to ours.
-// Frames come here from peers only: a tunnel hears its peer alone, and what comes
-// from a port of this host has no VNI. An answer that is not for our secret MAC goes
-// on like any frame of an unknown network, and is dropped.
+// probes renders the flow that answers peers' probes and the flow that delivers the
+// answers to ours. Both match only frames from peers: a tunnel accepts only its peer, and
+// frames from a local port have no VNI. An answer for a MAC address other than our secret
+// one continues like a frame of an unknown network and is dropped.
 func (r *rendering) probes(p Probe, self netip.Addr) {
 	if p.MAC == "" || !self.Is4() {
 		return
@@ -76,26 +77,27 @@ func (r *rendering) probes(p Probe, self netip.Addr) {
 	r.add(tableClassify, 110, match(answerVNI, p.MAC), "controller(id=%d)", probeReader)
 }
 
-// Nonce tells one probe from all others.
+// Nonce distinguishes a probe from all others.
 type Nonce [16]byte
 
-// Answer is a probe that came back.
+// Answer is a probe that a peer's switch returned.
 type Answer struct {
-	OFPort int // of the tunnel that it came by
+	OFPort int // of the tunnel by which it came
 	Size   int // of the whole frame, in bytes
 	Nonce  Nonce
-	MTU    int // of the answering host's underlay interface, as it says
+	MTU    int // of the answering host's underlay interface in bytes, as that host reports
 }
 
-// Prober sends probes and hears the answers. Send may be called concurrently, also
+// Prober sends probes and receives the answers. Send is safe for concurrent use, also
 // with Receive.
 type Prober struct {
 	c   *flowCounter
 	src net.HardwareAddr
-	mu  sync.Mutex // guards writing
+	mu  sync.Mutex // guards writes to c
 }
 
-// OpenProber connects to the switch. mac is Probe.MAC.
+// OpenProber connects to the switch. mac is Probe.MAC. The error wraps ErrUnavailable if
+// the switch cannot be reached.
 func (s *Switch) OpenProber(ctx context.Context, mac string) (*Prober, error) {
 	src, err := net.ParseMAC(mac)
 	if err != nil || len(src) != 6 {
@@ -113,7 +115,7 @@ func (s *Switch) OpenProber(ctx context.Context, mac string) (*Prober, error) {
 	return p, nil
 }
 
-// More messages of OpenFlow 1.3 (ONF TS-023), and one of Nicira's.
+// More messages of OpenFlow 1.3 (ONF TS-023) and one Nicira extension.
 const (
 	ofExperimenter = 4
 	ofSetConfig    = 9
@@ -128,7 +130,7 @@ const (
 
 	ofppController = 0xfffffffd
 	ofNoBuffer     = 0xffffffff
-	ofReasonAction = 1 // of a packet: an action sent it here
+	ofReasonAction = 1 // an action sent the packet here
 	ofpatSetField  = 25
 
 	oxmInPort    = 0x80000004
@@ -136,7 +138,8 @@ const (
 	oxmRegister0 = 0x00010004
 )
 
-// subscribe has the switch hand the answers out, and nothing else.
+// subscribe makes the switch deliver the answers to this connection, and no other
+// messages.
 func (p *Prober) subscribe() error {
 	async := make([]byte, 24) // masks of packet, port and flow messages, as controller and as secondary
 	binary.BigEndian.PutUint32(async, 1<<ofReasonAction)
@@ -150,11 +153,11 @@ func (p *Prober) subscribe() error {
 	if err := p.c.write(ofExperimenter, 0, id); err != nil {
 		return err
 	}
-	// A connection that names no length gets no packets at all.
+	// A connection that sets no miss length gets no packets.
 	return p.c.write(ofSetConfig, 0, []byte{0, 0, 0xff, 0xff})
 }
 
-// Send has the switch send a probe of size bytes, from MinProbe to MaxProbe, by a
+// Send makes the switch send a probe of size bytes, from MinProbe to MaxProbe, through a
 // tunnel's port.
 func (p *Prober) Send(ofport, size int, nonce Nonce) error {
 	if size < MinProbe || size > MaxProbe || ofport <= 0 || ofport > maxOFPort {
@@ -182,7 +185,7 @@ func (p *Prober) Send(ofport, size int, nonce Nonce) error {
 	return p.c.write(ofPacketOut, 0, packetOut(frame, actions))
 }
 
-// packetOut is the body of a message that has the switch do actions with a frame.
+// packetOut returns the body of a message that makes the switch apply actions to a frame.
 func packetOut(frame, actions []byte) []byte {
 	body := make([]byte, 16, 16+len(actions)+len(frame))
 	binary.BigEndian.PutUint32(body, ofNoBuffer)
@@ -191,7 +194,7 @@ func packetOut(frame, actions []byte) []byte {
 	return append(append(body, actions...), frame...)
 }
 
-// Receive waits for an answer. The error says that the connection is of no more use.
+// Receive waits for an answer. After an error the connection is unusable.
 func (p *Prober) Receive() (Answer, error) {
 	if err := p.c.conn.SetReadDeadline(time.Time{}); err != nil {
 		return Answer{}, err
@@ -217,11 +220,11 @@ func (p *Prober) Receive() (Answer, error) {
 	}
 }
 
-// Close ends the connection, and Receive.
+// Close closes the connection and ends Receive.
 func (p *Prober) Close() { p.c.close() }
 
-// readMessage reads one message. The switch hands answers out whole; OpenFlow's
-// length has 16 bits.
+// readMessage reads one message. The switch delivers answers untruncated. The length
+// needs no limit, because its field has 16 bits.
 func readMessage(in *bufio.Reader) (kind byte, xid uint32, body []byte, err error) {
 	var head [ofHeaderLen]byte
 	if _, err := io.ReadFull(in, head[:]); err != nil {
@@ -236,14 +239,14 @@ func readMessage(in *bufio.Reader) (kind byte, xid uint32, body []byte, err erro
 	return head[1], binary.BigEndian.Uint32(head[4:]), body, err
 }
 
-// parseAnswer reads a packet that the switch handed out (OFPT_PACKET_IN).
+// parseAnswer parses a packet from the switch (OFPT_PACKET_IN).
 func parseAnswer(body []byte) (Answer, bool) {
 	const fixed = 16 // buffer, length, reason, table, cookie
 	if len(body) < fixed+4 {
 		return Answer{}, false
 	}
 	a := Answer{Size: int(binary.BigEndian.Uint16(body[4:]))}
-	match := int(binary.BigEndian.Uint16(body[fixed+2:])) // with its header, without its padding
+	match := int(binary.BigEndian.Uint16(body[fixed+2:])) // includes the header but not the padding
 	padded := (match + 7) / 8 * 8
 	frameAt := fixed + padded + 2
 	if match < 4 || len(body) < frameAt {
@@ -268,7 +271,7 @@ func parseAnswer(body []byte) (Answer, bool) {
 	return a, true
 }
 
-// barrier waits until the switch has done all that it was told.
+// barrier waits until the switch has processed all earlier messages.
 func (c *flowCounter) barrier() error {
 	if err := c.write(ofBarrier, 0, nil); err != nil {
 		return err

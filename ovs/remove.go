@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// vsctlTimeout bounds one call of ovs-vsctl, which waits for ovs-vswitchd.
+// vsctlTimeout limits one call of ovs-vsctl, which waits for ovs-vswitchd.
 const vsctlTimeout = 15 * time.Second
 
-// RemoveBridge takes the bridge away with all its ports, and the ways to peers
-// that were pinned for it. It says whether one was there. A bridge without our mark
-// is somebody else's and stays. The agent must not run: it would make it again.
-// Where Open vSwitch does not run the error is ErrUnavailable.
+// RemoveBridge removes the bridge with all its ports, and the routes to peers that were
+// pinned for it. It reports whether it removed a bridge. A bridge without our mark
+// belongs to somebody else and stays. The agent must not run, because it would create the
+// bridge again. The error wraps ErrUnavailable if Open vSwitch does not run.
 func RemoveBridge(ctx context.Context, cfg Config) (bool, error) {
 	if cfg.RunDir == "" {
 		cfg.RunDir = DefaultRunDir
@@ -51,13 +51,14 @@ func RemoveBridge(ctx context.Context, cfg Config) (bool, error) {
 		return false, fmt.Errorf("remove bridge %q: %w", cfg.Bridge, err)
 	}
 	for _, peer := range peers {
-		// Nothing of ours is left that needs the other ways; with a kernel datapath there are none.
+		// A failure does no harm: nothing of ours needs these routes now, and a kernel
+		// datapath has none.
 		_ = s.appctl(ctx, "ovs/route/del", hostRoute(peer))
 	}
 	return true, nil
 }
 
-// tunnelEnds lists the far ends of the bridge's tunnels.
+// tunnelEnds returns the remote addresses of the bridge's tunnels.
 func (s *Switch) tunnelEnds(ctx context.Context) ([]netip.Addr, error) {
 	ports, err := s.vsctl(ctx, "list-ports", s.cfg.Bridge)
 	if err != nil {
@@ -79,7 +80,7 @@ func (s *Switch) tunnelEnds(ctx context.Context) ([]netip.Addr, error) {
 	return ends, nil
 }
 
-// vsctl runs one command of ovs-vsctl and gives what it prints.
+// vsctl runs one ovs-vsctl command and returns its output.
 func (s *Switch) vsctl(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, vsctlTimeout)
 	defer cancel()

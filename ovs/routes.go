@@ -7,17 +7,17 @@ import (
 	"slices"
 )
 
-// Route leads packets that containers send to the gateway to an endpoint that is
-// allowed to send from Prefix. The switch does that itself, on the sender's host, so
-// the answers, which the endpoint sends straight to the container, need no way back
-// through the host's kernel.
+// Route leads packets that containers send to the gateway to an endpoint that may send
+// from Prefix. The switch on the sender's host forwards them itself. The endpoint sends
+// the answers directly to the container, so they need no path through the host's kernel.
 type Route struct {
 	Prefix netip.Prefix
 	Via    netip.Addr // the endpoint's own address
 }
 
-// cleanRoutes leaves the routes that lead to an endpoint which may send from there.
-// Of two with the same prefix the one that sorts first stays. The endpoints are clean.
+// cleanRoutes keeps the routes that lead to an endpoint that may send from the prefix. It
+// keeps the first in sort order of two with the same prefix. The endpoints are already
+// clean.
 func (g *Segment) cleanRoutes(routes []Route) (dropped []string) {
 	allowed := map[netip.Addr][]netip.Prefix{}
 	for _, l := range g.Local {
@@ -44,7 +44,7 @@ func (g *Segment) cleanRoutes(routes []Route) (dropped []string) {
 	return dropped
 }
 
-// route renders the segment's routes. The longest prefix holds.
+// route renders the segment's routes. The longest prefix wins.
 func (r *rendering) route(g Segment) {
 	if g.GatewayMAC == "" {
 		return

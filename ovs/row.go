@@ -2,9 +2,8 @@ package ovs
 
 import "github.com/ovn-org/libovsdb/ovsdb"
 
-// What follows translates between Go and the values of RFC 7047 (OVSDB),
-// section 5.1. Rows that a select returns are read leniently: a column of
-// another type than the schema's reads as empty.
+// This file converts between Go values and those of RFC 7047 (OVSDB), section 5.1.
+// Reading rows of a select is lenient: a column with an unexpected type reads as empty.
 
 // namedUUID refers to a row that the same transaction inserts.
 func namedUUID(name string) ovsdb.UUID { return ovsdb.UUID{GoUUID: name} }
@@ -21,7 +20,7 @@ func ovsMap(m map[string]string) ovsdb.OvsMap {
 	return ovsdb.OvsMap{GoMap: out}
 }
 
-// optional is a set of one, or the empty set for the zero value.
+// optional returns a set of one element, or the empty set for the zero value.
 func optional[T comparable](v T) ovsdb.OvsSet {
 	var zero T
 	if v == zero {
@@ -30,7 +29,8 @@ func optional[T comparable](v T) ovsdb.OvsSet {
 	return ovsdb.OvsSet{GoSet: []any{v}}
 }
 
-// single unwraps a set of one element.
+// single returns the element of a set of one, nil for an empty set, and any other value
+// as it is.
 func single(v any) any {
 	if set, ok := v.(ovsdb.OvsSet); ok {
 		if len(set.GoSet) == 0 {
@@ -46,7 +46,7 @@ func rowString(r ovsdb.Row, column string) string {
 	return s
 }
 
-// rowInt reads an integer; JSON numbers arrive as float64.
+// rowInt returns an integer column. JSON numbers arrive as float64.
 func rowInt(r ovsdb.Row, column string) int {
 	switch n := single(r[column]).(type) {
 	case float64:

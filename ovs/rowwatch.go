@@ -7,11 +7,11 @@ import (
 	"github.com/ovn-org/libovsdb/model"
 )
 
-// What follows tells changes that others made to rows of ours from our own.
-// libovsdb's events may be dropped, so they are hints; and a notice too many
-// only costs the agent a look.
+// This file distinguishes changes that others made to our rows from our own. libovsdb may
+// drop events, so they are hints. A superfluous notification only costs the agent a
+// check.
 
-// The columns of a port's two rows that we write, as one string.
+// portPrint and interfacePrint return a fingerprint of the columns that we write.
 func portPrint(r *portRow) string {
 	ids := map[string]string{}
 	for k, v := range r.ExternalIDs {
@@ -26,13 +26,13 @@ func interfacePrint(r *interfaceRow) string {
 	return fmt.Sprint(r.Type, deref(r.MAC), deref(r.MTURequest), r.Options)
 }
 
-// The same of what we want in them.
+// These methods return the fingerprints of the wanted columns.
 func (p portSpec) portPrint() string { return fmt.Sprint(p.tag, p.externalIDs) }
 
 func (p portSpec) interfacePrint() string { return fmt.Sprint(p.typ, p.mac, p.mtu, p.options) }
 
-// remember notes what is about to be written to a port, and whether a new row
-// replaces one of that name.
+// remember records what we are about to write to a port, and whether a new row replaces
+// one of that name.
 func (s *Switch) remember(spec portSpec, replaces bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,7 +43,7 @@ func (s *Switch) remember(spec portSpec, replaces bool) {
 	}
 }
 
-// forget notes that a port is about to be removed.
+// forget records that we are about to remove a port.
 func (s *Switch) forget(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,7 +70,7 @@ func (s *Switch) rowUpdated(_ string, before, after model.Model) {
 		if interfacePrint(was) != interfacePrint(now) {
 			s.compareWritten(tableInterface+now.Name, interfacePrint(now))
 		}
-		if deref(was.OFPort) > 0 && deref(was.OFPort) != deref(now.OFPort) { // it vanished, or moved
+		if deref(was.OFPort) > 0 && deref(was.OFPort) != deref(now.OFPort) { // the port vanished, or its number changed
 			s.notifyChanged()
 		}
 	}

@@ -14,10 +14,9 @@ import (
 	"github.com/ovn-org/libovsdb/ovsdb"
 )
 
-// session is one connection to OVSDB with its one monitor. A new connection is
-// a new client with an empty cache: libovsdb's own reconnect carries a cache
-// over whose state after a server's restart cannot be trusted, and gives up by
-// panicking.
+// session is one connection to OVSDB with one monitor. Each connection is a new client
+// with an empty cache. libovsdb's own reconnect keeps a cache that is unreliable after a
+// restart of the server, and panics when it gives up.
 type session struct {
 	db    client.Client
 	cache *cache.TableCache
@@ -52,8 +51,8 @@ func (s *Switch) dial(ctx context.Context) (*session, error) {
 	return sess, nil
 }
 
-// watch closes lost when the connection ends. libovsdb tells only who listens
-// at that very moment, so the state is looked at as well.
+// watch closes lost when the connection ends. libovsdb notifies only a receiver that is
+// waiting at that moment, so watch also polls the state.
 func (c *session) watch() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -76,8 +75,8 @@ func (c *session) watch() {
 func (c *session) close() {
 	c.end.Do(func() {
 		close(c.lost)
-		// Close waits for transactions under way, which end at their deadlines
-		// when the server hangs; nobody else need wait for that.
+		// Close waits for transactions in progress, which last until their deadlines if
+		// the server hangs. Nobody else needs to wait for that.
 		go c.db.Close()
 	})
 }
@@ -89,9 +88,9 @@ func (s *Switch) setSession(sess *session) {
 	s.wake.fire()
 }
 
-// connected gives the session, and waits for one while OVSDB is away: as long as
-// a restart of ovsdb-server takes, and not longer, since somebody waits for the
-// call to fail, and then for its undo.
+// connected returns the session. It waits for one while OVSDB is away, long enough for a
+// restart of ovsdb-server but not longer: callers wait for the failure, and then for the
+// undo.
 func (s *Switch) connected(ctx context.Context) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.sessionTimeout)
 	defer cancel()
@@ -115,14 +114,14 @@ func (s *Switch) connected(ctx context.Context) (*session, error) {
 	}
 }
 
-// errNoSession is ErrUnavailable where it is OVSDB that cannot be asked. A switch
-// that does not open a port is ErrUnavailable too.
+// errNoSession is an ErrUnavailable that means that OVSDB is away. A switch that does not
+// open a port is ErrUnavailable too.
 var errNoSession = fmt.Errorf("%w", ErrUnavailable)
 
-// errUncertain is a transaction that was sent and whose answer did not come.
+// errUncertain means that a transaction was sent but its answer did not arrive.
 var errUncertain = errors.New("it is not known whether the change was made")
 
-// transact applies all operations or none and checks every one's result.
+// transact applies all operations or none, and checks the result of each.
 func (s *Switch) transact(ctx context.Context, ops ...ovsdb.Operation) ([]ovsdb.OperationResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -143,10 +142,10 @@ func (s *Switch) transact(ctx context.Context, ops ...ovsdb.Operation) ([]ovsdb.
 	return results, nil
 }
 
-// keepConnected makes a new session whenever the last has ended, for ever.
+// keepConnected opens a new session whenever the last one ends, until ctx ends.
 func (s *Switch) keepConnected(ctx context.Context) error {
-	// The back-off starts low because a restarting server is away for some
-	// 100 ms, and stays at a second because nothing works without it.
+	// The back-off starts low because a restarting server is away for about 100 ms. It is
+	// limited to a second because nothing works without the server.
 	const first, most = 50 * time.Millisecond, time.Second
 	probe := time.NewTicker(5 * time.Second)
 	defer probe.Stop()
@@ -208,7 +207,7 @@ func (s *Switch) probe(ctx context.Context, sess *session) {
 	s.repairBridge(ctx)
 }
 
-// repairBridge writes the bridge's row again where it is not as it should be.
+// repairBridge writes the bridge's row again if it differs from the wanted one.
 func (s *Switch) repairBridge(ctx context.Context) {
 	wrote, err := s.ensureBridge(ctx)
 	if err != nil {

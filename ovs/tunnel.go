@@ -19,16 +19,16 @@ import (
 type Tunnel struct {
 	Peer   string     // the peer's host id
 	Remote netip.Addr // the peer's VTEP
-	Local  netip.Addr // this host's VTEP; zero: the kernel's choice
-	Mark   uint32     // fwmark of the packets that the kernel's datapath sends; 0: none
+	Local  netip.Addr // this host's VTEP; zero: the kernel chooses
+	Mark   uint32     // fwmark of the packets that the kernel datapath sends; 0: none
 }
 
-// tunnelPrefix begins the name of every tunnel's port.
+// tunnelPrefix is the prefix of the names of all tunnel ports.
 const tunnelPrefix = "vxlan-"
 
-// TunnelName is the port of a peer's tunnel. It is made from a hash: nothing
-// that came from outside gets into an interface name, and 15 bytes are all it
-// can hold (IFNAMSIZ).
+// TunnelName returns the port name of a peer's tunnel. It is a hash, so that no string
+// from outside becomes part of an interface name, and so that it fits 15 bytes
+// (IFNAMSIZ).
 func TunnelName(peer string) string {
 	sum := sha256.Sum256([]byte(peer))
 	return tunnelPrefix + hex.EncodeToString(sum[:])[:9]
@@ -48,8 +48,8 @@ func (t Tunnel) check() error {
 	return nil
 }
 
-// spec fixes the remote address: with remote_ip=flow a frame from any address
-// would enter. The key comes from the flows, one tunnel carries all networks.
+// spec sets a fixed remote address, because remote_ip=flow would accept frames from any
+// address. The flows set the key, so one tunnel carries all networks.
 func (t Tunnel) spec() portSpec {
 	options := map[string]string{"remote_ip": t.Remote.String(), "key": "flow"}
 	if t.Local.IsValid() {
@@ -64,13 +64,13 @@ func (t Tunnel) spec() portSpec {
 	}
 }
 
-// SetTunnels makes the bridge's tunnels those given and no others, in one
-// transaction, and returns the OpenFlow port of each peer that the switch has
-// opened. A tunnel that fails does not keep the others from being made; the
-// error joins all failures. When the database goes away, or ctx ends, before it
-// has told of every tunnel, the map is nil: what was known before is no worse.
+// SetTunnels makes the tunnels of the bridge equal to the given ones in one transaction.
+// It returns the OpenFlow port of each peer whose tunnel the switch has opened. A tunnel
+// that fails does not stop the others; the error joins all failures. The map is nil if
+// the database goes away, or ctx ends, before the state of every tunnel is known. The
+// caller can then keep the previous map.
 func (s *Switch) SetTunnels(ctx context.Context, tunnels []Tunnel) (map[string]int, error) {
-	unlock, err := s.lockName(ctx, "/tunnels") // no interface can have that name
+	unlock, err := s.lockName(ctx, "/tunnels") // no interface can have this name
 	if err != nil {
 		return nil, fmt.Errorf("set tunnels: %w", err)
 	}
@@ -87,9 +87,8 @@ func (s *Switch) SetTunnels(ctx context.Context, tunnels []Tunnel) (map[string]i
 	errs = append(errs, refused...)
 	ofports, failed := s.awaitTunnels(ctx, want)
 	if len(failed) > 0 && ofports != nil {
-		// The switch refuses a tunnel to an address that another tunnel has,
-		// also one that went in the same transaction, and tries again only
-		// when it is configured again.
+		// The switch rejects a tunnel to the address of another tunnel, even of one that
+		// the same transaction removed. It tries again only when it is reconfigured.
 		if err := s.awaitBridge(ctx); err == nil {
 			ofports, failed = s.awaitTunnels(ctx, want)
 		}
@@ -97,8 +96,8 @@ func (s *Switch) SetTunnels(ctx context.Context, tunnels []Tunnel) (map[string]i
 	return ofports, errors.Join(append(errs, failed...)...)
 }
 
-// acceptable is the tunnels that can be made, by port name. Of two to one
-// address the one whose peer sorts first stands, for the switch takes only one.
+// acceptable returns the valid tunnels by port name. If two have the same address, it
+// keeps the one whose peer sorts first, because the switch accepts only one.
 func acceptable(tunnels []Tunnel) (map[string]Tunnel, []error) {
 	var errs []error
 	want := map[string]Tunnel{}
@@ -124,8 +123,8 @@ func acceptable(tunnels []Tunnel) (map[string]Tunnel, []error) {
 	return want, errs
 }
 
-// writeTunnels applies the difference. Tunnels that cannot be written are taken
-// out of want; the errors say why.
+// writeTunnels writes the differences. It removes tunnels that it cannot write from want
+// and returns an error for each.
 func (s *Switch) writeTunnels(ctx context.Context, want map[string]Tunnel, have []Port) ([]error, error) {
 	sess, err := s.connected(ctx)
 	if err != nil {
@@ -159,7 +158,7 @@ func (s *Switch) writeTunnels(ctx context.Context, want map[string]Tunnel, have 
 				s.remember(spec, false)
 				ops = append(ops, diff...)
 				continue
-			} // else a new row, which does not carry the old one's error
+			} // otherwise insert a new row, which lacks the old one's error
 		}
 		if port != nil {
 			ops = append(ops, s.detachOp(port.UUID))
@@ -176,9 +175,9 @@ func (s *Switch) writeTunnels(ctx context.Context, want map[string]Tunnel, have 
 	return errs, err
 }
 
-// awaitTunnels waits for all at once, so that one that the switch never opens
-// costs its deadline once. It gives no map where it is not known of each tunnel
-// whether the switch has opened it.
+// awaitTunnels waits for all tunnels at once, so that several that the switch never opens
+// cost the timeout only once. It returns a nil map if the state of some tunnel is
+// unknown.
 func (s *Switch) awaitTunnels(ctx context.Context, want map[string]Tunnel) (map[string]int, []error) {
 	var (
 		mu      sync.Mutex

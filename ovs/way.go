@@ -10,27 +10,27 @@ import (
 	"time"
 )
 
-// appctlTimeout bounds one call of ovs-appctl; it takes about 10 ms.
+// appctlTimeout limits one call of ovs-appctl, which takes about 10 ms.
 const appctlTimeout = 5 * time.Second
 
-// Way is how the userspace datapath reaches a tunnel's far end.
+// Way is the route of the userspace datapath to the remote end of a tunnel.
 type Way struct {
-	Peer   netip.Addr // tunnel address
-	Hop    netip.Addr // the peer itself, or the router on the way
-	MAC    string     // of the hop
-	Bridge string     // whose own port has this host's tunnel address
+	Peer   netip.Addr // tunnel address of the peer
+	Hop    netip.Addr // next hop: the peer itself or a router
+	MAC    string     // of the next hop
+	Bridge string     // bridge whose internal port has this host's tunnel address
 }
 
-// PinWay tells the userspace datapath the way to a peer. Left to itself the
-// switch forgets all routes whenever any interface of the host comes or goes,
-// and drops tunnel packets until it has read them again (lib/ovs-router.c keeps
-// only routes that were added by hand); and it drops the packet that makes it
-// look for a MAC address. The MAC is kept for 15 minutes beyond its last use.
+// PinWay adds the route to a peer to the userspace datapath. Without it, the switch
+// forgets all routes whenever any interface of the host appears or disappears, and drops
+// tunnel packets until it has read them again (lib/ovs-router.c keeps only manually added
+// routes). The switch also drops the packet that makes it resolve a MAC address. It keeps
+// the pinned MAC address for 15 minutes after the last use.
 //
-// There is no way back: with a route (ovs/route/del) the switch also forgets that
-// the tunnels' packets come to the bridge it led to, and drops those of all peers
-// until a route is added again (lib/ovs-router.c, rt_entry_delete). A route to an
-// address that no tunnel has is used by nobody.
+// PinWay cannot be undone. When a route is deleted (ovs/route/del), the switch also
+// forgets that packets of tunnels arrive on the route's bridge. It then drops those of
+// all peers until a route is added again (lib/ovs-router.c, rt_entry_delete). A route to
+// an address without a tunnel is unused.
 func (s *Switch) PinWay(ctx context.Context, w Way) error {
 	if parseMAC(w.MAC) == "" {
 		return fmt.Errorf("way to %s: MAC %q is none", w.Peer, w.MAC)
@@ -51,7 +51,7 @@ func (s *Switch) PinWay(ctx context.Context, w Way) error {
 
 func hostRoute(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
 
-// appctl runs one command of ovs-vswitchd that answers OK.
+// appctl runs one command of ovs-vswitchd. It fails unless the answer is OK.
 func (s *Switch) appctl(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, appctlTimeout)
 	defer cancel()
@@ -65,5 +65,5 @@ func (s *Switch) appctl(ctx context.Context, args ...string) error {
 	return fmt.Errorf("ovs-appctl %s: %w: %.200s", args[0], errors.Join(err, errNotOK), strings.TrimSpace(string(out)))
 }
 
-// errNotOK is an answer that is not OK.
+// errNotOK means that the answer is not OK.
 var errNotOK = errors.New("refused")

@@ -1,5 +1,5 @@
-// Package calm keeps a log small whatever happens. Who can write the cluster's state
-// can have every host complain, and with another sentence each time.
+// Package calm limits the size of the log. Anyone who can write the cluster's state can
+// make every host log warnings, with a different text each time.
 package calm
 
 import (
@@ -10,44 +10,44 @@ import (
 	"time"
 )
 
-// Each place of the program that complains may say burst things at once, and then one
-// more every interval: 360 an hour.
+// Each place in the program may log burst warnings at once, and then one more every
+// interval: 360 an hour.
 const (
 	burst    = 50
 	interval = 10 * time.Second
 )
 
-// unlogged is the attribute with the number of records that were left out.
+// unlogged is the attribute with the number of suppressed records.
 const unlogged = "left_out_before"
 
-// New makes a handler that leaves out warnings and errors that one place of the
-// program logs too often, and passes all else on to next. The next record from there
-// says how many.
+// New returns a handler that passes records to next, and suppresses warnings and errors
+// that one place in the program logs too often. The next record from that place has the
+// number of suppressed records.
 func New(next slog.Handler) slog.Handler {
 	return &handler{next: next, places: &places{of: map[line]*place{}}}
 }
 
 type handler struct {
 	next   slog.Handler
-	places *places // shared with what WithAttrs and WithGroup make
+	places *places // shared with the results of WithAttrs and WithGroup
 }
 
-// places are those that have logged: at most as many as there are in the program.
+// places are the places that have logged: at most as many as the program has.
 type places struct {
 	mu sync.Mutex
 	of map[line]*place
 }
 
-// line is one of the source. A program counter tells less: where a function is inlined
-// there is another.
+// line is a source line. It identifies a place better than a program counter, because
+// each inlined copy of a function has another one.
 type line struct {
 	file   string
 	number int
 }
 
 type place struct {
-	full time.Time // when it may say burst things again
-	out  int       // records left out since the last that was not
+	full time.Time // when the place may log burst records at once again
+	out  int       // records suppressed since the last one that was passed on
 }
 
 func (h *handler) Enabled(ctx context.Context, l slog.Level) bool { return h.next.Enabled(ctx, l) }
@@ -76,7 +76,8 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	return h.next.Handle(ctx, r)
 }
 
-// may says whether a place may log now, and how many records it had to leave out.
+// may reports whether a place may log now, and how many of its records were suppressed
+// before.
 func (p *places) may(from line, now time.Time) (out int, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,8 +1,8 @@
-// Package firewall owns the nftables table "ip socketplane": who may speak to the
-// ports that carry the cluster, VXLAN's and those of the Consul that the agent
-// runs. It only drops. What it lets pass every other firewall of the host still
-// judges, and no accept elsewhere undoes a drop here. It never touches another
-// table, and it works in the network namespace of the process.
+// Package firewall manages the nftables table "ip socketplane". The table limits who may
+// reach the ports of the cluster: those of VXLAN and of the Consul that the agent runs.
+// It only drops packets. Every other firewall of the host still judges the packets that
+// it accepts, and no accept elsewhere undoes its drops. The package never changes another
+// table. It works in the network namespace of the process.
 package firewall
 
 import (
@@ -17,25 +17,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tableName is the name of the table, in the family "ip".
+// tableName is the name of the table in the family "ip".
 const tableName = "socketplane"
 
-// ErrUnsupported means that the kernel has no nftables.
+// ErrUnsupported means that the kernel lacks nftables or a part of it that we need.
 var ErrUnsupported = errors.New("this kernel has no nftables")
 
-// Firewall keeps the table of this host. It may be used by many goroutines.
+// Firewall manages the table of this host. It is safe for concurrent use.
 type Firewall struct {
 	log *slog.Logger
-	mu  sync.Mutex // one look-and-change at a time
+	mu  sync.Mutex // held over each read and change
 }
 
-// New makes a Firewall. Nothing is changed before Set.
+// New returns a Firewall. It changes nothing before Set or Close.
 func New(logger *slog.Logger) *Firewall { return &Firewall{log: logger} }
 
-// Set makes the table what r says. It compares with what the kernel has, and
-// writes only what differs: the set of hosts by its difference, anything else by
-// replacing the table in one step. The error is ErrUnsupported where the kernel
-// has no nftables.
+// Set makes the table equal to r. It reads the table from the kernel and writes only what
+// differs. It updates the set of hosts in place, and replaces the table atomically if
+// anything else differs. It returns ErrUnsupported if the kernel lacks nftables.
 func (f *Firewall) Set(ctx context.Context, r Rules) error {
 	if err := r.check(); err != nil {
 		return fmt.Errorf("set the firewall of the cluster's ports: %w", err)
@@ -70,9 +69,9 @@ func (f *Firewall) set(ctx context.Context, r Rules) error {
 	return supported(replace(nft, want, r.Hosts))
 }
 
-// Close closes the ports to all but the underlay, before the hosts of the cluster are
-// known: r.Hosts does not count. A table of the same rules that an earlier life has
-// left, with the hosts that it knew, stays as it is.
+// Close closes the ports to all but the underlay before the hosts of the cluster are
+// known. It ignores r.Hosts. It keeps a table with the same rules and with hosts, which
+// an earlier run of the agent left.
 func (f *Firewall) Close(ctx context.Context, r Rules) error {
 	r.Hosts = nil
 	if err := r.check(); err != nil {
@@ -88,7 +87,7 @@ func (f *Firewall) Close(ctx context.Context, r Rules) error {
 	return nil
 }
 
-// keeps says whether the table has these rules, with hosts in them.
+// keeps reports whether the table has these rules and a set of hosts.
 func (f *Firewall) keeps(r Rules) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -101,7 +100,7 @@ func (f *Firewall) keeps(r Rules) (bool, error) {
 		return false, supported(err)
 	}
 	r.Hosts = []netip.Addr{}
-	for _, userspace := range []bool{true, false} { // which one is not known before the switch is
+	for _, userspace := range []bool{true, false} { // unknown until the switch is open
 		r.Userspace = userspace
 		if have.same(r.chains()) {
 			return true, nil
@@ -110,7 +109,7 @@ func (f *Firewall) keeps(r Rules) (bool, error) {
 	return false, nil
 }
 
-// Clear removes the table. None there is success.
+// Clear removes the table. It succeeds if there is none.
 func (f *Firewall) Clear() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,10 +131,10 @@ func (f *Firewall) Clear() error {
 	return nil
 }
 
-// supported names the errors of a kernel without nftables, or without a part of
-// it that we need.
+// supported wraps errors of a kernel that lacks nftables, or a part of it that we need,
+// in ErrUnsupported.
 func supported(err error) error {
-	// ENOENT: a kind of expression that the kernel lacks, such as fib.
+	// ENOENT: the kernel lacks a kind of expression, such as fib.
 	for _, none := range []error{unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.ENOENT} {
 		if errors.Is(err, none) {
 			return fmt.Errorf("%w: %w", ErrUnsupported, err)

@@ -12,19 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// present is the table as the kernel has it.
+// present is the table in the kernel.
 type present struct {
 	exists bool
 	chains map[string]*presentChain
-	hosts  *nftables.Set // nil: there is none
+	hosts  *nftables.Set // nil if there is none
 }
 
 type presentChain struct {
 	*nftables.Chain
-	comments []string // of its rules, in their order
+	comments []string // of its rules, in order
 }
 
-// read looks at the table. That there is none is no error.
+// read reads the table. A missing table is no error.
 func read(nft *nftables.Conn) (present, error) {
 	tables, err := nft.ListTablesOfFamily(nftables.TableFamilyIPv4)
 	if errors.Is(err, unix.ENOENT) {
@@ -65,7 +65,7 @@ func read(nft *nftables.Conn) (present, error) {
 	return p, nil
 }
 
-// same says whether chains and rules are those wanted.
+// same reports whether the chains and rules are the wanted ones.
 func (p present) same(want []chain) bool {
 	if !p.exists || p.hosts == nil || len(p.chains) != len(want) {
 		return false
@@ -84,7 +84,7 @@ func (p present) same(want []chain) bool {
 	return true
 }
 
-// hooked says whether a chain is where it is wanted, and lets pass what no rule drops.
+// hooked reports whether a chain has the wanted hook and priority, and the policy accept.
 func (c *presentChain) hooked(want chain) bool {
 	if want.hook == nil {
 		return c.Hooknum == nil
@@ -93,9 +93,9 @@ func (c *presentChain) hooked(want chain) bool {
 		(c.Policy == nil || *c.Policy == nftables.ChainPolicyAccept)
 }
 
-// replace puts the table in the place of what is there, in one transaction.
+// replace replaces the table in one transaction.
 func replace(nft *nftables.Conn, want []chain, hosts []netip.Addr) error {
-	nft.AddTable(table()) // so that there is one to delete
+	nft.AddTable(table()) // DelTable requires one
 	nft.DelTable(table())
 	t := nft.AddTable(table())
 	set := newHostsSet(t)
@@ -127,7 +127,7 @@ func replace(nft *nftables.Conn, want []chain, hosts []netip.Addr) error {
 	return nil
 }
 
-// updateHosts changes the set of hosts by what differs.
+// updateHosts adds and removes the hosts that differ in the set.
 func updateHosts(nft *nftables.Conn, have present, hosts []netip.Addr) error {
 	there, err := nft.GetSetElements(have.hosts)
 	if err != nil {
@@ -164,8 +164,8 @@ func updateHosts(nft *nftables.Conn, have present, hosts []netip.Addr) error {
 	return nil
 }
 
-// maxElements bounds the elements of one message: the attribute that holds them
-// has a length of 16 bits, and one element takes 24 bytes.
+// maxElements limits the elements of one message. The length of the attribute that holds
+// them has 16 bits, and one element takes 24 bytes.
 const maxElements = 1000
 
 func elements(hosts []netip.Addr) []nftables.SetElement {

@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rule is one rule: what it matches and does, and a comment for people, which
-// also tells it from any other rule.
+// rule is one rule: its expressions and a comment for operators. The comment also
+// distinguishes it from any other rule.
 type rule struct {
 	exprs   []expr.Any
 	comment string
 }
 
-// matcher is a condition; it uses register 1 (NFT_REG_1).
+// matcher is a condition. It uses register 1 (NFT_REG_1).
 type matcher []expr.Any
 
 const register = 1
@@ -39,7 +39,8 @@ func drop(about string, matchers ...matcher) rule {
 	return newRule(about, matchers, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
-// accept lets the table's other chains, and all other firewalls, judge.
+// accept accepts a packet in this chain. The table's other chains and all other firewalls
+// still judge it.
 func accept(about string, matchers ...matcher) rule {
 	return newRule(about, matchers, &expr.Verdict{Kind: expr.VerdictAccept})
 }
@@ -48,8 +49,8 @@ func jump(to string, matchers ...matcher) rule {
 	return newRule("to "+to, matchers, &expr.Verdict{Kind: expr.VerdictJump, Chain: to})
 }
 
-// from matches the interface that a packet came by; a name that ends in * is the
-// beginning of the names of several.
+// from matches the interface on which a packet arrived. A name that ends in * matches all
+// interfaces with that prefix.
 func from(name string) matcher { return fromOp(name, expr.CmpOpEq) }
 
 func notFrom(name string) matcher { return fromOp(name, expr.CmpOpNeq) }
@@ -57,7 +58,7 @@ func notFrom(name string) matcher { return fromOp(name, expr.CmpOpNeq) }
 func fromOp(name string, op expr.CmpOp) matcher {
 	data := []byte(name)
 	if last := len(data) - 1; data[last] == '*' {
-		data = data[:last] // only so many bytes are compared
+		data = data[:last] // the kernel compares only these bytes
 	} else {
 		data = append(data, make([]byte, unix.IFNAMSIZ-len(data))...)
 	}
@@ -67,13 +68,13 @@ func fromOp(name string, op expr.CmpOp) matcher {
 	}
 }
 
-// Offsets of the ports in a header of UDP (RFC 768) and of TCP (RFC 9293).
+// Offsets of the ports in the headers of UDP (RFC 768) and TCP (RFC 9293).
 const (
 	sportOffset = 0
 	dportOffset = 2
 )
 
-// sport matches the source port, dport the destination port.
+// sport matches the source port, and dport the destination port.
 func sport(p Port) matcher { return portAt(sportOffset, p) }
 func dport(p Port) matcher { return portAt(dportOffset, p) }
 
@@ -86,7 +87,7 @@ func portAt(offset uint32, p Port) matcher {
 	}
 }
 
-// Offsets of the addresses in an IPv4 header (RFC 791).
+// Offsets of the addresses in the IPv4 header (RFC 791).
 const (
 	sourceOffset      = 12
 	destinationOffset = 16
@@ -102,8 +103,8 @@ func inHosts(offset uint32) matcher {
 	}
 }
 
-// cameTheWayBack matches what came by an interface that an answer would leave by:
-// strict reverse path filtering, RFC 3704.
+// cameTheWayBack matches packets that arrived on an interface by which an answer would
+// leave: strict reverse path filtering, RFC 3704.
 func cameTheWayBack() matcher {
 	return matcher{
 		&expr.Fib{Register: register, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
@@ -111,8 +112,8 @@ func cameTheWayBack() matcher {
 	}
 }
 
-// forwarded matches what came by an interface. In the hook postrouting kernels
-// before 5.7 do not know that, and it matches nothing.
+// forwarded matches packets that arrived on an interface. In the postrouting hook,
+// kernels before 5.7 do not know that interface, so it matches nothing.
 func forwarded() matcher {
 	return matcher{
 		&expr.Meta{Key: expr.MetaKeyIIF, Register: register},
@@ -120,8 +121,8 @@ func forwarded() matcher {
 	}
 }
 
-// sourceRewritten matches packets of a connection in the direction of its first
-// one, if their source was changed.
+// sourceRewritten matches packets of a connection with source NAT, in the direction of
+// the first packet.
 func sourceRewritten() matcher {
 	const (
 		original  = 0      // IP_CT_DIR_ORIGINAL
@@ -137,7 +138,7 @@ func sourceRewritten() matcher {
 	}
 }
 
-// notRoot matches what a socket of another user than root sent.
+// notRoot matches packets from a socket of a user other than root.
 func notRoot() matcher {
 	return matcher{
 		&expr.Meta{Key: expr.MetaKeySKUID, Register: register},
@@ -145,7 +146,7 @@ func notRoot() matcher {
 	}
 }
 
-// notMarked matches what has another mark, or none.
+// notMarked matches packets with another mark or none.
 func notMarked(mark uint32) matcher {
 	return matcher{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
@@ -153,7 +154,7 @@ func notMarked(mark uint32) matcher {
 	}
 }
 
-// hostsSet is the set of the hosts' tunnel addresses.
+// hostsSet is the name of the set with the tunnel addresses of the hosts.
 const hostsSet = "hosts"
 
 func newHostsSet(t *nftables.Table) *nftables.Set {

@@ -9,38 +9,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Port is a port that carries the cluster.
+// Port is a port that the cluster uses.
 type Port struct {
 	Proto  uint8 // IPPROTO_UDP or IPPROTO_TCP
 	Number uint16
 }
 
-// VXLAN is where tunnels end (RFC 7348).
+// VXLAN is the port of tunnels (RFC 7348).
 var VXLAN = Port{Proto: unix.IPPROTO_UDP, Number: 4789}
 
-// TunnelMark is the mark (fwmark) of what the kernel's tunnels send, with the kernel
-// datapath. Only root can set a mark on a packet (SO_MARK in socket(7)). It uses no
-// bit that Kubernetes, Calico, Cilium, Tailscale or the CNI plugins give a meaning.
+// TunnelMark is the mark (fwmark) of the packets that the kernel's tunnels send, with the
+// kernel datapath. Only root can set a mark (SO_MARK in socket(7)). It uses no bit that
+// Kubernetes, Calico, Cilium, Tailscale or the CNI plugins use.
 const TunnelMark = 0x1050
 
-// Rules is the whole desired state.
+// Rules is the complete desired state.
 type Rules struct {
-	// Underlay are the interfaces by which packets to this host's tunnel address come.
+	// Underlay are the interfaces on which packets to this host's tunnel address arrive.
 	Underlay []string
-	// Hosts are the tunnel addresses of all hosts of the cluster, this one's too.
-	// Nil: they are not known yet. Then what does not come from the underlay
-	// reaches these ports nowhere.
+	// Hosts are the tunnel addresses of all hosts of the cluster, including this one. Nil
+	// means that they are not known yet. Then only packets from the underlay and from
+	// this host reach these ports.
 	Hosts []netip.Addr
-	// Consul are the ports of the Consul that the agent runs, empty when it
+	// Consul are the ports of the Consul that the agent runs. It is empty if the agent
 	// runs none.
 	Consul []Port
-	// Userspace: the switch sends and receives tunnel packets by itself, so the
-	// kernel has none of its own to send. Otherwise the kernel's tunnels send
-	// them with TunnelMark.
+	// Userspace means that the switch sends and receives tunnel packets itself, so the
+	// kernel sends none of its own. Otherwise the kernel's tunnels send them with
+	// TunnelMark.
 	Userspace bool
 
-	GatewayPrefix  string // of the names of all gateway ports
-	EndpointPrefix string // of the names of the host's ends of all endpoints
+	GatewayPrefix  string // prefix of the names of all gateway ports
+	EndpointPrefix string // prefix of the names of all endpoints' host ends
 }
 
 var namePattern = regexp.MustCompile(`^[^\s/"*]{1,15}$`)
@@ -64,7 +64,7 @@ func (r Rules) check() error {
 	return nil
 }
 
-// chain is one chain of the table: a base chain where hook is set.
+// chain is one chain of the table. It is a base chain if hook is set.
 type chain struct {
 	name     string
 	hook     *nftables.ChainHook
@@ -72,27 +72,28 @@ type chain struct {
 	rules    []rule
 }
 
-// Our base chains come just before those that others use to filter; the one for
-// endpoints comes before connection tracking, the last one after masquerading.
+// Priorities of our base chains. They run just before the filter chains of others. The
+// chain for endpoints runs before connection tracking, and the last one after
+// masquerading.
 const (
 	beforeFilter = nftables.ChainPriority(-10)
 	beforeRaw    = nftables.ChainPriority(-310)
 	afterNAT     = nftables.ChainPriority(110)
 )
 
-// The chains that judge a packet to a port of the cluster.
+// The chains that judge packets to a port of the cluster.
 const (
 	arrivingChain  = "arriving"
 	forwardedChain = "forwarded"
 )
 
-// chains renders the rules. Chains that are jumped to come first.
+// chains renders the rules. Chains that are jump targets come first.
 func (r Rules) chains() []chain {
 	chains := []chain{
 		{name: arrivingChain, rules: r.arriving()},
 		{name: "prerouting", hook: nftables.ChainHookPrerouting, priority: beforeRaw, rules: []rule{
-			// The switch alone hears a container. The netdev chains of package
-			// link say so too; they go when somebody flushes all rules.
+			// Only the switch may receive from a container. The netdev chains of package
+			// link ensure that too, but they disappear when somebody flushes all rules.
 			drop("a container past the switch", from(r.EndpointPrefix+"*")),
 		}},
 		{name: "input", hook: nftables.ChainHookInput, priority: beforeFilter, rules: r.jumps(arrivingChain)},
@@ -117,10 +118,10 @@ func (r Rules) jumps(to string, more ...matcher) []rule {
 	return rules
 }
 
-// arriving judges what comes to a port of the cluster on this host. Who joins is
-// in no list yet, so the whole underlay may. A container, on whatever bridge,
-// comes from somewhere else. It can write a host's address on its packets, so
-// that counts only together with the way they came.
+// arriving judges packets to a port of the cluster on this host. A host that is joining
+// is not in the list yet, so the whole underlay is accepted. A container arrives on
+// another interface, whatever its bridge. It can forge a host's address, so that address
+// counts only on an interface by which an answer would leave.
 func (r Rules) arriving() []rule {
 	rules := []rule{accept("this host", from("lo"))}
 	for _, name := range r.Underlay {
@@ -132,8 +133,8 @@ func (r Rules) arriving() []rule {
 	return append(rules, drop("a stranger to the cluster's ports"))
 }
 
-// forward judges what passes this host. A container that sends VXLAN to another
-// host would speak there for this host, since it leaves masqueraded.
+// forward judges packets that this host forwards. A container's VXLAN packet to another
+// host would leave masqueraded, and so pass there as sent by this host.
 func (r Rules) forward() []rule {
 	rules := []rule{drop("VXLAN of a container", from(r.GatewayPrefix+"*"), dport(VXLAN))}
 	if r.Hosts != nil {
@@ -149,9 +150,9 @@ func (r Rules) forward() []rule {
 	return rules
 }
 
-// forwarded judges what is on its way to a port of the cluster on another host.
-// This host may be a router between hosts, or a bridge that virtual machines are
-// on (br_netfilter): those keep their own address.
+// forwarded judges packets that this host forwards to a port of the cluster on another
+// host. This host may be a router between hosts, or a bridge with virtual machines
+// (br_netfilter). Those keep their own addresses.
 func (r Rules) forwarded() []rule {
 	var rules []rule
 	for _, name := range r.Underlay {
@@ -162,9 +163,10 @@ func (r Rules) forwarded() []rule {
 		drop("a container to a host's ports"))
 }
 
-// sending keeps the users of this host from sending VXLAN as this host past the
-// kernel's own tunnels. Those send from here too, with the user id of whoever sent the
-// packet inside; the mark tells them. It comes before anybody's rules that change marks.
+// sending keeps users of this host from sending VXLAN as this host without the kernel's
+// tunnels. Packets of the kernel's tunnels pass this chain too, with the user id of the
+// inner packet's sender; the mark identifies them. The chain runs before any rules that
+// change marks.
 func (r Rules) sending() []rule {
 	if r.Hosts == nil || r.Userspace {
 		return nil
@@ -172,14 +174,14 @@ func (r Rules) sending() []rule {
 	return []rule{drop("a user's VXLAN", dport(VXLAN), destinationIsHost(), notRoot(), notMarked(TunnelMark))}
 }
 
-// output keeps the users of this host, root apart, from these ports of all hosts:
-// to the others they would speak as this host.
+// output keeps users of this host other than root from these ports of all hosts. To the
+// other hosts they would appear as this host.
 func (r Rules) output() []rule {
 	if r.Hosts == nil {
 		return nil
 	}
 	ports := r.Consul
-	if r.Userspace { // else the kernel's tunnels send from here too: see sending
+	if r.Userspace { // otherwise packets of the kernel's tunnels pass here too: see sending
 		ports = r.ports()
 	}
 	var rules []rule
@@ -189,12 +191,12 @@ func (r Rules) output() []rule {
 	return rules
 }
 
-// leaving judges what was forwarded and got an address of this host as its source,
-// whoever masquerades. Had it a port of the cluster as its source port too, what a
-// host sends to that port of ours would count as the answer, and go to a container.
-// Masquerading keeps a container's own port, or chooses any. Who is no host yet may
-// become one. Only gossip speaks from its own port, so a container's own gossip with
-// others, such as a Consul in it, goes on.
+// leaving judges forwarded packets whose source became an address of this host, whoever
+// masquerades them. If such a packet had a port of the cluster as its source port, what a
+// host sends to our port would count as the answer and go to a container. Masquerading
+// keeps a container's own port, or chooses any. A destination that is no host yet may
+// become one. Only gossip uses its own port as source, so the gossip of a container with
+// others, such as a Consul in it, is still accepted.
 func (r Rules) leaving() []rule {
 	var rules []rule
 	for _, p := range r.ports() {

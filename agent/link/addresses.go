@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// Addresses lists the IPv4 addresses of this host, each with its prefix length,
-// without those of our own gateway ports: what a network must not overlap, and no
-// other host can have.
+// Addresses returns the IPv4 addresses of this host with their prefix lengths, sorted,
+// without those of our own gateway ports. Networks must not overlap them, and no other
+// host can have them.
 func (l *Links) Addresses(ctx context.Context) ([]netip.Prefix, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Clear removes every endpoint's veth pair, and the table of the ingress chains.
-// It gives the number of pairs. Gateway ports are the switch's and go with its
-// bridge. Nothing there is success.
+// Clear removes the veth pair of every endpoint and the nftables table with the ingress
+// chains. It returns the number of pairs that it removed, which may be zero. It leaves
+// gateway ports alone: they belong to the switch and disappear with its bridge.
 func (l *Links) Clear(ctx context.Context) (int, error) {
 	names, err := l.HostVeths()
 	if err != nil {
@@ -34,7 +34,7 @@ func removeIngressTable() error {
 	tables, err := nft.ListTablesOfFamily(nftables.TableFamilyNetdev)
 	for _, none := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT} {
 		if errors.Is(err, none) {
-			return nil // as removeChains
+			return nil // no nftables, as in ingressChains
 		}
 	}
 	if err != nil {

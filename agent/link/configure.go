@@ -11,24 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config is what an interface gets inside the namespace of its container.
+// Config is the configuration of an interface inside its container's namespace.
 type Config struct {
 	IfName       string       // such as eth0
-	Addr         netip.Prefix // address and length of the subnet
+	Addr         netip.Prefix // address with the prefix length of the subnet
 	Gateway      netip.Addr
 	MAC          string
 	MTU          int  // bytes
-	DefaultRoute bool // a default route by Gateway, unless the namespace has one
+	DefaultRoute bool // add a default route via Gateway unless the namespace has one
 }
 
 // loopbackIndex is the index of lo in every namespace (LOOPBACK_IFINDEX).
 const loopbackIndex = 1
 
-// Configure moves a peer that EnsureVeth made into a namespace, unless it was
-// born there, and gives it all that c says. An interface that is there already
-// and up is left as it is, and only what it lacks is set. A failure before
-// that takes the peer back to the host, as peer, so that nothing
-// half-configured stays in a namespace.
+// Configure configures the container end of a pair from EnsureVeth inside a namespace. It
+// first moves the end there, unless EnsureVeth created it there. If the interface is
+// already there and up, Configure only corrects its MTU and adds what is missing. If it
+// fails on an interface that was not up, it moves the end back to the host under the name
+// peer, so that no half-configured interface stays in the namespace.
 func (l *Links) Configure(ctx context.Context, peer, nsPath string, c Config) error {
 	if err := l.configure(ctx, peer, nsPath, c); err != nil {
 		return fmt.Errorf("configure %q: %w", c.IfName, err)
@@ -82,7 +82,7 @@ func (l *Links) configure(ctx context.Context, peer, nsPath string, c Config) er
 			return fmt.Errorf("%q in %q: %w", c.IfName, nsPath, err)
 		}
 		err := inside.furnish(there, c)
-		if err != nil && !isUp(there) { // just born there
+		if err != nil && !isUp(there) { // created there by EnsureVeth
 			err = errors.Join(err, l.takeBack(inside, own, there, peer))
 		}
 		return err
@@ -90,14 +90,14 @@ func (l *Links) configure(ctx context.Context, peer, nsPath string, c Config) er
 	return l.moveIn(host, inside, ns, own, waiting, c, mac)
 }
 
-// isOurs tells the endpoint's interface from another of its name.
+// isOurs returns an error unless the interface is the endpoint's own.
 func (l *Links) isOurs(host *conn, ns *namespace, there netlink.Link, peer string, mac net.HardwareAddr) error {
 	if there.Type() != "veth" || there.Attrs().HardwareAddr.String() != mac.String() {
 		return fmt.Errorf("it is a %s with MAC %s, not %s: %w", there.Type(), there.Attrs().HardwareAddr, mac, ErrExists)
 	}
 	hostName, known := hostOf(peer)
 	if !known {
-		return nil // a caller with names of its own: type and MAC must do
+		return nil // the caller chose the name: type and MAC must suffice
 	}
 	end, err := host.byName(hostName)
 	if err != nil {
@@ -113,15 +113,15 @@ func (l *Links) isOurs(host *conn, ns *namespace, there netlink.Link, peer strin
 	return nil
 }
 
-// moveIn moves the peer and furnishes it, or takes it back.
+// moveIn moves the peer and configures it. It moves the peer back if that fails.
 func (l *Links) moveIn(host, inside *conn, ns, own *namespace, waiting netlink.Link, c Config, mac net.HardwareAddr) (err error) {
 	name := waiting.Attrs().Name
 	if err := host.mendLink(waiting, 0, mac); err != nil {
 		return err
 	}
 	if moveErr := host.move(waiting.Attrs().Index, ns.fd(), c.IfName, c.MTU); moveErr != nil {
-		// The kernel moves first and renames then: a name taken since the
-		// lookup leaves the peer inside under its old one.
+		// The kernel moves first and renames then. If the name was taken after the
+		// lookup, the peer is inside under its old name.
 		err = fmt.Errorf("move into the namespace: %w", moveErr)
 		if errors.Is(moveErr, unix.EEXIST) {
 			err = fmt.Errorf("move into the namespace: %w: %w", ErrExists, moveErr)
@@ -132,7 +132,7 @@ func (l *Links) moveIn(host, inside *conn, ns, own *namespace, waiting netlink.L
 		}
 		return errors.Join(err, l.takeBack(inside, own, stray, name))
 	}
-	// The index may be another one in there.
+	// The index may differ inside the namespace.
 	moved, err := inside.byName(c.IfName)
 	if err != nil || moved == nil {
 		return errors.Join(fmt.Errorf("find it in the namespace: %w", ErrNotFound), err)
@@ -143,13 +143,13 @@ func (l *Links) moveIn(host, inside *conn, ns, own *namespace, waiting netlink.L
 	return nil
 }
 
-// takeBack undoes a move: the peer is on the host again, bare and down.
+// takeBack undoes a move: the peer is on the host again, down and without addresses.
 func (l *Links) takeBack(inside *conn, own *namespace, link netlink.Link, name string) error {
 	err := inside.move(link.Attrs().Index, own.fd(), name, 0)
 	if err == nil {
 		return nil
 	}
-	// Better no interface than one in a strange state.
+	// No interface is better than one in an undefined state.
 	l.log.Warn("could not take the peer back; deleting it", "port", name, "err", err)
 	if err := inside.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("take %q back: %w", name, err)
@@ -157,16 +157,16 @@ func (l *Links) takeBack(inside *conn, own *namespace, link netlink.Link, name s
 	return nil
 }
 
-// furnish gives an interface of this namespace what c says and it lacks.
+// furnish sets what an interface of this namespace lacks of cfg.
 func (c *conn) furnish(link netlink.Link, cfg Config) error {
 	if err := c.mendLink(link, cfg.MTU, nil); err != nil {
 		return err
 	}
 	up := isUp(link)
 	if !up {
-		// No link-local address, so no router solicitations: networks are
-		// IPv4, and the switch drops the rest. EAFNOSUPPORT and EOPNOTSUPP
-		// come from kernels without IPv6.
+		// The interface needs no link-local address, and so sends no router
+		// solicitations: networks are IPv4, and the switch drops the rest. Kernels
+		// without IPv6 return EAFNOSUPPORT or EOPNOTSUPP.
 		err := c.LinkSetIP6AddrGenMode(link, nl6AddrGenNone)
 		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("turn off IPv6 address generation: %w", err)
@@ -193,7 +193,7 @@ func (c *conn) furnish(link netlink.Link, cfg Config) error {
 // nl6AddrGenNone is IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
 const nl6AddrGenNone = 1
 
-// ensureDefault adds a default route unless there is one, by whatever way.
+// ensureDefault adds a default route unless the namespace has any.
 func (c *conn) ensureDefault(link netlink.Link, gateway netip.Addr) error {
 	routes, err := c.routes()
 	if err != nil {
@@ -211,7 +211,7 @@ func (c *conn) ensureDefault(link netlink.Link, gateway netip.Addr) error {
 	return nil
 }
 
-// routes lists the IPv4 routes of the main table.
+// routes returns the IPv4 routes of the main table.
 func (c *conn) routes() ([]netlink.Route, error) {
 	routes, err := dump(func() ([]netlink.Route, error) {
 		return c.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, 0)
@@ -232,12 +232,12 @@ func isDefault(r netlink.Route) bool {
 	return ones == 0
 }
 
-// ipNet is a prefix in the library's terms.
+// ipNet converts a prefix to a net.IPNet.
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// prefixOf is the reverse of ipNet; it is not valid for what is no prefix.
+// prefixOf is the reverse of ipNet. It returns an invalid prefix if n is none.
 func prefixOf(n *net.IPNet) netip.Prefix {
 	if n == nil {
 		return netip.Prefix{}

@@ -11,22 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stale describes what the kernel's connection tracking must not go on with:
-// the packet filter is asked for a connection's first packet only, and one over
-// UDP lasts as long as somebody sends.
+// Stale describes the connections that the kernel's connection tracking must not
+// continue. The packet filter sees only the first packet of a connection, and a UDP
+// connection lasts as long as somebody sends.
 type Stale struct {
-	// Addr is an endpoint's that is gone: every connection from it, to it, or
-	// led to it. The zero Addr: of none.
+	// Addr is the address of a removed endpoint. It selects every connection from it, to
+	// it, or translated to it. The zero Addr selects none.
 	Addr netip.Addr
-	// UDP are ports of this host, on one of its addresses or, with 0.0.0.0, on
-	// all, that lead to Keep now: every connection to them that leads elsewhere.
+	// UDP are ports of this host that now lead to Keep, on one address or, with 0.0.0.0,
+	// on all. They select every connection to them that leads elsewhere.
 	UDP  []netip.AddrPort
 	Keep netip.Addr
 }
 
-// ForgetConnections removes stale connections from the kernel's table. What
-// still sends begins a new one with its next packet. A kernel that cannot be
-// asked (no nf_conntrack_netlink) gives errors.ErrUnsupported.
+// ForgetConnections removes stale connections from the kernel's table. A sender that
+// continues starts a new connection with its next packet. The error wraps
+// errors.ErrUnsupported if the kernel lacks nf_conntrack_netlink.
 func (l *Links) ForgetConnections(ctx context.Context, s Stale) error {
 	if !s.Addr.IsValid() && len(s.UDP) == 0 {
 		return nil
@@ -48,7 +48,7 @@ func (l *Links) ForgetConnections(ctx context.Context, s Stale) error {
 		}
 	}
 	err := l.forgetting.do(ctx, f)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) { // nfnetlink knows no such subsystem
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) { // nfnetlink has no such subsystem
 		err = fmt.Errorf("%w: the kernel lacks nf_conntrack_netlink (%w)", errors.ErrUnsupported, err)
 	}
 	if err != nil {
@@ -57,14 +57,15 @@ func (l *Links) ForgetConnections(ctx context.Context, s Stale) error {
 	return nil
 }
 
-// staleFilter picks the connections that a Stale describes.
+// staleFilter selects the connections that a Stale describes.
 type staleFilter struct {
 	Stale
 	host []netip.Addr // this host's addresses
 }
 
-// queries together show every connection that can match. One that is led to Addr is
-// answered by it, as one to it is.
+// queries returns queries that together cover every connection that can match. Addr
+// answers both the connections to it and those translated to it, so it is the source of
+// the reply direction.
 func (f *staleFilter) queries() []tupleQuery {
 	var all []tupleQuery
 	if f.Addr.IsValid() {
@@ -84,7 +85,7 @@ func (f *staleFilter) queries() []tupleQuery {
 }
 
 func (f *staleFilter) matches(orig, reply tuple) bool {
-	to, from := orig.dst, reply.src // from: who answers
+	to, from := orig.dst, reply.src // from is the address that answers
 	if f.Addr.IsValid() && slices.Contains([]netip.Addr{to, from, orig.src, reply.dst}, f.Addr) {
 		return true
 	}

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel's ctnetlink understands and package nl has not:
-// linux/netfilter/nfnetlink_conntrack.h, and net/netfilter/nf_internals.h for the flags.
+// Constants of the kernel's ctnetlink that package nl lacks, from
+// linux/netfilter/nfnetlink_conntrack.h. The flags are from net/netfilter/nf_internals.h.
 const (
 	ctaFilter           = 25
 	ctaFilterOrigFlags  = 1
@@ -22,22 +22,21 @@ const (
 	filterDestPort    = 1 << 5
 )
 
-// tuple is one direction of a connection over IPv4.
+// tuple is one direction of an IPv4 connection.
 type tuple struct {
 	src, dst netip.Addr
 	proto    uint8
 	dport    uint16
 }
 
-// tupleQuery asks for the connections one of whose directions has some fields of a
-// tuple.
+// tupleQuery requests the connections that have some fields of a tuple in one direction.
 type tupleQuery struct {
-	reply bool // the direction of the answers
+	reply bool // match the direction of the replies
 	flags uint32
 	tuple tuple
 }
 
-// shows says whether the query asks for a connection.
+// shows reports whether a connection matches the query.
 func (q tupleQuery) shows(orig, reply tuple) bool {
 	t := orig
 	if q.reply {
@@ -49,8 +48,9 @@ func (q tupleQuery) shows(orig, reply tuple) bool {
 		(q.flags&filterDestPort == 0 || t.dport == q.tuple.dport)
 }
 
-// run gives what the kernel shows, a message each, until f says no. The message is
-// f's only while it runs. netlink.ErrDumpInterrupted comes with a part of them.
+// run calls f with each connection message from the kernel until f returns false. The
+// message is valid only during the call. An interrupted dump returns some of the
+// connections and netlink.ErrDumpInterrupted.
 func (q tupleQuery) run(f func(raw []byte) bool) error {
 	req := ctRequest(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
 	if q.flags != 0 {
@@ -94,8 +94,8 @@ func ctRequest(operation, flags int) *nl.NetlinkRequest {
 	return req
 }
 
-// parseConnection reads the two directions of a connection. What it cannot read
-// stays zero.
+// parseConnection returns the two directions of a connection. Fields that it cannot parse
+// stay zero.
 func parseConnection(raw []byte) (orig, reply tuple) {
 	if len(raw) < nl.SizeofNfgenmsg {
 		return orig, reply
@@ -130,8 +130,9 @@ func parseTuple(b []byte) tuple {
 	return t
 }
 
-// attributes gives those of a message by their type, as far as they are whole. It
-// makes nothing: a table may hold hundreds of thousands of connections.
+// attributes iterates over the netlink attributes in b by type, and stops at the first
+// one that is incomplete. It does not allocate, because a table may hold hundreds of
+// thousands of connections.
 func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		for len(b) >= unix.SizeofNlAttr {

@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetting deletes stale connections for many callers: who comes while a run is
-// under way shares the next one. So the end of a hundred containers costs a few walks
-// through the kernel's table, which takes the kernel milliseconds even when it is
-// empty. The zero value is ready.
+// forgetting deletes stale connections for many callers. Callers that arrive during a run
+// share the next one. So the end of a hundred containers costs only a few walks through
+// the kernel's table; each takes milliseconds even if the table is empty. The zero value
+// is ready to use.
 type forgetting struct {
-	turn sync.Mutex // one run at a time
+	turn sync.Mutex // held over a run, so that there is one at a time
 	mu   sync.Mutex
 	next *forgetRun
 }
@@ -26,11 +26,11 @@ type forgetting struct {
 type forgetRun struct {
 	filters []*staleFilter
 	done    chan struct{}
-	shown   int // connections that the kernel has shown
+	shown   int // number of connections that the kernel returned
 	err     error
 }
 
-// do returns after a run that began after this call, or with ctx.
+// do waits until a run that started after this call ends, or until ctx ends.
 func (g *forgetting) do(ctx context.Context, f *staleFilter) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -40,7 +40,7 @@ func (g *forgetting) do(ctx context.Context, f *staleFilter) error {
 	if run == nil {
 		run = &forgetRun{done: make(chan struct{})}
 		g.next = run
-		go g.once(run) // not the caller's: others wait for it too
+		go g.once(run) // not in the caller's goroutine: other callers wait for it too
 	}
 	run.filters = append(run.filters, f)
 	g.mu.Unlock()
@@ -62,12 +62,12 @@ func (g *forgetting) once(run *forgetRun) {
 	close(run.done)
 }
 
-// fewQueries is how many times the kernel walks its table for what may match, before
-// it is cheaper to have it show all once.
+// fewQueries is the largest number of filtered walks through the kernel's table. With
+// more queries, one walk that returns everything is cheaper.
 const fewQueries = 4
 
-// forget deletes what any of the filters matches. Where these are few the kernel is
-// asked for what may match only, since the table may hold hundreds of thousands of
+// forget deletes the connections that match any filter. If the queries are few, it
+// requests only candidates, because the table may hold hundreds of thousands of
 // connections.
 func (r *forgetRun) forget() error {
 	var queries []tupleQuery
@@ -80,8 +80,9 @@ func (r *forgetRun) forget() error {
 	return r.ask(queries)
 }
 
-// ask deletes what all of the queries show. Older kernels (before Linux 5.8) heed none
-// and show all; one that refuses a query is asked for all.
+// ask deletes the matching connections that the queries return. Kernels before Linux 5.8
+// ignore a query and return everything. If a kernel rejects a query, ask requests
+// everything.
 func (r *forgetRun) ask(queries []tupleQuery) error {
 	for _, q := range queries {
 		whole, err := r.delete(q)
@@ -96,8 +97,8 @@ func (r *forgetRun) ask(queries []tupleQuery) error {
 	return nil
 }
 
-// delete deletes what a query shows and a filter matches. whole says that the kernel
-// has shown what was not asked for.
+// delete deletes the connections that a query returns and a filter matches. whole reports
+// that the kernel also returned connections outside the query.
 func (r *forgetRun) delete(q tupleQuery) (whole bool, err error) {
 	for range dumpTries {
 		var stale [][]byte
@@ -122,7 +123,7 @@ func (r *forgetRun) delete(q tupleQuery) (whole bool, err error) {
 		}
 		if err == nil {
 			break
-		} // An interrupted dump has deleted what it showed: again for the rest.
+		} // An interrupted dump deleted what it returned: repeat it for the rest.
 	}
 	return whole, err
 }

@@ -12,30 +12,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Gateway describes the port of a network's gateway on this host. The port
-// itself is the switch's: it exists before, and goes with the switch's record.
+// Gateway describes the gateway port of a network on this host. The switch creates the
+// port before, and removes it with its own record.
 type Gateway struct {
-	Name   string       // from GatewayName
+	Name   string       // result of GatewayName
 	MAC    string       // the same on every host
-	Addr   netip.Prefix // the gateway's address with the subnet's length
+	Addr   netip.Prefix // the gateway's address with the prefix length of the subnet
 	MTU    int          // bytes
-	Source netip.Addr   // what this host speaks to the subnet as, its VTEP; the gateway's address is every host's
-	// Userspace: the port is a tap of a switch in user space.
+	Source netip.Addr   // this host's source address for the subnet, its VTEP: all hosts share the gateway's address
+	// Userspace means that the port is a tap of a userspace switch.
 	Userspace bool
-	Routes    []Route // what this host reaches by way of an endpoint of the network
+	Routes    []Route // destinations that this host reaches through an endpoint of the network
 }
 
-// Route leads to what is behind an endpoint.
+// Route is a route to a destination behind an endpoint.
 type Route struct {
-	Prefix netip.Prefix // IPv4, outside of the network's subnet
-	Via    netip.Addr   // inside of it
+	Prefix netip.Prefix // IPv4, outside the network's subnet
+	Via    netip.Addr   // inside the network's subnet
 }
 
-// routeProtocol marks our routes for people who read `ip route`: RTPROT_STATIC.
+// routeProtocol is the protocol of our routes as `ip route` shows it: RTPROT_STATIC.
 const routeProtocol = unix.RTPROT_STATIC
 
-// EnsureGateway gives a gateway port its MAC, MTU, address and route. What is
-// as it should be is not touched: it may be called in every converge.
+// EnsureGateway sets the MAC, MTU, address and routes of a gateway port. It changes only
+// what differs, so every converge may call it.
 func (l *Links) EnsureGateway(ctx context.Context, g Gateway) error {
 	if err := l.ensureGateway(ctx, g); err != nil {
 		return fmt.Errorf("set up gateway port %q: %w", g.Name, err)
@@ -88,8 +88,8 @@ func (l *Links) ensureGateway(ctx context.Context, g Gateway) error {
 	return c.onlyRoutes(port, g)
 }
 
-// onlyRoutes leaves the port with the routes to what is behind endpoints, and with
-// no other of ours. The kernel does nothing where a route is there already.
+// onlyRoutes sets the port's routes to destinations behind endpoints and removes all
+// others of ours. RouteReplace changes nothing if the route already exists.
 func (c *conn) onlyRoutes(port netlink.Link, g Gateway) error {
 	have, err := dump(func() ([]netlink.Route, error) {
 		return c.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: port.Attrs().Index, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN},
@@ -125,19 +125,19 @@ func (c *conn) onlyRoutes(port netlink.Link, g Gateway) error {
 	return nil
 }
 
-// gatewaySysctls sets what must be so before the port comes up.
+// gatewaySysctls sets the sysctls that must be in place before the port comes up.
 func gatewaySysctls(name string) error {
 	if err := disableIPv6(name); err != nil {
 		return err
 	}
 	for _, s := range []struct{ key, value string }{
-		// 1: answer only for addresses of this very port, not for the
-		// underlay's or another network's gateway.
+		// 1: answer ARP only for addresses of this port, not for the underlay address or
+		// the gateway of another network.
 		{"arp_ignore", "1"},
-		// 1, strict (RFC 3704): from this port only the subnet speaks.
+		// 1, strict (RFC 3704): accept only packets from the subnet on this port.
 		{"rp_filter", "1"},
-		// 1: what the host sends from 127.0.0.1 to a published port may leave
-		// by this port, and be answered. Package nat closes what else it opens.
+		// 1: packets from 127.0.0.1 to a published port may leave by this port, and
+		// answers may return. Package nat closes what else this opens.
 		{"route_localnet", "1"},
 	} {
 		if err := setSysctl("net/ipv4/conf/"+name+"/"+s.key, s.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -147,9 +147,9 @@ func gatewaySysctls(name string) error {
 	return nil
 }
 
-// onlyAddress leaves the port with one IPv4 address, and without the route
-// that the kernel makes for it: that one would have the shared gateway address
-// as source, and the answer to it ends at the other host's own gateway.
+// onlyAddress leaves the port with one IPv4 address and without the route that the kernel
+// adds for an address. That route has the shared gateway address as its source, so the
+// answer would end at the other host's own gateway.
 func (c *conn) onlyAddress(port netlink.Link, want netip.Prefix) error {
 	addrs, err := dump(func() ([]netlink.Addr, error) { return c.AddrList(port, netlink.FAMILY_V4) })
 	if err != nil {
@@ -175,8 +175,8 @@ func (c *conn) onlyAddress(port netlink.Link, want netip.Prefix) error {
 	return nil
 }
 
-// subnetRoute is `ip route replace SUBNET dev NAME src Source`; the kernel
-// does nothing when the route is there already.
+// subnetRoute is `ip route replace SUBNET dev NAME src Source`. The kernel does nothing
+// if the route already exists.
 func (c *conn) subnetRoute(port netlink.Link, g Gateway) error {
 	source := g.Source
 	if !source.IsValid() {

@@ -10,24 +10,25 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// HostEnd is what EnsureHostEnds compares of one endpoint's end on the host.
+// HostEnd is what EnsureHostEnds checks on the host end of one endpoint.
 type HostEnd struct {
 	Name      string
-	Userspace bool // the switch forwards in user space
+	Userspace bool // the switch forwards in userspace
 }
 
-// quietSysctls are what keeps the kernel quiet on a host's end, and deaf to what a
-// container sends past the switch.
+// quietSysctls sets the sysctls that stop the kernel from sending on a host end, and from
+// accepting packets that a container sends past the switch.
 func quietSysctls(host string) error {
-	// No router solicitation and no MLD report of the host's own into the network.
+	// Without IPv6 the host sends no router solicitations and MLD reports into the
+	// network.
 	if err := disableIPv6(host); err != nil {
 		return err
 	}
 	for _, s := range []struct{ key, value string }{
-		// 8: do not answer for any local address (ip-sysctl).
+		// 8: do not answer ARP for any local address (ip-sysctl).
 		{"arp_ignore", "8"},
-		// 1, strict (RFC 3704): no route leads to this interface, so the kernel
-		// takes no packet from it.
+		// 1, strict (RFC 3704): no route uses this interface, so the kernel accepts no
+		// packet from it.
 		{"rp_filter", "1"},
 	} {
 		if err := setSysctl("net/ipv4/conf/"+host+"/"+s.key, s.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -37,10 +38,9 @@ func quietSysctls(host string) error {
 	return nil
 }
 
-// EnsureHostEnds puts back what somebody took from the host's ends: that they are
-// up, their kernel settings and, with a switch in user space, the chains that keep
-// the kernel from hearing them. One that is not there is passed over. What fails is
-// joined and does not stop the rest.
+// EnsureHostEnds restores the settings of host ends that somebody changed: the up state,
+// the sysctls and, for a userspace switch, the ingress chains. It skips host ends that do
+// not exist. It continues after an error and returns all errors joined.
 func (l *Links) EnsureHostEnds(ctx context.Context, ends []HostEnd) error {
 	var errs []error
 	var deaf []string
@@ -82,8 +82,8 @@ func (c *conn) ensureHostEnd(name string) (there bool, err error) {
 	return true, err
 }
 
-// ensureDeaf makes the ingress chains that are missing. Which are there is asked
-// for all at once.
+// ensureDeaf creates the missing ingress chains. It lists the existing ones in one
+// request.
 func (l *Links) ensureDeaf(hosts []string) error {
 	if len(hosts) == 0 {
 		return nil
@@ -105,7 +105,8 @@ func (l *Links) ensureDeaf(hosts []string) error {
 		if c != nil && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
 			continue
 		}
-		// One by one: a link that goes just now must not fail the others.
+		// One transaction each: a link that disappears meanwhile must not fail the
+		// others.
 		if err := addIngressDrops(host); err != nil && linkExists(host) {
 			errs = append(errs, err)
 		} else if err == nil {

@@ -11,37 +11,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ingressTable is the nftables table of family netdev that holds one chain for
-// each deaf host end. The chains go after their links; the table stays.
+// ingressTable is the nftables table of family netdev that holds the ingress chain of
+// each host end of a userspace switch. The kernel removes a chain after its link; the
+// table stays.
 const ingressTable = "socketplane"
 
-// ingressPriority puts the drop before every other ingress chain (the values
-// are those of the IPv4 hooks; conntrack's defragmentation is at -400).
+// ingressPriority puts the drop before every other ingress chain. The scale is that of
+// the IPv4 hooks, where conntrack's defragmentation is at -400.
 const ingressPriority = nftables.ChainPriority(-500)
 
-// sweepDelay is how long chains of deleted links may stay.
+// sweepDelay is how long the chain of a deleted link may stay.
 const sweepDelay = 2 * time.Second
 
-// ingress adds and removes the chains. Removing one costs 12 ms of waiting in
-// the kernel, and whoever makes a link meanwhile waits too; one or a hundred
-// are the same. A chain whose link is gone harms nobody. So those of deleted
-// links are removed a little later, together.
+// ingress adds and removes the ingress chains. Removing one makes the kernel wait 12 ms,
+// and blocks everyone who creates a link meanwhile. Removing a hundred takes the same
+// time. A chain without its link does no harm, so sweep removes those of deleted links
+// together after sweepDelay.
 type ingress struct {
-	change sync.Mutex // held over each change: a chain that is wanted again is not swept away
+	change sync.Mutex // held over each change, so that sweep does not remove a chain that is wanted again
 
 	mu    sync.Mutex
-	stale map[string]bool // links that were deleted, whose chains may still be there
-	timer *time.Timer     // of the next sweep; nil: none is due
+	stale map[string]bool // deleted links whose chains may still exist
+	timer *time.Timer     // of the next sweep; nil if none is due
 }
 
-// deafen keeps the kernel from hearing a host's end. A switch in user space
-// gets its copy of each frame through AF_PACKET, which comes before the
-// ingress hook; without the drop the kernel would handle the frame too, and
-// answer ARP for addresses of the host. It must never be done where the
-// kernel's switch forwards: its rx_handler comes after the hook.
+// deafen makes the kernel drop every frame from a host end after the switch has seen it.
+// A userspace switch receives a copy of each frame through AF_PACKET, which runs before
+// the ingress hook. Without the drop, the kernel would also process the frame and answer
+// ARP for the host's addresses. Do not call it when the kernel forwards for the switch:
+// the rx_handler of the kernel's switch runs after the hook.
 //
-// What quietSysctls sets says much the same, and stays when somebody flushes all
-// nftables. Where nftables cannot do it, that alone must do.
+// quietSysctls has much the same effect and survives a flush of all nftables rules. If
+// nftables fails, it is the only protection.
 func (l *Links) deafen(host string) {
 	in := &l.ingress
 	in.change.Lock()
@@ -73,8 +74,8 @@ func addIngressDrops(hosts ...string) error {
 	return nil
 }
 
-// ingressChains lists our chains with their policies. A kernel without nftables,
-// or its netdev family, has none.
+// ingressChains returns our chains by name. It returns nil on a kernel without nftables
+// or without its netdev family.
 func ingressChains(nft *nftables.Conn) (map[string]*nftables.Chain, error) {
 	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyNetdev)
 	for _, none := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT} {
@@ -94,14 +95,14 @@ func ingressChains(nft *nftables.Conn) (map[string]*nftables.Chain, error) {
 	return ours, nil
 }
 
-// undeafen removes the chain of a host's end that lives on; none is success.
+// undeafen removes the chain of an existing host end. It succeeds if there is none.
 func (l *Links) undeafen(host string) error {
 	l.ingress.change.Lock()
 	defer l.ingress.change.Unlock()
 	return removeChains(func(name string) bool { return name == host })
 }
 
-// forget has the chain of a deleted host's end removed by the next sweep.
+// forget schedules the chain of a deleted host end for the next sweep.
 func (l *Links) forget(host string) {
 	in := &l.ingress
 	in.mu.Lock()
@@ -115,7 +116,6 @@ func (l *Links) forget(host string) {
 	}
 }
 
-// sweep removes all stale chains.
 func (l *Links) sweep() {
 	in := &l.ingress
 	in.change.Lock()
@@ -136,13 +136,14 @@ func (l *Links) sweep() {
 	}
 }
 
-// removeChains removes, in one step, those of our chains that are doomed.
+// removeChains removes those of our chains for which doomed returns true, in one
+// transaction.
 func removeChains(doomed func(name string) bool) error {
 	nft, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	// Only what is there is removed: one that is not would fail them all.
+	// Delete existing chains only: a missing one would fail the whole transaction.
 	chains, err := ingressChains(nft)
 	if err != nil {
 		return err

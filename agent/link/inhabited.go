@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Inhabited tells whether a process lives in the namespace where the other end
-// of a host's end is. A namespace can outlive its container: what keeps it then
-// is a file that somebody has mounted. A host's end that is gone is a no; an
-// end that was not moved yet is a yes, since the host lives there.
+// Inhabited reports whether a process runs in the network namespace of a host end's peer.
+// A namespace can outlive its container when somebody has mounted its file. Inhabited
+// returns false if the host end does not exist. It returns true if the peer is still in
+// the host's namespace, where the host's processes run.
 func (l *Links) Inhabited(host string) (bool, error) {
 	c, err := l.acquire()
 	if err != nil {
@@ -33,7 +33,7 @@ func (l *Links) Inhabited(host string) (bool, error) {
 	seen := map[NSID]bool{}
 	for _, path := range paths {
 		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil { // ended meanwhile
+		if unix.Stat(path, &st) != nil { // the process has ended
 			continue
 		}
 		id := NSID{Dev: st.Dev, Inode: st.Ino}

@@ -10,16 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// State is what the kernel says of a host's end.
+// State is the kernel's state of a host end.
 type State struct {
 	Exists    bool
 	Up        bool
 	MTU       int    // bytes
 	MAC       string // of the host's end
-	PeerMoved bool   // the other end is in another namespace
+	PeerMoved bool   // the peer is in another namespace
 }
 
-// Inspect looks at a host's end. One that is not there is no error.
+// Inspect returns the state of a host end. If there is none, it returns a zero State and
+// no error.
 func (l *Links) Inspect(host string) (State, error) {
 	c, err := l.acquire()
 	if err != nil {
@@ -37,15 +38,15 @@ func (l *Links) Inspect(host string) (State, error) {
 	}, nil
 }
 
-// Exists tells whether a host's end is there. A veth pair dies as one: while
-// its host's end lives, the container's end lives too.
+// Exists reports whether a host end exists. The kernel deletes both ends of a veth pair
+// together, so the container end then exists too.
 func (l *Links) Exists(host string) (bool, error) {
 	s, err := l.Inspect(host)
 	return s.Exists, err
 }
 
-// PeerIn tells whether the other end of a host's end is in the namespace at a
-// path. A namespace that is gone, or a host's end that is, is a no.
+// PeerIn reports whether the peer of a host end is in the namespace at a path. It returns
+// false if the namespace or the host end does not exist.
 func (l *Links) PeerIn(host, nsPath string) (bool, error) {
 	c, err := l.acquire()
 	if err != nil {
@@ -58,15 +59,15 @@ func (l *Links) PeerIn(host, nsPath string) (bool, error) {
 	}
 	ns, err := openNamespace(nsPath)
 	if err != nil {
-		return false, nil // a namespace that is gone holds nothing
+		return false, nil // a missing namespace holds no link
 	}
 	defer ns.Close()
 	id, err := c.GetNetNsIdByFd(ns.fd())
 	return err == nil && id >= 0 && id == end.Attrs().NetNsID, nil
 }
 
-// HostVeths lists the host's ends of all endpoints, sorted, for finding those
-// that nobody owns any more.
+// HostVeths returns the sorted names of the host ends of all endpoints. Callers use it to
+// find those without an owner.
 func (l *Links) HostVeths() ([]string, error) {
 	c, err := l.acquire()
 	if err != nil {
@@ -87,8 +88,7 @@ func (l *Links) HostVeths() ([]string, error) {
 	return names, nil
 }
 
-// SetMTU sets the MTU, in bytes, of a link in the host's namespace: a host's
-// end or a gateway port.
+// SetMTU sets the MTU, in bytes, of a host end or a gateway port.
 func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -101,9 +101,9 @@ func (l *Links) SetMTU(ctx context.Context, name string, mtu int) error {
 	return c.setMTU(name, mtu)
 }
 
-// SetPeerMTU sets the MTU, in bytes, of the other end of a host's end, in a
-// container's namespace, whatever it is called there: Docker chooses the name of
-// what it moves itself. PeerIn says whether it is there.
+// SetPeerMTU sets the MTU, in bytes, of the peer of a host end in a container's
+// namespace, whatever its name is there. Docker chooses the name when it moves the link
+// itself. Use PeerIn to check that the peer is there.
 func (l *Links) SetPeerMTU(ctx context.Context, host, nsPath string, mtu int) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -119,7 +119,7 @@ func (c *conn) setMTU(name string, mtu int) error {
 	return c.mendLink(link, mtu, nil)
 }
 
-// mustFind is byName where the link has to be there.
+// mustFind is like byName but returns ErrNotFound if the link does not exist.
 func (c *conn) mustFind(name string) (netlink.Link, error) {
 	link, err := c.byName(name)
 	if err == nil && link == nil {

@@ -1,9 +1,9 @@
-// Package link owns every netlink and network namespace call of the agent:
-// the veth pair of an endpoint, its move into the container's namespace with
-// addresses, routes, MTU and offloads, the gateway port's addresses, and what
-// the agent has to know of the host's own links and routes. It never talks to
-// Open vSwitch, never touches iptables, and keeps no state of its own: every
-// call states the end and compares it with what the kernel has.
+// Package link makes all netlink and network namespace calls of the agent. It creates the
+// veth pair of an endpoint and moves it into the container's namespace. It sets
+// addresses, routes, MTUs and offloads there and on gateway ports. It reports the links
+// and routes of the host that the agent needs. It never talks to Open vSwitch and never
+// changes iptables. It keeps no state of its own: every call names the wanted state and
+// compares it with the kernel's.
 package link
 
 import (
@@ -18,24 +18,23 @@ import (
 )
 
 var (
-	// ErrNotFound means that a link that a call needs is not there.
+	// ErrNotFound means that a required link does not exist.
 	ErrNotFound = errors.New("no such interface")
-	// ErrExists means that a name is taken by an interface that is not the
-	// endpoint's.
+	// ErrExists means that an interface that is not the endpoint's already has the name.
 	ErrExists = errors.New("an interface of that name is already there")
 	// ErrNotNamespace means that a path is not a network namespace.
 	ErrNotNamespace = errors.New("not a network namespace")
-	// ErrNotOwner means that a namespace is not the user's who names it.
+	// ErrNotOwner means that the user who names a namespace does not own it.
 	ErrNotOwner = errors.New("the network namespace belongs to another user")
-	// ErrHostNamespace means that a path is the namespace the agent runs in.
+	// ErrHostNamespace means that a path is the namespace that the agent runs in.
 	ErrHostNamespace = errors.New("this is the host's own network namespace")
 )
 
-// maxIdle bounds the netlink connections that are kept open between calls.
+// maxIdle limits the netlink connections that stay open between calls.
 const maxIdle = 8
 
-// Links changes links in the network namespace that the process runs in, and
-// in those that it is given a path of. It may be used by many goroutines.
+// Links changes links in the process's own network namespace and in the namespaces whose
+// paths it receives. It is safe for concurrent use.
 type Links struct {
 	log     *slog.Logger
 	idle    chan *conn
@@ -44,13 +43,13 @@ type Links struct {
 	forgetting forgetting
 }
 
-// New makes a Links. Close gives back the sockets it holds.
+// New returns a Links. Close releases the sockets that it holds.
 func New(logger *slog.Logger) *Links {
 	return &Links{log: logger, idle: make(chan *conn, maxIdle)}
 }
 
-// Close finishes what DeleteVeth put off, and closes the idle netlink sockets.
-// Links stays usable: a later call opens new ones.
+// Close completes the removals that DeleteVeth postponed and closes the idle netlink
+// sockets. Links stays usable: later calls open new sockets.
 func (l *Links) Close() {
 	l.sweep()
 	for {
@@ -63,14 +62,14 @@ func (l *Links) Close() {
 	}
 }
 
-// conn is a route netlink connection to one namespace. A conn serves one call
-// at a time: two calls on one socket would wait for each other's answers.
+// conn is a route netlink connection to one namespace. It serves one call at a time,
+// because two calls on one socket would wait for each other's answers.
 type conn struct {
 	*netlink.Handle
 	raw map[int]*nl.SocketHandle // for the messages that Handle has no method for
 }
 
-// acquire takes an idle connection, or opens one.
+// acquire returns an idle connection or opens one.
 func (l *Links) acquire() (*conn, error) {
 	select {
 	case c := <-l.idle:
@@ -80,7 +79,7 @@ func (l *Links) acquire() (*conn, error) {
 	}
 }
 
-// release puts a connection back for the next call.
+// release keeps a connection for the next call, or closes it if maxIdle are idle.
 func (l *Links) release(c *conn) {
 	select {
 	case l.idle <- c:
@@ -89,7 +88,7 @@ func (l *Links) release(c *conn) {
 	}
 }
 
-// dial opens a connection to a namespace; netns.None is the current one.
+// dial opens a connection to a namespace; netns.None means the current one.
 func dial(ns netns.NsHandle) (*conn, error) {
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -103,7 +102,6 @@ func dial(ns netns.NsHandle) (*conn, error) {
 	return &conn{Handle: h, raw: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
 }
 
-// Close closes the connection's sockets.
 func (c *conn) Close() {
 	c.Handle.Close()
 	for _, s := range c.raw {
@@ -111,7 +109,7 @@ func (c *conn) Close() {
 	}
 }
 
-// byName finds a link by its exact name; nil when there is none.
+// byName returns the link with exactly this name, or nil if there is none.
 func (c *conn) byName(name string) (netlink.Link, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
@@ -129,8 +127,8 @@ func (c *conn) byName(name string) (netlink.Link, error) {
 	return link, nil
 }
 
-// move sends a link into another namespace under a name, in one message: it
-// never exists there under its old name unless the new one is taken.
+// move moves a link into another namespace and renames it in one message. The link
+// therefore never appears there under its old name unless the new name is taken.
 func (c *conn) move(index, nsFD int, name string, mtu int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	req.Sockets = c.raw
@@ -146,12 +144,12 @@ func (c *conn) move(index, nsFD int, name string, mtu int) error {
 	return err
 }
 
-// dumpTries bounds how often an interrupted dump is asked for again. A dump is
-// interrupted when the table changed meanwhile; on a host that starts many
-// containers at once that happens a few times in a row.
+// dumpTries limits how often dump repeats an interrupted dump. The kernel interrupts a
+// dump when the table changes meanwhile. On a host that starts many containers at once,
+// this happens a few times in a row.
 const dumpTries = 10
 
-// dump repeats a netlink dump that was interrupted.
+// dump repeats a netlink dump while the kernel interrupts it.
 func dump[T any](list func() ([]T, error)) ([]T, error) {
 	var err error
 	for range dumpTries {
@@ -163,7 +161,7 @@ func dump[T any](list func() ([]T, error)) ([]T, error) {
 	return nil, err
 }
 
-// ref names a link by its index only, for the calls that want a Link.
+// ref returns a Link that has only an index, for calls that require a Link.
 func ref(index int) netlink.Link {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Index = index

@@ -10,26 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prefixes of the interfaces that this project makes on a host. A prefix and
-// 11 hex digits fill 14 of the 15 bytes that the kernel allows (IFNAMSIZ less
-// the terminating NUL).
+// Prefixes of the interfaces that this project creates on a host. A prefix and 11 hex
+// digits take 14 of the 15 bytes that the kernel allows (IFNAMSIZ less the terminating
+// NUL).
 const (
-	HostPrefix    = "spv" // the host's end of an endpoint's veth pair
-	PeerPrefix    = "spp" // the container's end, until it is moved and renamed
+	HostPrefix    = "spv" // the host end of an endpoint's veth pair
+	PeerPrefix    = "spp" // the container end, until it is moved and renamed
 	GatewayPrefix = "spg" // a network's gateway port
 )
 
-// hashDigits is 44 bits: with 10,000 endpoints on one host the odds of two
-// with the same name are 1 in 350,000.
+// hashDigits is 11 hex digits, or 44 bits. With 10,000 endpoints on one host, the
+// probability that two have the same name is 1 in 350,000.
 const hashDigits = 11
 
-// HostName is the name of the host's end for an endpoint id.
+// HostName returns the name of an endpoint's host end.
 func HostName(id string) string { return HostPrefix + digits(id) }
 
-// PeerName is the temporary name of the container's end for an endpoint id.
+// PeerName returns the temporary name of an endpoint's container end.
 func PeerName(id string) string { return PeerPrefix + digits(id) }
 
-// GatewayName is the name of a network's gateway port.
+// GatewayName returns the name of a network's gateway port.
 func GatewayName(network string) string { return GatewayPrefix + digits(network) }
 
 func digits(s string) string {
@@ -37,14 +37,14 @@ func digits(s string) string {
 	return hex.EncodeToString(sum[:])[:hashDigits]
 }
 
-// hostOf gives the host end's name for one that PeerName made.
+// hostOf returns the host end's name for a name from PeerName.
 func hostOf(peer string) (string, bool) {
 	rest, ours := strings.CutPrefix(peer, PeerPrefix)
 	return HostPrefix + rest, ours && len(rest) == hashDigits
 }
 
-// checkName refuses what the kernel's dev_valid_name refuses, and '%', which
-// makes the kernel choose a name.
+// checkName rejects the names that the kernel's dev_valid_name rejects. It also rejects
+// '%', which makes the kernel choose a name.
 func checkName(name string) error {
 	switch {
 	case name == "":

@@ -9,30 +9,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Requests of linux/nsfs.h, each _IO(0xb7, N).
+// Ioctl requests of linux/nsfs.h, each _IO(0xb7, N).
 const (
 	nsGetUserNS   = 0xb701
 	nsGetNSType   = 0xb703
 	nsGetOwnerUID = 0xb704
 )
 
-// ownNamespace is the namespace of the calling thread; the agent's threads are
-// all in the host's.
+// ownNamespace is the namespace of the calling thread. All threads of the agent are in
+// the host's namespace.
 const ownNamespace = "/proc/thread-self/ns/net"
 
-// NSID identifies a namespace for as long as something keeps it alive. It is
-// comparable. After it died the kernel may give its numbers to another.
+// NSID identifies a namespace while something keeps it alive. It is comparable. Once the
+// namespace is gone, the kernel may reuse its numbers.
 type NSID struct {
 	Dev, Inode uint64
 }
 
-// namespace is an open, verified network namespace.
+// namespace is an open file that is verified to be a network namespace.
 type namespace struct {
 	file *os.File
 	id   NSID
 }
 
-// NSInode identifies the network namespace at a path.
+// NSInode returns the identity of the network namespace at a path.
 func NSInode(nsPath string) (NSID, error) {
 	ns, err := openNamespace(nsPath)
 	if err != nil {
@@ -42,12 +42,12 @@ func NSInode(nsPath string) (NSID, error) {
 	return ns.id, nil
 }
 
-// openNamespace opens a path that came from outside, once, and verifies that
-// it is a network namespace. All later work goes through the open file: the
-// path may mean something else a moment later.
+// openNamespace opens a path that came from outside, once, and verifies that it is a
+// network namespace. Callers then use only the open file, because the path can change its
+// meaning at any time.
 func openNamespace(path string) (*namespace, error) {
-	// O_PATH: nothing happens to what the path names (a FIFO would block, a
-	// device could act) before it is known to be on nsfs.
+	// O_PATH has no side effects before the file is known to be on nsfs: opening a FIFO
+	// would block, and opening a device could trigger it.
 	probe, err := os.OpenFile(path, unix.O_PATH, 0)
 	for _, wrong := range []error{unix.ENOENT, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP} {
 		if errors.Is(err, wrong) {
@@ -65,7 +65,7 @@ func openNamespace(path string) (*namespace, error) {
 	if fs.Type != unix.NSFS_MAGIC {
 		return nil, fmt.Errorf("%q: %w", path, ErrNotNamespace)
 	}
-	// The same file, not the path again.
+	// Reopen the same file; the path may already name another one.
 	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", probe.Fd()), os.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %q: %w", path, err)
@@ -94,7 +94,8 @@ func (ns *namespace) verify() error {
 	return nil
 }
 
-// openContainer opens the namespace of a container: any but the host's own.
+// openContainer opens the namespace of a container and the host's own. It fails with
+// ErrHostNamespace if both are the same.
 func openContainer(path string) (ns, own *namespace, err error) {
 	if ns, err = openNamespace(path); err != nil {
 		return nil, nil, err
@@ -111,9 +112,9 @@ func openContainer(path string) (ns, own *namespace, err error) {
 	return ns, own, nil
 }
 
-// OwnedBy opens the network namespace at a path for a user who is not root, and makes
-// sure that it is his: that he made the user namespace that it belongs to. held is
-// another path to the same namespace, whatever path comes to mean, until release.
+// OwnedBy opens the network namespace at a path for a user who is not root. It fails with
+// ErrNotOwner unless the user created the user namespace that owns it. held is a path
+// that names this namespace until release, even if path changes its meaning.
 func (l *Links) OwnedBy(path string, uid uint32) (held string, release func(), err error) {
 	ns, err := openNamespace(path)
 	if err != nil {
@@ -130,7 +131,7 @@ func (l *Links) OwnedBy(path string, uid uint32) (held string, release func(), e
 	return fmt.Sprintf("/proc/self/fd/%d", ns.fd()), ns.Close, nil
 }
 
-// owner gives the user who made the user namespace that a namespace belongs to.
+// owner returns the uid that created the user namespace that owns this namespace.
 func (ns *namespace) owner() (uint32, error) {
 	fd, err := unix.IoctlRetInt(ns.fd(), nsGetUserNS)
 	if err != nil {
@@ -146,8 +147,8 @@ func (ns *namespace) owner() (uint32, error) {
 
 func (ns *namespace) fd() int { return int(ns.file.Fd()) }
 
-// dial opens a netlink connection inside.
+// dial opens a netlink connection in the namespace.
 func (ns *namespace) dial() (*conn, error) { return dial(netns.NsHandle(ns.fd())) }
 
-// Close lets go of the namespace.
+// Close closes the namespace file.
 func (ns *namespace) Close() { _ = ns.file.Close() }

@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// probePort is where a probe is sent that only has the kernel look for its
+	// probePort is the destination port of a probe that only makes the kernel resolve its
 	// next hop: discard, RFC 863.
 	probePort = 9
-	// probeWait bounds the wait for a neighbour's answer; on one segment it
-	// takes less than a millisecond.
+	// probeWait limits the wait for a neighbour's answer. On one segment the answer takes
+	// less than a millisecond.
 	probeWait = 300 * time.Millisecond
 )
 
-// Neighbor is the next hop on the way to an address.
+// Neighbor is the next hop on the route to an address.
 type Neighbor struct {
-	Interface string // by which the way leaves
+	Interface string // the outgoing interface
 	Addr      netip.Addr
 	MAC       string
 }
 
-// Neighbor finds the next hop to addr and has the kernel look for its MAC
-// address when it does not know it. ErrNotFound: nobody answers.
+// Neighbor returns the next hop to addr. If the kernel does not know its MAC address,
+// Neighbor makes it resolve the address. It returns ErrNotFound if nobody answers.
 func (l *Links) Neighbor(ctx context.Context, addr netip.Addr) (Neighbor, error) {
 	c, err := l.acquire()
 	if err != nil {
@@ -71,7 +71,7 @@ func (l *Links) Neighbor(ctx context.Context, addr netip.Addr) (Neighbor, error)
 	}
 }
 
-// resolved gives what the kernel knows of a neighbour's MAC, empty when nothing.
+// resolved returns the MAC address that the kernel has for a neighbour, or "" if none.
 func (c *conn) resolved(index int, hop netip.Addr) (string, error) {
 	neighbors, err := dump(func() ([]netlink.Neigh, error) { return c.NeighList(index, netlink.FAMILY_V4) })
 	if err != nil {
@@ -86,7 +86,7 @@ func (c *conn) resolved(index int, hop netip.Addr) (string, error) {
 	return "", nil
 }
 
-// probe sends an empty datagram, for the sake of the ARP before it.
+// probe sends an empty datagram, so that the kernel sends ARP first.
 func probe(ctx context.Context, addr netip.Addr) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp4", netip.AddrPortFrom(addr, probePort).String())
@@ -94,7 +94,7 @@ func probe(ctx context.Context, addr netip.Addr) error {
 		return fmt.Errorf("probe %s: %w", addr, err)
 	}
 	_, err = conn.Write(nil)
-	_ = conn.Close() // nothing was kept
+	_ = conn.Close() // nothing is buffered
 	if err != nil {
 		return fmt.Errorf("probe %s: %w", addr, err)
 	}

@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WatchHost calls changed when the kernel says that something may have gone which
-// is set on the host for our networks: an address, a route or the state of a
-// gateway port, a default route, forwarding, an nftables table, chain or rule of
-// ours. It is a hint, and may be of our own doing; whoever is called compares. own
-// says of a netlink port whether who has it writes iptables rules for us: that is no
-// news. What the kernel says nothing of (sysctls of one interface, legacy iptables)
-// is found by comparing now and then. It ends with ctx, with nil.
+// WatchHost calls changed when the kernel reports that a setting of our networks on the
+// host may be gone: an address, a route or the state of a gateway port, a default route,
+// forwarding, or an nftables table, chain or rule of ours. A call is a hint, and our own
+// change can cause it, so changed must compare with the kernel. own reports whether the
+// process with a netlink port writes iptables rules for us; WatchHost ignores its
+// messages. The kernel does not report some changes (sysctls of one interface, legacy
+// iptables); only a periodic comparison finds those. WatchHost returns nil when ctx ends.
 func (l *Links) WatchHost(ctx context.Context, own func(port uint32) bool, changed func()) error {
 	done := make(chan struct{})
 	go func() {
@@ -36,7 +36,7 @@ func (l *Links) WatchHost(ctx context.Context, own func(port uint32) bool, chang
 	return nil
 }
 
-// subscribe follows one kind of news until ctx ends.
+// subscribe follows one kind of notification until ctx ends.
 func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func()) {
 	said := false
 	for ctx.Err() == nil {
@@ -50,7 +50,7 @@ func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups
 			said = true
 		}
 		if heard {
-			changed() // what was missed meanwhile
+			changed() // for changes missed while not subscribed
 		}
 		retry := time.NewTimer(watchRetry)
 		select {
@@ -71,7 +71,7 @@ func follow(ctx context.Context, protocol int, groups []uint, ours func(syscall.
 	for {
 		messages, _, err := s.Receive()
 		switch {
-		case errors.Is(err, unix.ENOBUFS): // there was more news than room
+		case errors.Is(err, unix.ENOBUFS): // notifications overran the socket buffer
 			changed()
 			continue
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
@@ -88,23 +88,24 @@ func follow(ctx context.Context, protocol int, groups []uint, ours func(syscall.
 	}
 }
 
-// Messages of nfnetlink's subsystem nftables, linux/netfilter/nf_tables.h, that
-// tell of something that went.
+// nftGone are the nfnetlink messages of the nftables subsystem
+// (linux/netfilter/nf_tables.h) that report a removal.
 var nftGone = map[uint16]bool{
 	unix.NFT_MSG_DELTABLE: true, unix.NFT_MSG_DELCHAIN: true, unix.NFT_MSG_DELRULE: true,
 	unix.NFT_MSG_DELSET: true, unix.NFT_MSG_DELSETELEM: true,
 }
 
-// ourNames are what our tables and chains are called: this package's and package
-// firewall's, and the chains of package nat, which jumps name as well.
+// ourNames are the name of our tables and the prefix of our chains. This package and
+// package firewall use the table name. The chains of package nat have the prefix, and
+// jump rules contain it too.
 var ourNames = [][]byte{[]byte("socketplane\x00"), []byte(ourChains)}
 
-// ourChains begins the names of package nat's chains.
+// ourChains is the prefix of the chain names of package nat.
 const ourChains = "SOCKETPLANE-"
 
-// isOurRule says whether a message of nftables tells of the end of something of
-// ours, of a rule that somebody put into a table or chain of ours or where our jump
-// has to come first, or of a bridge of Docker's.
+// isOurRule reports whether an nftables message announces one of these: the removal of
+// something of ours, a new rule in a table or chain of ours or in a chain where our jump
+// must come first, or a change of Docker's bridges.
 func isOurRule(m syscall.NetlinkMessage) bool {
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nl.SizeofNfgenmsg {
 		return false
@@ -116,7 +117,7 @@ func isOurRule(m syscall.NetlinkMessage) bool {
 		return true
 	}
 	if m.Header.Type&0xff == unix.NFT_MSG_NEWCHAIN || m.Header.Type&0xff == unix.NFT_MSG_DELCHAIN {
-		// A bridge of Docker's has come or gone, see DockersBridges.
+		// Docker has added or removed a bridge, see DockersBridges.
 		if m.Data[0] == unix.NFPROTO_IPV4 && bytes.Contains(m.Data, []byte(dockersTable+"\x00")) && bytes.Contains(m.Data, []byte(dockersChain)) {
 			return true
 		}
@@ -132,7 +133,8 @@ func isOurRule(m syscall.NetlinkMessage) bool {
 		return false
 	}
 	if m.Data[0] == unix.NFPROTO_NETDEV && m.Header.Type&0xff == unix.NFT_MSG_DELCHAIN {
-		// The chain of an endpoint goes after its interface, by our own hand.
+		// The kernel removes an endpoint's chain after its interface, when we remove
+		// both.
 		if name := nameOf(m, unix.NFTA_CHAIN_NAME); name != "" {
 			return linkExists(name)
 		}
@@ -140,16 +142,16 @@ func isOurRule(m syscall.NetlinkMessage) bool {
 	return true
 }
 
-// dockerUserChain is made by Docker when it starts, with a jump to it at the top of
-// FORWARD, and is jumped from by package nat.
+// dockerUserChain is a chain that Docker creates when it starts, with a jump to it at the
+// top of FORWARD. Package nat adds a jump to this chain.
 const dockerUserChain = "DOCKER-USER"
 
-// comesBefore says whether a new rule in a chain may be in the way of ours.
+// comesBefore reports whether a new rule in a chain can precede one of ours.
 func comesBefore(chain string) bool {
 	return chain == "FORWARD" || strings.HasPrefix(chain, ourChains)
 }
 
-// nameOf gives a string of a message of nftables, empty where it has none.
+// nameOf returns a string attribute of an nftables message, or "" if it has none.
 func nameOf(m syscall.NetlinkMessage, kind uint16) string {
 	attrs, err := nl.ParseRouteAttr(m.Data[nl.SizeofNfgenmsg:])
 	for _, a := range attrs {
@@ -160,8 +162,8 @@ func nameOf(m syscall.NetlinkMessage, kind uint16) string {
 	return ""
 }
 
-// isOurNetwork says whether a message of rtnetlink tells of a change that may
-// concern a gateway port, the way out, or forwarding.
+// isOurNetwork reports whether an rtnetlink message announces a change that may affect a
+// gateway port, a default route, or forwarding.
 func (l *Links) isOurNetwork(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK:
@@ -177,7 +179,7 @@ func (l *Links) isOurNetwork(m syscall.NetlinkMessage) bool {
 	return false
 }
 
-// isDownGateway says whether a gateway port was set down.
+// isDownGateway reports whether the link is a gateway port that is down.
 func isDownGateway(data []byte) bool {
 	flags := binary.NativeEndian.Uint32(data[8:]) // struct ifinfomsg, rtnetlink(7)
 	if flags&unix.IFF_UP != 0 {
@@ -192,8 +194,8 @@ func isDownGateway(data []byte) bool {
 	return false
 }
 
-// isOurRoute says whether a route by a gateway port has gone, or a default route
-// has come or gone.
+// isOurRoute reports whether a route through a gateway port was removed, or a default
+// route was added or removed.
 func (l *Links) isOurRoute(m syscall.NetlinkMessage) bool {
 	if len(m.Data) < unix.SizeofRtMsg {
 		return false
@@ -223,8 +225,8 @@ func (l *Links) isGateway(index int) bool {
 	return err == nil && strings.HasPrefix(link.Attrs().Name, GatewayPrefix)
 }
 
-// netconfIfindex and allInterfaces are NETCONFA_IFINDEX and NETCONFA_IFINDEX_ALL
-// of linux/netconf.h. Forwarding of all interfaces is net.ipv4.ip_forward.
+// netconfIfindex and allInterfaces are NETCONFA_IFINDEX and NETCONFA_IFINDEX_ALL of
+// linux/netconf.h. The forwarding setting of all interfaces is net.ipv4.ip_forward.
 const (
 	netconfIfindex = 1
 	allInterfaces  = -1

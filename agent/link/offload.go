@@ -14,19 +14,19 @@ type ethtoolValue struct {
 	data uint32
 }
 
-// ifreqData is struct ifreq of linux/if.h with its ifr_data member; the
-// kernel reads 40 bytes of it on 64-bit machines.
+// ifreqData is struct ifreq of linux/if.h with its ifr_data member. The kernel reads 40
+// bytes of it on 64-bit machines.
 type ifreqData struct {
 	name [unix.IFNAMSIZ]byte
 	data unsafe.Pointer
 	_    [16]byte
 }
 
-// disableTxChecksum makes the kernel finish the checksums of what a link
-// sends; the link is in the namespace ns, or in the current one if ns is nil.
-// A veth or tap promises to do it "in hardware" and leaves it to whoever
-// forwards; a switch in user space does not, and every TCP segment would
-// arrive broken. What depends on it (TSO, SCTP's CRC) goes off with it.
+// disableTxChecksum makes the kernel complete the checksums of the packets that a link
+// sends. The link is in ns, or in the current namespace if ns is nil. A veth or tap
+// claims to do this in hardware and leaves it to the forwarder. A userspace switch does
+// not do it, so every TCP segment would arrive with a bad checksum. The kernel also turns
+// off what depends on it (TSO, SCTP's CRC).
 func disableTxChecksum(ns, own *namespace, name string) error {
 	fd, err := controlSocket(ns, own)
 	if err != nil {
@@ -46,7 +46,8 @@ func disableTxChecksum(ns, own *namespace, name string) error {
 	return nil
 }
 
-// controlSocket opens a socket for ioctls in a namespace.
+// controlSocket opens a socket for ioctls in ns, or in the current namespace if ns is
+// nil.
 func controlSocket(ns, own *namespace) (int, error) {
 	open := func() (int, error) { return unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) }
 	if ns == nil {
@@ -58,8 +59,8 @@ func controlSocket(ns, own *namespace) (int, error) {
 	}
 	opened := make(chan result, 1)
 	go func() {
-		// A thread that could not return to its own namespace must serve no
-		// other goroutine: it stays locked, and ends with this one.
+		// A thread that cannot return to its own namespace must not run other goroutines.
+		// It stays locked, so the runtime ends it with this goroutine.
 		runtime.LockOSThread()
 		if err := unix.Setns(ns.fd(), unix.CLONE_NEWNET); err != nil {
 			runtime.UnlockOSThread()

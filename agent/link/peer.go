@@ -6,14 +6,14 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Peer is the other end of a host's end, in a container's namespace.
+// Peer is the container end of a veth pair, in the container's namespace.
 type Peer struct {
 	Name string
 	MAC  string
 }
 
-// Peer looks at the other end of a host's end, in a container's namespace, whatever
-// it is called there. The error is ErrNotFound where it is not in that namespace.
+// Peer returns the peer of a host end in a container's namespace, whatever its name is
+// there. It returns ErrNotFound if the peer is not in that namespace.
 func (l *Links) Peer(host, nsPath string) (Peer, error) {
 	var p Peer
 	err := l.withPeer(host, nsPath, func(_ *conn, peer netlink.Link) error {
@@ -23,8 +23,7 @@ func (l *Links) Peer(host, nsPath string) (Peer, error) {
 	return p, err
 }
 
-// withPeer calls f with the other end of a host's end, and a connection in the
-// namespace that has it.
+// withPeer calls f with the peer of a host end and a connection to the peer's namespace.
 func (l *Links) withPeer(host, nsPath string, f func(c *conn, peer netlink.Link) error) error {
 	outside, err := l.acquire()
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"strings"
 )
 
-// socketBuffer is what an AF_PACKET socket of a switch in user space needs to
-// lose nothing in a burst, in bytes; the kernel's default is 208 KiB.
+// socketBuffer is the size, in bytes, that an AF_PACKET socket of a userspace switch
+// needs to lose nothing in a burst. The kernel's default is 208 KiB.
 const socketBuffer = 8 << 20
 
-// PrepareHost sets what the host needs for any network: IPv4 forwarding, and
-// with a switch in user space a larger default socket buffer, which the switch
-// takes when it opens a port. It writes only what differs.
+// PrepareHost enables IPv4 forwarding, which every network needs. For a userspace switch
+// it also raises the default socket buffer, which the switch uses when it opens a port.
+// It writes only values that differ.
 func (l *Links) PrepareHost(userspace bool) error {
 	if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
 		return fmt.Errorf("prepare host: %w", err)
@@ -27,7 +27,7 @@ func (l *Links) PrepareHost(userspace bool) error {
 	const buffer = "net/core/rmem_default"
 	raw, err := os.ReadFile("/proc/sys/" + buffer)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a namespace of its own; the file belongs to the machine
+		return nil // not in the initial namespace: the file belongs to the machine
 	}
 	if err != nil {
 		return fmt.Errorf("prepare host: %w", err)
@@ -36,14 +36,14 @@ func (l *Links) PrepareHost(userspace bool) error {
 		return nil
 	}
 	err = setSysctl(buffer, strconv.Itoa(socketBuffer))
-	if err != nil && !errors.Is(err, fs.ErrPermission) { // newer kernels show it read-only in a namespace of its own
+	if err != nil && !errors.Is(err, fs.ErrPermission) { // newer kernels show it read-only in other namespaces
 		return fmt.Errorf("prepare host: %w", err)
 	}
 	return nil
 }
 
-// setSysctl writes a value of /proc/sys where it differs. Names of interfaces
-// in the path were checked before: they hold no '/'.
+// setSysctl writes a value under /proc/sys if it differs. Callers have checked interface
+// names in the path: they contain no '/'.
 func setSysctl(name, value string) error {
 	path := "/proc/sys/" + name
 	raw, err := os.ReadFile(path)
@@ -64,8 +64,8 @@ func setSysctl(name, value string) error {
 	return nil
 }
 
-// disableIPv6 turns IPv6 off on a link of the current namespace. A kernel
-// without IPv6 has nothing to turn off.
+// disableIPv6 turns off IPv6 on a link of the current namespace. It succeeds on a kernel
+// without IPv6.
 func disableIPv6(name string) error {
 	err := setSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,7 +74,7 @@ func disableIPv6(name string) error {
 	return err
 }
 
-// linkExists says whether the host has an interface of that name.
+// linkExists reports whether the host has an interface of that name.
 func linkExists(name string) bool {
 	_, err := os.Stat("/proc/sys/net/ipv4/conf/" + name)
 	return err == nil

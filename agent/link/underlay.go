@@ -12,19 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Underlay is what the host's tunnels leave by.
+// Underlay is the interface and address that the host's tunnels use.
 type Underlay struct {
 	Interface string
-	Addr      netip.Addr // IPv4: the VTEP
+	Addr      netip.Addr // IPv4, the VTEP
 	MTU       int        // bytes
 }
 
 func (u Underlay) String() string { return fmt.Sprintf("%s (%s)", u.Interface, u.Addr) }
 
-// Underlay finds the host's underlay: the named interface; with an empty name
-// that of the default route, else the one that has the only global IPv4
-// address. Loopback, gateway ports and Docker's own bridges never count. Where
-// none or several are left, the error lists them.
+// Underlay returns the host's underlay. If iface is not empty, this is the named
+// interface. Otherwise it is the interface of the default route, or else the interface
+// with the only global IPv4 address. The last search ignores loopback addresses, gateway
+// ports and Docker's own bridges. If it finds no candidate or several, the error says so
+// and lists them.
 func (l *Links) Underlay(iface string) (Underlay, error) {
 	c, err := l.acquire()
 	if err != nil {
@@ -54,7 +55,7 @@ func (l *Links) Underlay(iface string) (Underlay, error) {
 	return Underlay{}, fmt.Errorf("find the underlay: no default route and several candidates, name one: %s", strings.Join(names, ", "))
 }
 
-// underlayAt is the named interface with its first address.
+// underlayAt returns the named interface with its first address.
 func (c *conn) underlayAt(iface string) (Underlay, error) {
 	link, err := c.mustFind(iface)
 	if err != nil {
@@ -70,8 +71,8 @@ func (c *conn) underlayAt(iface string) (Underlay, error) {
 	return underlayOf(link, addrs[0].addr), nil
 }
 
-// underlayOfDefault follows the default route with the lowest metric; its
-// source address wins over the interface's first one.
+// underlayOfDefault returns the interface of the default route with the lowest metric. It
+// prefers the source address of the route to the interface's first address.
 func (c *conn) underlayOfDefault() (Underlay, bool, error) {
 	routes, err := c.routes()
 	if err != nil {
@@ -82,7 +83,7 @@ func (c *conn) underlayOfDefault() (Underlay, bool, error) {
 	for _, r := range routes {
 		link, err := c.LinkByIndex(hops(r)[0])
 		if err != nil {
-			continue // gone since the dump
+			continue // the link disappeared after the dump
 		}
 		if src, ok := netip.AddrFromSlice(r.Src); ok {
 			return underlayOf(link, src.Unmap()), true, nil
@@ -98,7 +99,7 @@ func (c *conn) underlayOfDefault() (Underlay, bool, error) {
 	return Underlay{}, false, nil
 }
 
-// underlays lists every global address that could be the underlay.
+// underlays returns every global address that could be the underlay.
 func (c *conn) underlays() ([]Underlay, error) {
 	addrs, err := c.globalAddrs(nil)
 	if err != nil {
@@ -108,7 +109,7 @@ func (c *conn) underlays() ([]Underlay, error) {
 	for _, a := range addrs {
 		link, err := c.LinkByIndex(a.index)
 		if err != nil {
-			continue // gone since the dump
+			continue // the link disappeared after the dump
 		}
 		if !foreign(link) {
 			all = append(all, underlayOf(link, a.addr))
@@ -117,21 +118,21 @@ func (c *conn) underlays() ([]Underlay, error) {
 	return all, nil
 }
 
-// foreign are interfaces that lead to containers, not to other hosts.
+// foreign reports whether an interface leads to containers instead of other hosts.
 func foreign(link netlink.Link) bool {
 	name := link.Attrs().Name
 	return strings.HasPrefix(name, GatewayPrefix) || name == "docker0" || name == "docker_gwbridge" ||
 		(strings.HasPrefix(name, "br-") && len(name) == len("br-")+12 && link.Type() == "bridge") // Docker's own networks: br- and 12 digits of their id
 }
 
-// global is an address that other hosts may know.
+// global is an address that is valid beyond this host.
 type global struct {
 	index int
 	addr  netip.Addr
 }
 
-// globalAddrs lists the global primary IPv4 addresses of a link, or of all;
-// primary ones come first.
+// globalAddrs returns the global primary IPv4 addresses of a link, or of all links if
+// link is nil.
 func (c *conn) globalAddrs(link netlink.Link) ([]global, error) {
 	addrs, err := c.addrsOf(link)
 	if err != nil {
@@ -147,7 +148,7 @@ func (c *conn) globalAddrs(link netlink.Link) ([]global, error) {
 	return all, nil
 }
 
-// addrsOf lists the IPv4 addresses of a link, or of all.
+// addrsOf returns the IPv4 addresses of a link, or of all links if link is nil.
 func (c *conn) addrsOf(link netlink.Link) ([]netlink.Addr, error) {
 	addrs, err := dump(func() ([]netlink.Addr, error) { return c.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
@@ -160,9 +161,9 @@ func underlayOf(link netlink.Link, addr netip.Addr) Underlay {
 	return Underlay{Interface: link.Attrs().Name, Addr: addr, MTU: link.Attrs().MTU}
 }
 
-// Routes lists the destinations of the main table's IPv4 routes, sorted and
-// each once, without default routes and without those of our own gateway
-// ports: what a new network must not overlap.
+// Routes returns the destinations of the IPv4 routes in the main table, sorted and
+// without duplicates. It omits default routes and the routes of our own gateway ports. A
+// new network must not overlap the rest.
 func (l *Links) Routes(ctx context.Context) ([]netip.Prefix, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -200,7 +201,7 @@ func (l *Links) Routes(ctx context.Context) ([]netip.Prefix, error) {
 	return slices.Compact(all), nil
 }
 
-// hops are the indices of the links a route leaves by; a blackhole has none.
+// hops returns the indexes of the links that a route uses. A blackhole route has none.
 func hops(r netlink.Route) []int {
 	if r.LinkIndex != 0 {
 		return []int{r.LinkIndex}

@@ -14,18 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Uplinks are the interfaces by which this host reaches the world.
+// Uplinks are the interfaces by which this host reaches other networks.
 type Uplinks struct {
-	Underlay string   // the one that has the tunnel address; empty: none has it
-	Silent   bool     // no packet comes by it: it is a dummy, or loopback, and has the address alone
-	Names    []string // all of them, the underlay too, sorted
-	// Subnets are those on every interface of the host, uplink or not, without
-	// loopback and our own; sorted.
+	Underlay string   // the interface with the tunnel address; empty if none has it
+	Silent   bool     // the underlay is a dummy or loopback that only holds the address and receives no packets
+	Names    []string // all uplinks, including the underlay, sorted
+	// Subnets are the subnets on all interfaces of the host, uplinks or not, except
+	// loopback and our own. They are sorted.
 	Subnets []Subnet
 }
 
-// Carriers are the interfaces by which packets to the tunnel address come: the one that
-// has it, or all others that lead out where no packet comes by that one.
+// Carriers returns the interfaces that receive packets for the tunnel address. This is
+// the underlay, or all other uplinks if the underlay is silent. There are none if no
+// interface has the address.
 func (u Uplinks) Carriers() []string {
 	switch {
 	case u.Silent:
@@ -42,10 +43,10 @@ type Subnet struct {
 	Prefix    netip.Prefix
 }
 
-// Uplinks finds the interfaces by which containers may leave the host: the one
-// with the tunnel address, those of default routes, network cards, what stands on
-// them (VLANs, bonds, bridges with a card), and tunnels of layer 3. Bridges that
-// only containers or virtual machines are on are none, nor are veth pairs and taps.
+// Uplinks returns the interfaces by which containers may leave the host. These are the
+// one with the tunnel address, those of default routes, network cards, the links on top
+// of them (VLANs, bonds, bridges with a card), and layer 3 tunnels. Bridges with only
+// containers or virtual machines, veth pairs and taps are no uplinks.
 func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
 	var up Uplinks
 	if err := ctx.Err(); err != nil {
@@ -68,7 +69,7 @@ func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
 	if err != nil {
 		return up, err
 	}
-	carded := map[int]bool{} // bridges with a port that is an uplink by itself
+	carded := map[int]bool{} // bridges with a port that is an uplink of its own
 	for _, link := range links {
 		if a := link.Attrs(); a.MasterIndex != 0 && leadsOut(link) {
 			carded[a.MasterIndex] = true
@@ -106,15 +107,16 @@ func (l *Links) Uplinks(ctx context.Context, vtep netip.Addr) (Uplinks, error) {
 	return up, nil
 }
 
-// Docker 29 and newer can keep their packet filter in nftables: one table, with a chain
-// for each of Docker's bridges (moby, daemon/libnetwork/drivers/bridge/internal/nftabler).
+// Docker 29 and newer can use nftables for their packet filter. It then has one table,
+// with a chain for each of Docker's bridges (moby,
+// daemon/libnetwork/drivers/bridge/internal/nftabler).
 const (
 	dockersTable = "docker-bridges"
 	dockersChain = "filter-forward-in__" // + bridge
 )
 
-// DockersBridges lists the bridges for which Docker keeps its packet filter in nftables.
-// Where it is in iptables, or there is no Docker, there are none.
+// DockersBridges returns the sorted names of the bridges for which Docker has nftables
+// chains. There are none if Docker uses iptables or is not installed.
 func (l *Links) DockersBridges(context.Context) ([]string, error) {
 	chains, err := chainsOfIPv4()
 	for _, none := range []error{unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.ENOENT} {
@@ -147,16 +149,16 @@ func isOurs(name string) bool {
 	return slices.ContainsFunc([]string{GatewayPrefix, HostPrefix, PeerPrefix}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// outward are the kinds of interfaces, by IFLA_INFO_KIND, that lead out of the
-// host whatever has an address or a route. The empty kind of a network card is
-// "device" in package netlink.
+// outward are the kinds of interfaces (IFLA_INFO_KIND) that lead out of the host, whether
+// or not they have an address or a route. Package netlink uses "device" for the empty
+// kind of a network card.
 var outward = map[string]bool{
 	"device": true, "vlan": true, "bond": true, "team": true, "wireguard": true, "ppp": true,
 	"ipip": true, "sit": true, "gre": true, "vti": true, "xfrm": true,
 }
 
-// fallback are the devices that the kernel makes with a module and that nobody
-// has set up: they carry nothing, but are of a kind that would.
+// fallback are the devices that the kernel creates when it loads a module. Nobody has
+// configured them, so they carry nothing, but their kind is in outward.
 var fallback = map[string]bool{"tunl0": true, "sit0": true, "gre0": true, "ip_vti0": true}
 
 func leadsOut(link netlink.Link) bool {
@@ -164,7 +166,7 @@ func leadsOut(link netlink.Link) bool {
 	if fallback[a.Name] || a.RawFlags&unix.IFF_LOOPBACK != 0 {
 		return false
 	}
-	if tun, ok := link.(*netlink.Tuntap); ok { // a tap has the frames of a virtual machine
+	if tun, ok := link.(*netlink.Tuntap); ok { // a tap carries the frames of a virtual machine
 		return tun.Mode == netlink.TUNTAP_MODE_TUN
 	}
 	return outward[link.Type()]
@@ -187,7 +189,7 @@ func (c *conn) defaultRouteLinks() (map[int]bool, error) {
 	return links, nil
 }
 
-// linkOf gives the index of the interface with an address; 0: none has it.
+// linkOf returns the index of the interface with an address, or 0 if none has it.
 func (c *conn) linkOf(addr netip.Addr) (int, error) {
 	addrs, err := dump(func() ([]netlink.Addr, error) { return c.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {

@@ -10,40 +10,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Veth describes the pair of an endpoint.
+// Veth describes the veth pair of an endpoint.
 type Veth struct {
-	Host      string // name of the host's end, at most 15 bytes
-	Peer      string // temporary name of the container's end, while it is in the host's namespace
-	MAC       string // of the container's end: 02:42:...
+	Host      string // name of the host end, at most 15 bytes
+	Peer      string // temporary name of the container end while it is in the host's namespace
+	MAC       string // of the container end: 02:42:...
 	MTU       int    // bytes, both ends
-	Userspace bool   // the switch forwards in user space (datapath netdev)
+	Userspace bool   // the switch forwards in userspace (datapath netdev)
 
-	// NetNS is the path of the container's namespace, when it is known before
-	// the pair is made: the container's end is born there under the name
-	// IfName, down and without an address. Moving it there later costs 20
-	// times as much: the kernel waits for all users of the device. Both empty:
-	// it is born on the host as Peer.
+	// NetNS is the path of the container's namespace, if it is known in advance.
+	// EnsureVeth then creates the container end there under the name IfName, down and
+	// without an address. Moving it there later takes 20 times as long, because the
+	// kernel waits for all users of the device. If both are empty, EnsureVeth creates the
+	// container end on the host as Peer.
 	NetNS  string
 	IfName string
 }
 
-// txQueueLen is what the kernel gives an Ethernet device (DEFAULT_TX_QUEUE_LEN).
+// txQueueLen is the kernel's default for an Ethernet device (DEFAULT_TX_QUEUE_LEN).
 const txQueueLen = 1000
 
-// pairing is one call of EnsureVeth.
+// pairing holds the parameters of one EnsureVeth call.
 type pairing struct {
 	Veth
 	mac      net.HardwareAddr
 	host     *conn
-	peerName string     // where the peer is wanted
-	ns, own  *namespace // the container's and the host's; nil without NetNS
+	peerName string     // the wanted name of the peer
+	ns, own  *namespace // the namespaces of the container and the host; nil without NetNS
 }
 
-// EnsureVeth makes the pair, or mends one that is there. After it the host's
-// end is up, and the peer is where it is wanted: in v.NetNS, or else in the
-// host's namespace. A pair whose peer is anywhere else is deleted and made
-// anew; so a container that runs again in a new namespace gets a new pair. An
-// IfName that is taken by another interface gives ErrExists.
+// EnsureVeth creates the pair or repairs an existing one. Afterwards the host end is up,
+// and the peer is in v.NetNS or, if that is empty, in the host's namespace. EnsureVeth
+// replaces a pair whose peer is elsewhere, so a container that restarts in a new
+// namespace gets a new pair. It returns ErrExists if another interface has the name
+// IfName.
 func (l *Links) EnsureVeth(ctx context.Context, v Veth) error {
 	if err := l.ensureVeth(ctx, v); err != nil {
 		return fmt.Errorf("make veth %q: %w", v.Host, err)
@@ -72,9 +72,8 @@ func (l *Links) ensureVeth(ctx context.Context, v Veth) error {
 		return err
 	}
 	defer l.release(p.host)
-	// Making is tried first: nearly always there is nothing yet, and the
-	// kernel says so more cheaply than a lookup does. What is in the way is
-	// mended or removed, and then making is tried once more.
+	// Create first: usually nothing exists yet, and the failed request costs less than a
+	// lookup. If something is in the way, repair or remove it and create once more.
 	for range 2 {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -89,15 +88,15 @@ func (l *Links) ensureVeth(ctx context.Context, v Veth) error {
 	return err
 }
 
-// makeVeth makes the pair; a failure leaves nothing behind.
+// makeVeth creates the pair. If it fails, it leaves nothing behind.
 func (l *Links) makeVeth(p pairing) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.TxQLen = p.Host, p.MTU, txQueueLen
-	// One queue, which is all that is used of a pair. Unless it is said the kernel
-	// makes one a CPU, sets them to one, and waits for all CPUs after each end while
-	// everybody else waits for the lock of all interfaces.
+	// A pair uses only one queue. Without these fields the kernel creates one per CPU and
+	// reduces them to one. It then waits for all CPUs after each end, while everyone else
+	// waits for the lock of all interfaces.
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
-	pair := netlink.NewVeth(attrs) // the peer's are the same
+	pair := netlink.NewVeth(attrs) // the peer gets the same attributes
 	pair.PeerName, pair.PeerHardwareAddr = p.peerName, p.mac
 	if p.ns != nil {
 		pair.PeerNamespace = netlink.NsFd(p.ns.fd())
@@ -111,9 +110,9 @@ func (l *Links) makeVeth(p pairing) error {
 	return nil
 }
 
-// prepareEnds sets what the message that makes the pair cannot say.
+// prepareEnds sets what the message that creates the pair cannot set.
 func (l *Links) prepareEnds(p pairing, index int) error {
-	// Before the end comes up.
+	// This must precede setting the end up.
 	if err := quietSysctls(p.Host); err != nil {
 		return err
 	}
@@ -129,11 +128,11 @@ func (l *Links) prepareEnds(p pairing, index int) error {
 	return nil
 }
 
-// mendVeth looks at what is in the way of making the pair. Either it is the
-// pair, and is mended (done), or it is removed if it is ours.
+// mendVeth handles what is in the way of creating the pair. If it is the pair, mendVeth
+// repairs it and returns done. Otherwise it removes it if it is ours.
 func (l *Links) mendVeth(p pairing) (done bool, err error) {
-	place := p.host // where the peer is wanted
-	nsid := -1      // the kernel's word for "in the same namespace"
+	place := p.host // the wanted place of the peer
+	nsid := -1      // the kernel's id for "the same namespace"
 	if p.ns != nil {
 		if place, err = p.ns.dial(); err != nil {
 			return false, err
@@ -157,13 +156,13 @@ func (l *Links) mendVeth(p pairing) (done bool, err error) {
 		}
 	}
 	switch {
-	case host == nil && peer == nil: // gone meanwhile
+	case host == nil && peer == nil: // removed meanwhile
 		return false, nil
 	case host != nil && peer != nil && host.Attrs().ParentIndex == peer.Attrs().Index && host.Attrs().NetNsID == nsid:
 		return true, l.mendEnds(p, host, peer, place)
 	case peer != nil && p.ns != nil:
 		return false, fmt.Errorf("%q in %q: %w", p.peerName, p.NetNS, ErrExists)
-	case host == nil: // half of something of ours that lost its name
+	case host == nil: // a pair of ours whose host end has lost its name
 		return false, l.deleteVeth(p.host, p.peerName)
 	default:
 		l.log.Info("remaking a veth pair whose peer is not where it is wanted", "port", p.Host)
@@ -171,7 +170,7 @@ func (l *Links) mendVeth(p pairing) (done bool, err error) {
 	}
 }
 
-// mendEnds puts right what differs from p on a pair that is there.
+// mendEnds repairs what differs from p on an existing pair.
 func (l *Links) mendEnds(p pairing, host, peer netlink.Link, place *conn) error {
 	if err := p.host.mendLink(host, p.MTU, nil); err != nil {
 		return err
@@ -179,7 +178,7 @@ func (l *Links) mendEnds(p pairing, host, peer netlink.Link, place *conn) error 
 	if err := place.mendLink(peer, p.MTU, p.mac); err != nil {
 		return err
 	}
-	if !p.Userspace { // after a change of the datapath; the chain would hide every packet from the switch
+	if !p.Userspace { // the datapath changed; the chain would hide every packet from the switch
 		if err := l.undeafen(p.Host); err != nil {
 			return err
 		}
@@ -187,8 +186,7 @@ func (l *Links) mendEnds(p pairing, host, peer netlink.Link, place *conn) error 
 	return l.prepareEnds(p, host.Attrs().Index)
 }
 
-// mendLink gives a link its MTU and MAC where they differ; a zero value is
-// not set.
+// mendLink sets the MTU and MAC of a link if they differ. It ignores zero values.
 func (c *conn) mendLink(link netlink.Link, mtu int, mac net.HardwareAddr) error {
 	if mtu > 0 && link.Attrs().MTU != mtu {
 		if err := c.LinkSetMTU(link, mtu); err != nil {
@@ -203,9 +201,9 @@ func (c *conn) mendLink(link netlink.Link, mtu int, mac net.HardwareAddr) error 
 	return nil
 }
 
-// DeleteVeth removes the pair of a host's end, wherever its peer is, and the
-// chain that kept the kernel from hearing it (that one within seconds, or
-// with Close). A pair that is not there is success.
+// DeleteVeth removes the pair of a host end, wherever its peer is. It also removes the
+// ingress chain of the host end, within seconds or with Close. It succeeds if the pair
+// does not exist.
 func (l *Links) DeleteVeth(ctx context.Context, host string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("delete veth %q: %w", host, err)
@@ -234,7 +232,8 @@ func (l *Links) deleteVeth(c *conn, host string) error {
 			return err
 		}
 	}
-	// After the link: for no moment does the kernel hear the container.
+	// After the link, so that the kernel never accepts the container's packets in
+	// between.
 	l.forget(host)
 	return nil
 }

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchRetry paces the attempts to subscribe anew.
+// watchRetry is the pause between attempts to subscribe.
 const watchRetry = time.Second
 
-// WatchGone calls gone with the name of each host's end that goes away, whoever
-// takes it away: mostly it goes with the namespace of its peer. It is a hint:
-// what the kernel had no room to tell is not told. It ends with ctx, with nil.
+// WatchGone calls gone with the name of each host end that disappears, for any reason;
+// most disappear with the namespace of their peer. The calls are hints: the kernel drops
+// notifications if the socket buffer is full. WatchGone returns nil when ctx ends.
 func (l *Links) WatchGone(ctx context.Context, gone func(host string)) error {
 	said := false
 	for ctx.Err() == nil {
@@ -43,7 +43,7 @@ func (l *Links) watchOnce(ctx context.Context, gone func(host string)) error {
 	defer close(done)
 	var failed error
 	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{
-		ErrorCallback: func(err error) { failed = err }, // before it closes updates
+		ErrorCallback: func(err error) { failed = err }, // called before updates is closed
 	})
 	if err != nil {
 		return fmt.Errorf("subscribe to interfaces: %w", err)

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotHere means that an address to publish on is none of this host's.
+// ErrNotHere means that the address of a published port is not an address of this host.
 var ErrNotHere = errors.New("not an address of this host")
 
-// PortTakenError says who has a port.
+// PortTakenError reports who holds a port.
 type PortTakenError struct {
 	Port  Port
-	Owner string // empty: a program's, not an endpoint's
+	Owner string // endpoint that holds the port; empty if a program holds it
 
-	// The program, where it is known: its process id and name.
+	// PID and Program identify the program, if known.
 	PID     int
 	Program string
 }
@@ -28,48 +28,46 @@ func (e *PortTakenError) Error() string {
 	return fmt.Sprintf("port %s is taken by %s", e.Port, cmp.Or(e.Owner, e.Program, "another program"))
 }
 
-// Claims holds the ports of this host that are published, each by a socket
-// that is bound and never used: so neither an endpoint nor a program takes one
-// that is taken, and the kernel chooses where any will do. The sockets end with
-// the process.
+// Claims holds the published ports of this host. A bound socket that is never used holds
+// each port. So no endpoint and no program can take a port that is taken. The kernel
+// chooses a free port where any will do. The sockets close with the process.
 type Claims struct {
-	holder func(p Port) (pid int, program string) // finds who has a port; it takes its time
+	holder func(p Port) (pid int, program string) // finds who holds a port; slow
 
 	mu      sync.Mutex
 	byOwner map[string][]claim
 }
 
 type claim struct {
-	asked, port Port // port has the number where asked has 0
+	asked, port Port // port is asked, with the chosen number if that has 0
 	*socket
 }
 
-// socket is a bound one. Several owners may share it.
+// socket is a bound socket. Several owners may share it.
 type socket struct {
 	fd     int
 	owners int
 }
 
-// letGo closes the socket of which this is the last claim.
+// letGo drops one claim and closes the socket after the last one.
 func (s *socket) letGo() {
 	if s.owners--; s.owners == 0 {
 		_ = unix.Close(s.fd) // nothing was sent
 	}
 }
 
-// NewClaims makes one that holds nothing.
+// NewClaims returns an empty Claims.
 func NewClaims() *Claims { return &Claims{holder: holder, byOwner: map[string][]claim{}} }
 
-// Claim makes the ports that owner holds those given, and gives them in the
-// same order with the numbers that were chosen. What it held before it keeps,
-// and a number that was chosen stays. It fails, and changes nothing, with a
-// *PortTakenError, ErrNotHere, or what the system says. The very port that one of
-// the owners in with holds is no conflict: both hold it then, and it is free when
-// neither does.
+// Claim replaces the ports of owner with the given ones. It returns them in the same
+// order, with the numbers that the kernel chose. Owner keeps ports that it already holds,
+// and their chosen numbers stay. If Claim fails, it changes nothing. It returns a
+// *PortTakenError, ErrNotHere or a system error. The identical port of an owner in with
+// is no conflict: both then hold it, and it is free when neither does.
 func (c *Claims) Claim(owner string, ports []Port, with ...string) ([]Port, error) {
 	got, err := c.claim(owner, ports, with)
 	if taken, ok := errors.AsType[*PortTakenError](err); ok && taken.Owner == "" {
-		taken.PID, taken.Program = c.holder(taken.Port) // nobody waits for that but who asked
+		taken.PID, taken.Program = c.holder(taken.Port) // outside the lock, because it is slow
 	}
 	return got, err
 }
@@ -81,7 +79,7 @@ func (c *Claims) claim(owner string, ports []Port, with []string) ([]Port, error
 	for i, p := range ports {
 		ports[i].HostIP = p.hostIP()
 	}
-	left := c.byOwner[owner] // what is not used again
+	left := c.byOwner[owner] // claims that are not reused
 	now := make([]claim, len(ports))
 	fresh := make([]bool, len(ports))
 	give := func(err error) ([]Port, error) {
@@ -92,7 +90,8 @@ func (c *Claims) claim(owner string, ports []Port, with []string) ([]Port, error
 		}
 		return nil, err
 	}
-	// Those with a number first, or one of them might be chosen for another.
+	// Ports with a number go first, because the kernel could choose that number for
+	// another port.
 	for _, any := range []bool{false, true} {
 		for i, p := range ports {
 			if (p.HostPort == 0) != any {
@@ -131,7 +130,7 @@ func (c *Claims) claim(owner string, ports []Port, with []string) ([]Port, error
 	return got, nil
 }
 
-// Release gives up what owner holds. Idempotent.
+// Release releases all ports of owner, if it has any.
 func (c *Claims) Release(owner string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,7 +140,7 @@ func (c *Claims) Release(owner string) {
 	delete(c.byOwner, owner)
 }
 
-// Close gives up everything.
+// Close releases all ports.
 func (c *Claims) Close() {
 	c.mu.Lock()
 	owners := slices.Collect(maps.Keys(c.byOwner))
@@ -151,7 +150,7 @@ func (c *Claims) Close() {
 	}
 }
 
-// held gives the socket with which one of owners holds a port, nil if none does.
+// held returns the socket with which one of the owners holds a port, or nil if none does.
 func (c *Claims) held(p Port, owners []string) *socket {
 	for _, owner := range owners {
 		for _, q := range c.byOwner[owner] {
@@ -163,8 +162,8 @@ func (c *Claims) held(p Port, owners []string) *socket {
 	return nil
 }
 
-// free says whether no other owner has a port, nor owner for another of its own.
-// Those in with may have the very same.
+// free returns a *PortTakenError if another owner has a clashing port, or if owner needs
+// it twice. Owners in with may have the identical port.
 func (c *Claims) free(owner string, own []Port, at int, with []string) error {
 	p := own[at]
 	if err := p.check(); err != nil {
@@ -185,15 +184,16 @@ func (c *Claims) free(owner string, own []Port, at int, with []string) error {
 	return nil
 }
 
-// indexOf finds what is held for a port: as it was asked for, or as it was given.
+// indexOf returns the index of the claim for a port, compared with the port as asked or
+// as given, or -1.
 func indexOf(claims []claim, p Port) int {
 	return slices.IndexFunc(claims, func(c claim) bool { return c.asked == p || c.port == p })
 }
 
-// bind takes a port with a socket. Bound without SO_REUSEADDR it keeps everybody
-// else out, listening or not. But it cannot have a port on which connections of
-// a program that has ended still linger (TIME_WAIT): then one with SO_REUSEADDR
-// can, and listens, which keeps others out as well.
+// bind claims a port with a socket. Without SO_REUSEADDR, a bound socket excludes all
+// others, whether or not it listens. But bind then fails if connections of a program that
+// ended are still in TIME_WAIT on the port. bind then uses SO_REUSEADDR and listens,
+// which also excludes others.
 func bind(p Port) (claim, error) {
 	c, err := bindOnce(p, false)
 	if errors.Is(err, unix.EADDRINUSE) && p.Proto == "tcp" && p.HostPort != 0 {
@@ -228,8 +228,8 @@ func bindOnce(p Port, lingering bool) (claim, error) {
 }
 
 func (c *claim) take(lingering bool) error {
-	// Whatever reaches the socket all the same is not for us: one instruction
-	// of classic BPF that keeps 0 bytes of each packet.
+	// Discard all packets that still reach the socket, with one instruction of classic
+	// BPF that keeps 0 bytes of each.
 	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
 	err := unix.SetsockoptSockFprog(c.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]})
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// stopDelay is how long a program may take to end after its ctx did.
+// stopDelay limits the time that a program may take to exit after its ctx ended.
 const stopDelay = 2 * time.Second
 
 // commands are the absolute paths of the iptables programs.
@@ -17,13 +17,13 @@ type commands struct {
 	savePath, restorePath string
 }
 
-// findCommands looks in the PATH, and where a daemon's short PATH often lacks
-// them.
+// findCommands searches the PATH and directories that the short PATH of a daemon often
+// lacks.
 func findCommands() (commands, error) {
 	return findIn("", "/usr/sbin/", "/sbin/")
 }
 
-// findIn looks in the given directories; the empty one stands for the PATH.
+// findIn searches the given directories; "" means the PATH.
 func findIn(dirs ...string) (commands, error) {
 	var found [2]string
 	for i, name := range []string{"iptables-save", "iptables-restore"} {
@@ -40,7 +40,7 @@ func findIn(dirs ...string) (commands, error) {
 	return commands{savePath: found[0], restorePath: found[1]}, nil
 }
 
-// save reads the present rules of all tables.
+// save returns the current rules of all tables.
 func (c commands) save(ctx context.Context) (ruleset, error) {
 	out, err := run(exec.CommandContext(ctx, c.savePath), nil)
 	if err != nil {
@@ -49,8 +49,8 @@ func (c commands) save(ctx context.Context) (ruleset, error) {
 	return parseSave(out), nil
 }
 
-// restore changes what input says and leaves the rest. --wait has it queue for
-// the xtables lock that others, such as dockerd, may hold; ctx bounds that.
+// restore applies input and leaves all other rules. With --wait it waits for the xtables
+// lock, which others such as dockerd may hold, until ctx ends.
 func (c commands) restore(ctx context.Context, input string, own *writers) error {
 	cmd := exec.CommandContext(ctx, c.restorePath, "--noflush", "--wait")
 	cmd.Stdin = strings.NewReader(input)
@@ -58,7 +58,8 @@ func (c commands) restore(ctx context.Context, input string, own *writers) error
 	return err
 }
 
-// run runs a program, and counts it among own unless that is nil.
+// run runs a program and returns its output. It adds the process to own unless own is
+// nil.
 func run(cmd *exec.Cmd, own *writers) ([]byte, error) {
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
@@ -74,7 +75,7 @@ func run(cmd *exec.Cmd, own *writers) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// firstLines keeps an error message short: programs may repeat themselves.
+// firstLines shortens an error message, because programs may repeat themselves.
 func firstLines(s string) string {
 	const most = 400
 	s = strings.Join(strings.Fields(s), " ")

@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// holderTime bounds the search: any user of the host can have files and processes by
-// the hundred thousand, and the answer is for a sentence only.
+// holderTime limits the search. Any user of the host can have hundreds of thousands of
+// files and processes, and the result only appears in an error text.
 const holderTime = 500 * time.Millisecond
 
-// holder finds the process that has a port of this host, for an error's sentence.
-// 0: it is not known, or it is the kernel.
+// holder returns the process that holds a port of this host, for an error text. It
+// returns 0 if the process is unknown or the kernel holds the port.
 func holder(p Port) (pid int, program string) {
 	inode := socketOn(p)
 	if inode == "" {
@@ -34,7 +34,7 @@ func holder(p Port) (pid int, program string) {
 			}
 			comm, err := os.ReadFile(filepath.Join(proc, "comm"))
 			n, bad := strconv.Atoi(pid)
-			if err != nil || bad != nil { // it has just ended
+			if err != nil || bad != nil { // the process has just ended
 				continue
 			}
 			return n, strings.TrimSpace(string(comm))
@@ -43,13 +43,13 @@ func holder(p Port) (pid int, program string) {
 	return 0, ""
 }
 
-// numbersIn gives the names in a directory that are numbers, a few at a time, until a
-// deadline.
+// numbersIn iterates over the numeric names in a directory until a deadline. It reads the
+// directory in chunks.
 func numbersIn(dir string, deadline time.Time) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		d, err := os.Open(dir)
 		if err != nil {
-			return // it has just ended
+			return // the process has just ended
 		}
 		defer d.Close() //nolint:errcheck // only read from
 		for {
@@ -69,8 +69,8 @@ func numbersIn(dir string, deadline time.Time) iter.Seq[string] {
 	}
 }
 
-// socketOn gives the inode of a socket that keeps others off a port, as the kernel's
-// tables have it (proc(5), /proc/net/tcp); empty: there is none.
+// socketOn returns the inode of a socket that blocks a port, from the kernel's tables
+// (proc(5), /proc/net/tcp), or "" if there is none.
 func socketOn(p Port) string {
 	for _, family := range []string{"", "6"} {
 		f, err := os.Open("/proc/thread-self/net/" + p.Proto + family)
@@ -95,11 +95,11 @@ func socketOn(p Port) string {
 	return ""
 }
 
-// listening is TCP_LISTEN as the tables write it.
+// listening is TCP_LISTEN in the format of the tables.
 const listening = "0A"
 
-// parseLocal reads an address of the kernel's tables: words of four bytes in the
-// machine's order, and a port, in hex. The machines that we are built for are
+// parseLocal parses an address of the kernel's tables: words of four bytes in the
+// machine's byte order, and a port, in hex. All machines that we build for are
 // little-endian.
 func parseLocal(s string) (netip.AddrPort, error) {
 	address, port, ok := strings.Cut(s, ":")

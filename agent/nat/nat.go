@@ -1,9 +1,9 @@
-// Package nat owns what iptables has to say about the gateway ports: which
-// packets the host forwards from and to the networks, that they leave under an
-// address of the host, and which of its ports lead to an endpoint; and the sockets
-// that keep these ports from others. It works in chains of its own and in the jumps
-// to them, and never touches another rule. It works in the network namespace
-// of the process, with whatever backend (nft or legacy) the host's iptables has.
+// Package nat manages the iptables rules of the gateway ports and the sockets that
+// reserve published ports. The rules decide which packets the host forwards from and to
+// the networks. They make packets leave with an address of the host, and lead ports of
+// the host to endpoints. The package changes only its own chains and the jumps to them.
+// It works in the network namespace of the process, with the iptables backend of the host
+// (nft or legacy).
 package nat
 
 import (
@@ -18,21 +18,21 @@ import (
 // ErrNoIptables means that the host lacks the iptables programs.
 var ErrNoIptables = errors.New("iptables-save and iptables-restore were not found; install the iptables package")
 
-// restoreTries bounds how often a change is tried anew when somebody else,
-// such as dockerd, changed the tables between our look and our change.
+// restoreTries limits how often a change is repeated. It fails if somebody else, such as
+// dockerd, changes the tables between our read and our change.
 const restoreTries = 4
 
-// NAT keeps the rules of this host. It may be used by many goroutines.
+// NAT manages the rules of this host. It is safe for concurrent use.
 type NAT struct {
 	log *slog.Logger
 	cmd commands
 
-	mu    sync.Mutex // one look-and-change at a time
-	known []chain    // what the kernel has as far as is known; nil: look
+	mu    sync.Mutex // held over each read and change
+	known []chain    // the rules of the kernel as last known; nil: read them
 	own   writers
 }
 
-// New finds the iptables programs; without them the error is ErrNoIptables.
+// New finds the iptables programs. It returns ErrNoIptables if they are missing.
 func New(logger *slog.Logger) (*NAT, error) {
 	cmd, err := findCommands()
 	if err != nil {
@@ -41,15 +41,16 @@ func New(logger *slog.Logger) (*NAT, error) {
 	return &NAT{log: logger, cmd: cmd}, nil
 }
 
-// Set makes the rules what r says. It goes by what was set last: it writes those of
-// our chains that differ, and runs no program when none does. What others took away
-// meanwhile Compare finds. A table is changed in one step: no packet sees half of it.
+// Set makes the rules equal to r. It compares r with the last Set, rewrites only chains
+// of ours that differ, and runs no program if none differs. It does not notice what
+// others removed; Compare does. A table changes atomically: no packet sees a partial
+// change.
 func (n *NAT) Set(ctx context.Context, r Rules) error {
 	return n.set(ctx, r, false)
 }
 
-// Compare is Set that looks at what the kernel has, our chains and the jumps to them.
-// When nothing differs it changes nothing and costs one iptables-save.
+// Compare is like Set but compares r with the kernel: our chains and the jumps to them.
+// If nothing differs, it changes nothing and costs one iptables-save.
 func (n *NAT) Compare(ctx context.Context, r Rules) error {
 	return n.set(ctx, r, true)
 }
@@ -72,8 +73,8 @@ func (n *NAT) set(ctx context.Context, r Rules, look bool) error {
 	return nil
 }
 
-// rewrite writes the chains that differ from what is known, and says whether that
-// was all there is to do.
+// rewrite writes the chains that differ from the known ones. It reports whether the rules
+// are now as wanted.
 func (n *NAT) rewrite(ctx context.Context, want []chain) bool {
 	if n.known == nil {
 		return false
@@ -94,7 +95,7 @@ func (n *NAT) rewrite(ctx context.Context, want []chain) bool {
 	return true
 }
 
-// Clear takes our chains and the jumps to them away. None there is success.
+// Clear removes our chains and the jumps to them. It succeeds if there are none.
 func (n *NAT) Clear(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,7 +106,7 @@ func (n *NAT) Clear(ctx context.Context) error {
 	return nil
 }
 
-// ForwardPolicy gives the policy of FORWARD: ACCEPT or DROP.
+// ForwardPolicy returns the policy of FORWARD: ACCEPT or DROP.
 func (n *NAT) ForwardPolicy(ctx context.Context) (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -116,11 +117,11 @@ func (n *NAT) ForwardPolicy(ctx context.Context) (string, error) {
 	if policy := have["filter"][policyOf("FORWARD")]; len(policy) == 1 {
 		return policy[0], nil
 	}
-	return "ACCEPT", nil // the kernel's own, while nobody has used the table
+	return "ACCEPT", nil // the kernel's default while the table is unused
 }
 
-// AllowForward makes ACCEPT the policy of FORWARD, as it is on a host that forwards
-// nothing: what Rules.DenyForward changed.
+// AllowForward sets the policy of FORWARD back to ACCEPT if it is DROP. It undoes
+// Rules.DenyForward.
 func (n *NAT) AllowForward(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -137,16 +138,16 @@ func (n *NAT) AllowForward(ctx context.Context) error {
 	return nil
 }
 
-// Wrote says whether a change of nftables that the kernel tells of was made here: port
-// is the netlink port of who made it, which is the process id of iptables-restore.
+// Wrote reports whether this NAT caused an nftables notification. port is the netlink
+// port of the writer, which is the process id of iptables-restore.
 func (n *NAT) Wrote(port uint32) bool { return n.own.has(port) }
 
 func (n *NAT) restore(ctx context.Context, input string) error {
 	return n.cmd.restore(ctx, input, &n.own)
 }
 
-// apply feeds what script says of the present rules to iptables-restore. The caller
-// holds n.mu.
+// apply passes the result of script for the current rules to iptables-restore. It does
+// nothing if the result is empty. The caller holds n.mu.
 func (n *NAT) apply(ctx context.Context, script func(have ruleset) string) error {
 	var failed error
 	for range restoreTries {

@@ -8,8 +8,8 @@ import (
 // Port is a port of the host.
 type Port struct {
 	Proto    string     // tcp or udp
-	HostIP   netip.Addr // IPv4; the zero Addr or 0.0.0.0: every address of the host
-	HostPort uint16     // 0: one that is free
+	HostIP   netip.Addr // IPv4; the zero Addr or 0.0.0.0 means every address of the host
+	HostPort uint16     // 0 means any free port
 }
 
 func (p Port) String() string { return fmt.Sprintf("%s:%d/%s", p.hostIP(), p.HostPort, p.Proto) }
@@ -28,7 +28,7 @@ func (p Port) check() error {
 	return nil
 }
 
-// Clashes says whether two ports cannot be held by different owners.
+// Clashes reports whether different owners cannot hold the two ports.
 func (p Port) Clashes(q Port) bool {
 	a, b := p.hostIP(), q.hostIP()
 	return p.Proto == q.Proto && p.HostPort == q.HostPort && p.HostPort != 0 && (a == b || a.IsUnspecified() || b.IsUnspecified())

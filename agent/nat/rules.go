@@ -11,9 +11,9 @@ import (
 	"github.com/socketplane/socketplane/agent/metadata"
 )
 
-// The chains we own. Every jump to one comes first in its chain. Docker puts its
-// own jump to DOCKER-USER before ours in FORWARD when it starts; so DOCKER-USER,
-// which Docker leaves to others, jumps to ours as well.
+// Our chains. Every jump to one is the first rule of its chain. Docker inserts its own
+// jump to DOCKER-USER before ours in FORWARD when it starts. So DOCKER-USER, which Docker
+// leaves to users, also jumps to our chain.
 const (
 	forwardChain     = "SOCKETPLANE-FORWARD"
 	inputChain       = "SOCKETPLANE-INPUT"
@@ -25,72 +25,72 @@ const (
 	dockerUserChain = "DOCKER-USER"
 )
 
-// DefaultGatewayPrefix is what the names of gateway ports begin with.
+// DefaultGatewayPrefix is the default prefix of the names of gateway ports.
 const DefaultGatewayPrefix = "spg"
 
 // Network is a network that this host uses.
 type Network struct {
 	Subnet      netip.Prefix // IPv4
-	GatewayPort string       // interface of its gateway on this host
-	Metadata    bool         // its containers reach the cloud's metadata
+	GatewayPort string       // interface of the network's gateway on this host
+	Metadata    bool         // its containers may reach the cloud's metadata services
 }
 
 // Published is a port of the host that leads to an endpoint.
 type Published struct {
 	Port
-	To netip.AddrPort // the endpoint's address, and its port
+	To netip.AddrPort // address and port of the endpoint
 }
 
-// Rules is the whole desired state.
+// Rules is the complete desired state.
 type Rules struct {
 	Networks      []Network
 	Published     []Published
-	GatewayPrefix string // of all gateway ports; empty: DefaultGatewayPrefix
-	// Uplinks are the interfaces by which containers leave the host.
+	GatewayPrefix string // prefix of all gateway ports; empty: DefaultGatewayPrefix
+	// Uplinks are the interfaces by which containers may leave the host.
 	Uplinks []string
-	// DenyForward makes DROP the policy of FORWARD. It is for a host that forwards
-	// only since the agent has it forward, as Docker does on such a host. False
-	// leaves the policy alone.
+	// DenyForward sets the policy of FORWARD to DROP. It is for a host that forwards only
+	// because the agent enabled forwarding; Docker does the same on such a host. False
+	// leaves the policy unchanged.
 	DenyForward bool
-	// Bridges are those of Docker's whose packet filter is in nftables, with DenyForward.
-	// There Docker drops what it does not publish, but cannot accept what the policy of
-	// FORWARD drops.
+	// Bridges are the bridges for which Docker has its packet filter in nftables. They
+	// count only with DenyForward. There Docker drops what it does not publish, but it
+	// cannot accept what the policy of FORWARD drops.
 	Bridges []string
 }
 
-// chain is one of ours: its rules, and where it is jumped to from.
+// chain is one of our chains, with its rules and the chains that jump to it.
 type chain struct {
 	table, name string
 	parents     []parent
-	guests      []string // other people's chains: jumped from when they exist
-	rules       []string // as iptables-save writes them, without "-A NAME "
-	policy      string   // wanted of the first parent; empty: as it is
+	guests      []string // chains of others that jump to it if they exist
+	rules       []string // in the format of iptables-save, without "-A NAME "
+	policy      string   // wanted policy of the first parent; empty: unchanged
 }
 
-// parent is a built-in chain, always there, that jumps to one of ours.
+// parent is a built-in chain that jumps to one of ours.
 type parent struct {
 	name  string
-	match string // of the jump, as iptables-save writes it; empty: every packet
+	match string // match of the jump in the format of iptables-save; empty: every packet
 }
 
 const toThisHost = "-m addrtype --dst-type LOCAL"
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
 
-// IsUplinkName says whether a rule can name an interface. The kernel takes stranger
-// names, of which iptables takes some for patterns.
+// IsUplinkName reports whether a rule can contain the name of an interface. The kernel
+// accepts other names too, and iptables takes some of those for patterns.
 func IsUplinkName(name string) bool { return namePattern.MatchString(name) }
 
-// ours are the chains without their rules, those of a table together.
+// ours returns our chains without their rules, grouped by table.
 func ours() []chain {
 	return []chain{
 		{table: "filter", name: forwardChain, parents: []parent{{name: "FORWARD"}}, guests: []string{dockerUserChain}},
 		{table: "filter", name: inputChain, parents: []parent{{name: "INPUT"}}},
 		{table: "nat", name: postroutingChain, parents: []parent{{name: "POSTROUTING"}}},
 		{table: "nat", name: portsChain, parents: []parent{
-			// What comes over a wire to 127.0.0.0/8 is forged: were its destination
-			// changed here, the kernel would not see that any more, and a port that
-			// is published on 127.0.0.1 would be open to the neighbours.
+			// A packet from a wire to 127.0.0.0/8 is forged. If its destination were
+			// changed here, the kernel would no longer detect that. A port that is
+			// published on 127.0.0.1 would then be open to neighbours.
 			{name: "PREROUTING", match: "! -d 127.0.0.0/8 " + toThisHost},
 			{name: "OUTPUT", match: toThisHost},
 		}},
@@ -99,8 +99,8 @@ func ours() []chain {
 	}
 }
 
-// chains renders the rules in the very words of iptables-save, so that they
-// can be compared with what it prints.
+// chains renders the rules exactly as iptables-save prints them, so that they can be
+// compared with its output.
 func (r Rules) chains() ([]chain, error) {
 	prefix := r.GatewayPrefix
 	if prefix == "" {
@@ -141,7 +141,7 @@ func (r Rules) chains() ([]chain, error) {
 	}
 
 	all := ours()
-	any := prefix + "+" // iptables: every interface that begins so
+	any := prefix + "+" // iptables: every interface with this prefix
 	all[0].rules = forwardRules(any, networks, uplinks, bridges)
 	if r.DenyForward {
 		all[0].policy = "DROP"
@@ -150,15 +150,15 @@ func (r Rules) chains() ([]chain, error) {
 	all[2].rules = masquerade(any, networks)
 	all[3].rules = portRules(published)
 	all[4].rules = rawRules(any, networks)
-	// A container that reaches a neighbour's published port would be told to
-	// send what is for the host to that neighbour instead (RFC 1122, 3.2.2.2).
-	// The sysctl send_redirects of one interface cannot stop that alone.
+	// When a container reaches a published port of a neighbour, the host would send it a
+	// redirect to that neighbour (RFC 1122, 3.2.2.2). The sysctl send_redirects of one
+	// interface cannot prevent that alone.
 	all[5].rules = []string{"-o " + any + " -p icmp -m icmp --icmp-type 5 -j DROP"}
 	return all, nil
 }
 
-// sanePublished sorts published ports so that the one for a single address of
-// the host comes before the one for all.
+// sanePublished sorts published ports so that a port of one address of the host precedes
+// the same port of all addresses.
 func sanePublished(published []Published) ([]Published, error) {
 	published = slices.Clone(published)
 	for _, p := range published {
@@ -171,12 +171,12 @@ func sanePublished(published []Published) ([]Published, error) {
 	}
 	slices.SortFunc(published, func(a, b Published) int {
 		return cmp.Or(strings.Compare(a.Proto, b.Proto), cmp.Compare(a.HostPort, b.HostPort),
-			b.hostIP().Compare(a.hostIP()), a.To.Compare(b.To)) // 0.0.0.0 last
+			b.hostIP().Compare(a.hostIP()), a.To.Compare(b.To)) // 0.0.0.0 sorts last
 	})
 	return slices.Compact(published), nil
 }
 
-// portRules lead published ports to their endpoints.
+// portRules returns the rules that lead published ports to their endpoints.
 func portRules(published []Published) []string {
 	var rules []string
 	for _, p := range published {
@@ -189,13 +189,14 @@ func portRules(published []Published) []string {
 	return rules
 }
 
-// rawRules drop what containers send before anything else sees it.
+// rawRules returns the rules that drop packets of containers before any other rule sees
+// them.
 //
-// They close what route_localnet on the gateway ports opens (see package link): a
-// container could speak to what listens on the host's loopback only, or pretend to
-// come from there (CVE-2020-8558).
+// They close what route_localnet on the gateway ports opens (see package link). Without
+// them a container could reach services that listen only on the host's loopback, or send
+// packets with a loopback source (CVE-2020-8558).
 //
-// And they keep containers from the cloud's metadata, but not from its name server.
+// They also block the cloud's metadata services, but not its name server.
 func rawRules(any string, networks []Network) []string {
 	rules := []string{
 		"-d 127.0.0.0/8 -i " + any + " -j DROP",
@@ -217,52 +218,53 @@ func rawRules(any string, networks []Network) []string {
 	return rules
 }
 
-// forwardRules are for what passes the host from or to the networks. Nothing is
-// forwarded that nobody asked for: a container leaves by an uplink or reaches what
-// is published. The bridges of Docker and others are no uplinks, so what they keep
-// closed stays closed.
+// forwardRules returns the rules for packets that the host forwards from or to the
+// networks. They allow only what somebody asked for: a container may leave by an uplink
+// or reach published ports. The bridges of Docker and others are not uplinks, so what
+// those block stays blocked.
 func forwardRules(any string, networks []Network, uplinks, bridges []string) []string {
 	var rules []string
 	for _, n := range networks {
-		// A container's address on a packet from anywhere else is forged. It would
+		// A packet from elsewhere with a container's source address is forged. It would
 		// leave masqueraded.
 		rules = append(rules, fmt.Sprintf("-s %s ! -i %s -j DROP", n.Subnet, any))
 	}
 	rules = append(rules,
-		// What was sent to a published port, whoever published it, and the
-		// answers: published is published to everybody.
+		// Packets to a published port, whoever published it, and the answers. A published
+		// port is open to everybody.
 		"-o "+any+" -m conntrack --ctstate DNAT -j ACCEPT",
-		// From one network into another nothing else is forwarded.
+		// Other packets from one network to another.
 		"-i "+any+" -o "+any+" -j DROP",
-		// Answers to what went out.
+		// Answers to connections from containers.
 		"-o "+any+" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-		// Nobody outside, and no container of Docker's, begins.
+		// Neither the outside nor a container of Docker may open a connection.
 		"-o "+any+" -j DROP",
 	)
 	for _, name := range uplinks {
-		// Out to the world, also where the policy is DROP.
+		// Packets to the outside, even if the policy is DROP.
 		rules = append(rules, "-i "+any+" -o "+name+" -j ACCEPT")
 	}
 	for _, name := range bridges {
 		rules = append(rules, "-i "+any+" -o "+name+" -m conntrack --ctstate DNAT -j ACCEPT")
 	}
 	rules = append(rules,
-		// To a port that Docker, or somebody else, publishes: they decide.
+		// Packets to a port that Docker or somebody else publishes: their rules decide.
 		"-i "+any+" -m conntrack --ctstate DNAT -j RETURN",
 		"-i "+any+" -j DROP",
 	)
 	for _, name := range bridges {
-		// Docker has decided what reaches its containers, and may not be overruled by a
-		// policy that is there because of us.
+		// Docker has already decided what reaches its containers. The DROP policy, which
+		// exists because of us, must not overrule that.
 		rules = append(rules, "-i "+name+" -j ACCEPT", "-o "+name+" -j ACCEPT")
 	}
 	return rules
 }
 
-// inputRules keep a network's containers from the gateway addresses of other
-// networks, which are the host's own and so never forwarded.
+// inputRules returns the rules that keep the containers of a network from the gateway
+// addresses of other networks. Those are addresses of the host, so packets to them are
+// never forwarded.
 func inputRules(any string, networks []Network) []string {
-	// Answers of a published port that the host reached by any address of its own.
+	// Answers from a published port that the host reached by any of its own addresses.
 	rules := []string{"-i " + any + " -m conntrack --ctstate DNAT -j RETURN"}
 	for _, n := range networks {
 		rules = append(rules, fmt.Sprintf("-d %s -i %s -j RETURN", n.Subnet, n.GatewayPort))
@@ -273,15 +275,15 @@ func inputRules(any string, networks []Network) []string {
 	return rules
 }
 
-// masquerade is for what leaves the networks. What leaves by a gateway port
-// keeps its source: it stays inside. But two kinds that a published port led
-// there need an answer that comes back this way: what the host itself sent from
-// 127.0.0.0/8, and what came from the same network, whose answer would go
-// straight to the sender.
+// masquerade returns the rules for packets that leave the networks. Packets that leave by
+// a gateway port stay inside, so they keep their source. Two kinds of packets to a
+// published port are exceptions, because the answer must return by this host. One is from
+// the host itself, from 127.0.0.0/8. The other is from the same network, where the answer
+// would go directly to the sender.
 func masquerade(any string, networks []Network) []string {
 	rules := []string{
-		// VXLAN that is forwarded keeps its source, whatever else lets it pass:
-		// with this host's address another host would take it for ours.
+		// Forwarded VXLAN keeps its source, whatever other rule accepts it. With this
+		// host's address, another host would accept it as ours.
 		"-p udp -m udp --dport 4789 -j RETURN",
 		"-s 127.0.0.0/8 -o " + any + " -j MASQUERADE",
 	}

@@ -7,16 +7,15 @@ import (
 	"strings"
 )
 
-// ruleset is what iptables-save prints: table, chain, rules in order.
+// ruleset is the output of iptables-save: rules in order, by table and chain.
 type ruleset map[string]map[string][]string
 
-// policyOf is where a ruleset keeps the policy of a built-in chain. No chain has
-// a name that begins so.
+// policyOf returns the key of a built-in chain's policy in a ruleset. No chain name
+// starts with a colon.
 func policyOf(chain string) string { return ":" + chain }
 
-// parseSave reads the output of iptables-save. Lines it does not know, such as
-// comments and counters, are passed over: only our own chains and the jumps to
-// them are looked at.
+// parseSave parses the output of iptables-save. It skips other lines, such as comments,
+// because only our own chains and the jumps to them matter.
 func parseSave(out []byte) ruleset {
 	all := ruleset{}
 	table := map[string][]string{}
@@ -41,8 +40,8 @@ func parseSave(out []byte) ruleset {
 	return all
 }
 
-// difference is the input for iptables-restore --noflush that makes have into
-// want; empty when nothing differs.
+// difference returns the input for iptables-restore --noflush that turns have into want,
+// or "" if nothing differs.
 func difference(have ruleset, want []chain) string {
 	return script(want, func(c chain) []string {
 		var lines []string
@@ -52,7 +51,8 @@ func difference(have ruleset, want []chain) string {
 			lines = append(lines, c.lines()...)
 		}
 		if parent := c.parents[0].name; c.policy != "" && !slices.Equal(table[policyOf(parent)], []string{c.policy}) {
-			// Naming a built-in chain sets its policy and, with --noflush, keeps its rules.
+			// Declaring a built-in chain sets its policy and, with --noflush, keeps its
+			// rules.
 			lines = append(lines, fmt.Sprintf(":%s %s [0:0]", parent, c.policy))
 		}
 		for _, from := range c.jumpers(table) {
@@ -67,7 +67,8 @@ func difference(have ruleset, want []chain) string {
 	})
 }
 
-// lines make the chain, or make it anew. Naming a chain of our own empties it.
+// lines returns the lines that create the chain or replace it. Declaring a chain of our
+// own empties it.
 func (c chain) lines() []string {
 	lines := make([]string, 0, len(c.rules)+1)
 	lines = append(lines, fmt.Sprintf(":%s - [0:0]", c.name))
@@ -77,8 +78,8 @@ func (c chain) lines() []string {
 	return lines
 }
 
-// changes is the input that makes the rules of one list of our chains into those of
-// another. It says no where more than rules differ.
+// changes returns the input that turns the rules of the known chains into the wanted
+// ones. ok is false if more than rules differ.
 func changes(known, want []chain) (input string, ok bool) {
 	if !slices.EqualFunc(known, want, func(k, w chain) bool { return k.table == w.table && k.name == w.name && k.policy == w.policy }) {
 		return "", false
@@ -92,7 +93,7 @@ func changes(known, want []chain) (input string, ok bool) {
 	}), true
 }
 
-// removal is the input that takes everything of ours out of have.
+// removal returns the input that removes everything of ours from have.
 func removal(have ruleset) string {
 	return script(ours(), func(c chain) []string {
 		table := have[c.table]
@@ -107,8 +108,8 @@ func removal(have ruleset) string {
 	})
 }
 
-// script joins the lines of all chains, table by table. The chains of a table
-// are neighbours.
+// script joins the lines of all chains, table by table. Chains of one table must be
+// adjacent.
 func script(chains []chain, lines func(chain) []string) string {
 	var b strings.Builder
 	table := ""
@@ -136,7 +137,7 @@ func (c chain) jump(from parent) string {
 	return strings.TrimPrefix(from.match+" -j "+c.name, " ")
 }
 
-// jumpers are the chains that jump, or have to jump, to c.
+// jumpers returns the chains that jump, or must jump, to c.
 func (c chain) jumpers(table map[string][]string) []parent {
 	all := slices.Clone(c.parents)
 	for _, guest := range c.guests {
@@ -147,8 +148,8 @@ func (c chain) jumpers(table map[string][]string) []parent {
 	return all
 }
 
-// jumpsFrom are the rules of a chain that jump to c, whatever they match: an
-// older version of ours may have matched something else.
+// jumpsFrom returns the rules of a chain that jump to c, whatever they match: an older
+// version of ours may have used another match.
 func (c chain) jumpsFrom(table map[string][]string, from string) []string {
 	var jumps []string
 	for _, rule := range table[from] {
@@ -159,7 +160,7 @@ func (c chain) jumpsFrom(table map[string][]string, from string) []string {
 	return jumps
 }
 
-// dropJumps deletes every jump from a chain to c.
+// dropJumps returns the lines that delete every jump from a chain to c.
 func (c chain) dropJumps(table map[string][]string, from string) []string {
 	var lines []string
 	for _, jump := range c.jumpsFrom(table, from) {

@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// writerNews is how long after the end of a program the news of what it wrote may
-// still come. A process id is used again only after all the others.
+// writerNews is how long after the end of a program the notifications of its changes may
+// still arrive. The kernel reuses a process id only after all others.
 const writerNews = 5 * time.Second
 
-// writers are the programs that write, or have just written, rules for us. The
-// kernel names a writer by its netlink port, which is the process id.
+// writers are the programs that write rules for us or did so recently. The kernel
+// identifies a writer by its netlink port, which is the process id.
 type writers struct {
 	mu    sync.Mutex
-	ended map[uint32]time.Time // zero: it runs
+	ended map[uint32]time.Time // zero while it runs
 }
 
-// add counts a process in until some time after done is called.
+// add registers a process until writerNews after the call of done.
 func (w *writers) add(pid int) (done func()) {
 	if w == nil {
 		return func() {}

@@ -11,35 +11,37 @@ import (
 )
 
 const (
-	// checkEvery is how often a path is checked, and checkPace what that grows by with
-	// each peer in a large cluster: two checks a second at most. A check of a path that
-	// takes what the interfaces say is two packets.
+	// checkEvery is the interval between checks of a path. In a large cluster the
+	// interval is checkPace times the number of peers: at most two checks a second. A
+	// check of a path without a limit takes two packets.
 	checkEvery = 10 * time.Second
 	checkPace  = 500 * time.Millisecond
-	// firstRetry is how soon a peer is asked again that did not answer; it doubles.
+	// firstRetry is the pause before a silent peer is checked again. It doubles each
+	// time.
 	firstRetry = time.Second
-	// betterTime is how long every check must find that more arrives before a limit
-	// is raised. It doubles with each further fall within a day, up to maxDoubled
-	// times: a path that changes all the time would change every container's MTU.
+	// betterTime is how long every check must find that larger packets arrive before a
+	// limit is raised. It doubles with each further fall within a day, at most maxDoubled
+	// times. Otherwise a path that changes constantly would change the MTU of every
+	// container as often.
 	betterTime  = 2 * time.Minute
 	maxDoubled  = 5
 	forgetFalls = 24 * time.Hour
 )
 
-// found is what a check has found out.
+// found is the result of a check.
 type found struct {
 	told   int
 	limit  int // 0: none
 	below  bool
-	better bool // more than the limit arrived
+	better bool // larger packets than the limit arrived
 }
 
-// check looks whether the path to a peer is as it was, and measures it if not. raise
-// says that a limit may be raised.
+// check checks whether the path to a peer is unchanged, and measures it if not. It raises
+// a limit only if raise is true.
 func (x *exchange) check(ctx context.Context, o peer, iface int, raise bool) (found, error) {
 	f := found{told: o.told, limit: o.limit, below: o.below}
 	most := mostOf(iface, o.told)
-	for range 2 { // again, if the peer's interface has another MTU than it had
+	for range 2 { // repeat if the MTU of the peer's interface changed
 		sizes := []int{most}
 		limited := o.limit > 0 && o.limit < most
 		if limited {
@@ -61,8 +63,8 @@ func (x *exchange) check(ctx context.Context, o peer, iface int, raise bool) (fo
 	return f, errOdd
 }
 
-// mostOf is the largest packet that may reach a peer: what both interfaces take (0:
-// not known), and a probe can have. No path is believed to take less than Least.
+// mostOf returns the largest packet, in bytes, that may reach a peer. It is limited by
+// both interfaces (told is 0 if unknown) and by the largest probe. It is at least Least.
 func mostOf(iface, told int) int {
 	if told > 0 {
 		iface = min(iface, told)
@@ -105,8 +107,8 @@ func (x *exchange) judge(ctx context.Context, o peer, f found, r round, most int
 	return f, nil
 }
 
-// conclude keeps what a check has found, and says whether a limit changed. The
-// caller holds p.mu.
+// conclude stores the result of a check and reports whether a limit changed. The caller
+// holds p.mu.
 func (p *Paths) conclude(o *peer, f found, err error, now time.Time) (changed bool) {
 	o.busy = false
 	if f.told > 0 {
@@ -138,20 +140,21 @@ func (p *Paths) conclude(o *peer, f found, err error, now time.Time) (changed bo
 	return true
 }
 
-// raises says whether one more check that finds more raises the limit.
+// raises reports whether the next check that finds larger packets arriving may raise the
+// limit.
 func (o *peer) raises(now time.Time) bool {
 	return !o.better.IsZero() && now.Sub(o.better) >= betterTime<<min(max(o.falls-1, 0), maxDoubled)
 }
 
 const (
-	// checksAtOnce and startPause bound what is sent when everybody is due, as after
-	// a start: ten checks a second.
+	// checksAtOnce and startPause limit the packets when all peers are due, as after a
+	// start: ten checks a second.
 	checksAtOnce = 8
 	startPause   = 100 * time.Millisecond
 )
 
-// Run measures until ctx ends. changed is called whenever what Clamp gives may have
-// changed.
+// Run measures the paths until ctx ends. It calls changed whenever the result of Clamp
+// may have changed.
 func (p *Paths) Run(ctx context.Context, changed func()) error {
 	for ctx.Err() == nil {
 		wire, err := p.open(ctx, p.mac)
@@ -164,7 +167,7 @@ func (p *Paths) Run(ctx context.Context, changed func()) error {
 	return nil
 }
 
-// serve checks who is due until the wire breaks.
+// serve checks peers that are due until the wire fails.
 func (p *Paths) serve(ctx context.Context, wire Wire, changed func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -197,12 +200,13 @@ func (p *Paths) serve(ctx context.Context, wire Wire, changed func()) {
 	}
 	wire.Close()
 	<-heard
-	for range checksAtOnce { // all have ended
+	for range checksAtOnce { // wait until all checks have ended
 		slots <- struct{}{}
 	}
 }
 
-// next picks who is due, with a copy of what is known of it, or says how long nobody is.
+// next returns a peer that is due and a copy of its state, or else how long no peer is
+// due.
 func (p *Paths) next(now time.Time) (*peer, peer, int, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,7 +215,7 @@ func (p *Paths) next(now time.Time) (*peer, peer, int, time.Duration) {
 		if !o.here || o.busy || o.OFPort == 0 || p.iface == 0 || !o.VTEP.Is4() {
 			continue
 		}
-		// Of those due, who was known to have a narrow path goes first.
+		// Of those due at the same time, a peer with a known limit goes first.
 		if first == nil || o.due.Before(first.due) || o.due.Equal(first.due) && o.limit > first.limit {
 			first = o
 		}
@@ -236,7 +240,7 @@ func (p *Paths) await(ctx context.Context, d time.Duration) {
 	}
 }
 
-// finish takes the result of a check, unless the peer has another tunnel by now.
+// finish stores the result of a check, unless the peer has another tunnel by now.
 func (p *Paths) finish(o *peer, was peer, f found, err error, changed func()) {
 	p.mu.Lock()
 	if o.OFPort != was.OFPort || p.peers[was.ID] != o {
@@ -264,7 +268,7 @@ func (p *Paths) finish(o *peer, was peer, f found, err error, changed func()) {
 	changed()
 }
 
-// wake has who is due looked for again.
+// wake makes serve look for peers that are due.
 func (p *Paths) wake() {
 	select {
 	case p.kick <- struct{}{}:
@@ -281,7 +285,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// falling gives the sizes once each, the largest first.
+// falling returns the sizes without duplicates, the largest first.
 func falling(sizes []int) []int {
 	sizes = slices.Clone(sizes)
 	slices.Sort(sizes)

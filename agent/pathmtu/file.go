@@ -11,8 +11,8 @@ import (
 	"github.com/socketplane/socketplane/agent/wholefile"
 )
 
-// What is kept over a restart of the agent: otherwise the MTU of all containers in
-// the cluster would rise and fall again with it.
+// stored is kept over a restart of the agent. Otherwise the MTU of all containers in the
+// cluster would rise and fall again with each restart.
 type stored struct {
 	Version int          `json:"version"`
 	Peers   []storedPeer `json:"peers"`
@@ -24,10 +24,10 @@ type storedPeer struct {
 	MTU  int        `json:"mtu"`
 }
 
-// fileLimit bounds the file, in bytes: some thousand peers.
+// fileLimit limits the size of the file, in bytes. It suffices for some thousand peers.
 const fileLimit = 1 << 20
 
-// load reads the file. It is a memory only: what cannot be read is measured again.
+// load reads the file. If that fails, the paths are measured again.
 func (p *Paths) load() {
 	data, err := wholefile.Read(p.file, fileLimit)
 	if errors.Is(err, os.ErrNotExist) {
@@ -46,13 +46,14 @@ func (p *Paths) load() {
 	}
 	for _, o := range s.Peers {
 		if o.ID != "" && o.MTU >= Least {
-			// It counts from now on: the first list of peers takes away who is none.
+			// The limit counts at once. The first call of Set marks hosts that are no
+			// peers as absent.
 			p.peers[o.ID] = &peer{Peer: Peer{ID: o.ID, VTEP: o.VTEP}, limit: o.MTU, here: true, left: time.Now()}
 		}
 	}
 }
 
-// save writes the file.
+// save writes the limits to the file.
 func (p *Paths) save() {
 	s := stored{Version: 1, Peers: []storedPeer{}}
 	p.mu.Lock()

@@ -12,29 +12,29 @@ import (
 )
 
 const (
-	// tries is how often a size is sent before it counts as lost, and lastTries how
-	// often where a path's limit follows from it: a path that loses every second packet
-	// loses all ten large ones, and none of the small ones, once in a million times.
+	// tries is how often a size is sent before it counts as lost. lastTries is that
+	// number where the result sets a path's limit. A path that loses every second packet
+	// loses all ten large ones and none of the small ones once in a million times.
 	tries     = 3
 	lastTries = 10
-	// answerTime is how long the answers of one try may take; restTime how long the
-	// others may after that to the small probe, which was sent last; lateTime how long
-	// small ones that are missing at the end are waited for.
+	// answerTime limits the wait for the answers of one try. restTime limits the wait for
+	// other answers after that to the small probe, which was sent last. lateTime limits
+	// the wait for missing small probes at the end.
 	answerTime = time.Second
 	restTime   = 300 * time.Millisecond
 	lateTime   = 2 * time.Second
-	// sizesAtOnce is how many sizes a round of the search tries.
+	// sizesAtOnce is the number of sizes in one round of the search.
 	sizesAtOnce = 15
 )
 
-// What a measurement may end with.
+// Errors of a measurement.
 var (
-	errSilent = errors.New("the peer does not answer")      // or it runs a release that does not know probes
-	errUnsure = errors.New("the path loses small packets")  // what it does with large ones says nothing
-	errOdd    = errors.New("the answers contradict others") // something changed meanwhile
+	errSilent = errors.New("the peer does not answer")      // or it runs a release without probes
+	errUnsure = errors.New("the path loses small packets")  // so the loss of large packets proves nothing
+	errOdd    = errors.New("the answers contradict others") // the path changed meanwhile
 )
 
-// exchange pairs answers with questions.
+// exchange matches answers to requests.
 type exchange struct {
 	wire Wire
 	mu   sync.Mutex
@@ -48,8 +48,8 @@ type question struct {
 
 func newExchange(w Wire) *exchange { return &exchange{wire: w, open: map[ovs.Nonce]question{}} }
 
-// hear takes answers until the wire breaks. One that nobody waits for, that came by
-// another tunnel, or that has another size than the question, is none.
+// hear receives answers until the wire fails. It ignores an answer that nobody waits for,
+// that came by another tunnel, or whose size differs from the request's.
 func (x *exchange) hear() {
 	for {
 		a, err := x.wire.Receive()
@@ -60,26 +60,26 @@ func (x *exchange) hear() {
 		q, ok := x.open[a.Nonce]
 		if ok && q.ofport == a.OFPort && q.size == a.Size {
 			delete(x.open, a.Nonce)
-			q.answered <- a // it has room for all that are asked
+			q.answered <- a // the channel has room for all answers
 		}
 		x.mu.Unlock()
 	}
 }
 
-// round is what a round has found.
+// round is the result of one round.
 type round struct {
 	arrived map[int]bool
-	told    int // MTU of the peer's interface
+	told    int // MTU of the peer's interface in bytes
 }
 
-// round sends packets of the given sizes to a peer, each up to so many times, and a
-// small one after each try. That a size is lost is believed only if every small one
-// came back: where packets are lost anyhow, the large ones prove nothing.
+// round sends packets of the given sizes to a peer, in up to times tries, and a small one
+// at the end of each try. A size counts as lost only if every small packet came back. On
+// a path that loses small packets too, lost large ones prove nothing.
 func (x *exchange) round(ctx context.Context, ofport, times int, sizes ...int) (round, error) {
 	r := round{arrived: map[int]bool{}}
 	sizes = falling(sizes)
 	answers := make(chan ovs.Answer, times*(len(sizes)+1))
-	asked := map[ovs.Nonce]int{} // 0: the small one
+	asked := map[ovs.Nonce]int{} // size by nonce; 0 for the small one
 	defer func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -88,8 +88,8 @@ func (x *exchange) round(ctx context.Context, ofport, times int, sizes ...int) (
 		}
 	}()
 	small := 0
-	// wait takes answers until all have come, for d at most, and not for long once
-	// every small probe is back.
+	// wait receives answers until all have arrived, for d at most. Once all small probes
+	// are back, it waits only restTime more.
 	wait := func(d time.Duration, back func() bool) error {
 		t := time.NewTimer(d)
 		defer t.Stop()
@@ -113,7 +113,7 @@ func (x *exchange) round(ctx context.Context, ofport, times int, sizes ...int) (
 	for try := range times {
 		for _, size := range append(slices.DeleteFunc(slices.Clone(sizes), func(s int) bool { return r.arrived[s] }), 0) {
 			var n ovs.Nonce
-			_, _ = rand.Read(n[:]) // it never fails
+			_, _ = rand.Read(n[:]) // never fails
 			bytes := ovs.MinProbe
 			if size > 0 {
 				bytes = size - outer
@@ -133,7 +133,7 @@ func (x *exchange) round(ctx context.Context, ofport, times int, sizes ...int) (
 			return r, nil
 		}
 	}
-	if small > 0 && small < times { // they may only be late, on a busy machine
+	if small > 0 && small < times { // answers may be late on a busy machine
 		if err := wait(lateTime, func() bool { return small == times }); err != nil {
 			return r, err
 		}
@@ -147,8 +147,8 @@ func (x *exchange) round(ctx context.Context, ofport, times int, sizes ...int) (
 	return r, nil
 }
 
-// search finds the largest packet that arrives, of which it is known that low does (0:
-// nothing is known) and high does not. It gives 0 where not even Least arrives.
+// search returns the size of the largest packet that arrives. low is known to arrive (0
+// if unknown), and high is known not to. search returns 0 if not even Least arrives.
 func (x *exchange) search(ctx context.Context, ofport, low, high int) (int, error) {
 	if low == 0 {
 		r, err := x.round(ctx, ofport, tries, Least, high)
@@ -173,7 +173,7 @@ func (x *exchange) search(ctx context.Context, ofport, low, high int) (int, erro
 		if err != nil {
 			return 0, err
 		}
-		for _, s := range sizes { // rising
+		for _, s := range sizes { // ascending
 			if r.arrived[s] {
 				low = s
 			}
@@ -191,7 +191,7 @@ func (x *exchange) search(ctx context.Context, ofport, low, high int) (int, erro
 	return low, err
 }
 
-// between gives sizes that divide what is between two, rising.
+// between returns sizes that divide the range between low and high, in ascending order.
 func between(low, high int) []int {
 	n := min(sizesAtOnce, high-low-1)
 	sizes := make([]int, 0, n)

@@ -1,8 +1,8 @@
-// Package pathmtu owns what this host knows of the largest packet that reaches each
-// peer. A wire on the way may take less than the interfaces at both ends say, and
-// lose the rest without a word. The package sends probes of known sizes through the
-// peers' tunnels, the way that containers' packets go, and compares which come back
-// (as RFC 8899 does for transports). It knows nothing of networks or of the store.
+// Package pathmtu measures the size of the largest packet that reaches each peer. A link
+// on the path may accept less than the interfaces at both ends and silently drop larger
+// packets. The package sends probes of known sizes through the tunnels to the peers, the
+// path of containers' packets, and checks which return (as RFC 8899 does for transports).
+// It has no knowledge of networks or of the store.
 package pathmtu
 
 import (
@@ -20,39 +20,40 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// Least is the smallest MTU that a path is believed to have, that of IPv6 (RFC 8200).
-// Whoever can lose packets on the way makes the networks' MTU no smaller.
+// Least is the smallest path MTU, in bytes, that the package accepts: that of IPv6 (RFC
+// 8200). So an attacker who drops packets on the path cannot reduce the networks' MTU
+// further.
 const Least = 1280
 
-// overhead is what VXLAN adds to an IPv4 packet, see agent/verdict; outer is the part
-// of it that is not in a probe's frame: IPv4, UDP and VXLAN.
+// overhead is what VXLAN adds to an IPv4 packet in bytes, see agent/verdict. outer is the
+// part of it that is not in a probe's frame: IPv4, UDP and VXLAN.
 const (
 	overhead = 50
 	outer    = 36
 )
 
-// Peer is another host that this host has a tunnel to.
+// Peer is another host to which this host has a tunnel.
 type Peer struct {
 	ID, Name string
 	VTEP     netip.Addr
-	OFPort   int  // of the tunnel
-	Alive    bool // its agent runs; its switch answers anyway
+	OFPort   int  // of the tunnel to it
+	Alive    bool // its agent runs; its switch answers in any case
 }
 
-// Path is what is known of the way to a peer.
+// Path is the measured path to a peer.
 type Path struct {
-	MTU     int // the largest packet that arrives, in bytes; 0: not known
+	MTU     int // the largest packet that arrives, in bytes; 0 if unknown
 	Limited bool
 }
 
-// Wire sends probes and hears the answers: an ovs.Prober.
+// Wire sends probes and receives the answers. An ovs.Prober is one.
 type Wire interface {
 	Send(ofport, size int, nonce ovs.Nonce) error
 	Receive() (ovs.Answer, error)
 	Close()
 }
 
-// Paths measures the paths of this host.
+// Paths measures the paths of this host to its peers.
 type Paths struct {
 	file   string
 	open   Open
@@ -65,43 +66,44 @@ type Paths struct {
 	kick  chan struct{}
 }
 
-// peer is what is kept of one peer.
+// peer is the state of one peer.
 type peer struct {
 	Peer
-	here   bool          // it is among the peers now
-	left   time.Time     // when it was last
-	limit  int           // the largest packet that arrives, if that is less than the interfaces take
+	here   bool          // it is a peer now
+	left   time.Time     // when it was last a peer
+	limit  int           // the largest packet that arrives, if less than the interfaces take; else 0
 	below  bool          // not even Least arrives
-	told   int           // MTU of its interface, as it says; 0: it has said nothing yet
-	known  bool          // it was measured in this life
-	busy   bool          // it is being measured
+	told   int           // MTU of its interface, as it reports; 0 if it has not reported yet
+	known  bool          // measured since the agent started
+	busy   bool          // being measured
 	due    time.Time     // of the next check
-	retry  time.Duration // pause until it is asked again when it does not answer
-	better time.Time     // since when each check has found that more than the limit arrives
-	falls  int           // how often the limit fell lately
-	fell   time.Time     // when last
+	retry  time.Duration // pause before the next check if it does not answer
+	better time.Time     // since when each check has found that larger packets than the limit arrive
+	falls  int           // number of recent falls of the limit
+	fell   time.Time     // time of the last fall
 }
 
-// Open connects to the switch. Answers come to mac.
+// Open connects to the switch. mac is the address to which answers are sent.
 type Open func(ctx context.Context, mac string) (Wire, error)
 
-// New makes Paths that keep what they find in file.
+// New returns Paths that keep the limits in file, and loads those of an earlier run.
 func New(file string, open Open, logger *slog.Logger) *Paths {
 	p := &Paths{file: file, open: open, logger: logger, mac: randomMAC(), peers: map[string]*peer{}, kick: make(chan struct{}, 1)}
 	p.load()
 	return p
 }
 
-// randomMAC is a local unicast address that nobody guesses.
+// randomMAC returns a random local unicast address that nobody can guess.
 func randomMAC() string {
 	var b [6]byte
-	_, _ = rand.Read(b[:]) // it never fails
+	_, _ = rand.Read(b[:]) // never fails
 	b[0] = b[0]&^1 | 2
 	return net.HardwareAddr(b[:]).String()
 }
 
-// Clamp takes the MTU of the underlay interface and gives the one that this host may
-// use: the smallest that its paths to the peers have, but no less than Least.
+// Clamp takes the MTU of the underlay interface and returns the MTU that this host may
+// use, both in bytes. It is the smallest of mtu and the limits of the paths to the peers.
+// A limit below Least counts as Least.
 func (p *Paths) Clamp(mtu int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -117,15 +119,15 @@ func (p *Paths) Clamp(mtu int) int {
 	return mtu
 }
 
-// Probe is how this host's switch takes part.
+// Probe returns this host's part in probing, for its switch.
 func (p *Paths) Probe() ovs.Probe {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return ovs.Probe{MAC: p.mac, MTU: p.iface}
 }
 
-// Set tells who the peers are. A new one, one with another address, and one that came
-// back are measured soon.
+// Set sets the peers. Peers that are new, changed their address or came back are measured
+// soon.
 func (p *Paths) Set(peers []Peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,17 +150,17 @@ func (p *Paths) Set(peers []Peer) {
 		if !here[id] && o.here {
 			o.here, o.left = false, now
 		}
-		// A machine that is repaired comes back to the same wire.
+		// Keep the limit: a repaired machine returns to the same link.
 		if !o.here && (o.limit == 0 || now.Sub(o.left) > keepLimit) {
 			delete(p.peers, id)
 		}
 	}
 }
 
-// keepLimit is how long the limit of a peer is kept that is away.
+// keepLimit is how long the limit of an absent peer is kept.
 const keepLimit = 24 * time.Hour
 
-// hurry makes some checks due. The caller holds p.mu.
+// hurry makes the selected checks due. The caller holds p.mu.
 func (p *Paths) hurry(which func(*peer) bool) {
 	for _, o := range p.peers {
 		if which(o) {
@@ -171,7 +173,7 @@ func (p *Paths) hurry(which func(*peer) bool) {
 	}
 }
 
-// Known gives the paths by the peer's id, and sentences about those that take less
+// Known returns the measured paths by peer id, and sentences about those that take less
 // than the interfaces.
 func (p *Paths) Known() (map[string]Path, []string) {
 	p.mu.Lock()
@@ -185,7 +187,7 @@ func (p *Paths) Known() (map[string]Path, []string) {
 		case o.limit > 0 && o.limit < most:
 			paths[id] = Path{MTU: o.limit, Limited: true}
 			limited = append(limited, o)
-		case o.known && most > Least: // else nothing was measured
+		case o.known && most > Least: // otherwise nothing was measured
 			paths[id] = Path{MTU: most}
 		}
 	}
@@ -201,10 +203,10 @@ func (p *Paths) Known() (map[string]Path, []string) {
 	return paths, problems
 }
 
-// maxProblems bounds how many paths are described one by one.
+// maxProblems limits how many paths Known describes one by one.
 const maxProblems = 20
 
-// most is the largest packet that both interfaces take.
+// most returns the largest packet, in bytes, that both interfaces take.
 func (p *Paths) most(o *peer) int { return mostOf(p.iface, o.told) }
 
 func (p *Paths) problem(o *peer) string {

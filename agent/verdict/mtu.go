@@ -4,27 +4,27 @@ import (
 	"github.com/socketplane/socketplane/agent/cluster"
 )
 
-// What VXLAN adds to an inner IP packet over IPv4: outer IPv4 20, UDP 8, VXLAN 8
-// (RFC 7348) and the inner Ethernet header 14 bytes. The header of IPv6 is 40.
+// VXLAN over IPv4 adds to an inner IP packet: outer IPv4 20, UDP 8, VXLAN 8 (RFC 7348)
+// and the inner Ethernet header 14 bytes. The IPv6 header has 40 bytes.
 const (
 	vxlanOverhead  = 50
 	vxlanOverhead6 = 70
 )
 
-// LeastMTU is the smallest MTU of an underlay that counts: that of IPv6, RFC
-// 8200. A host that says less is ignored, or one record would make the packets of
-// all containers as small as it likes.
+// LeastMTU is the smallest underlay MTU, in bytes, that counts: that of IPv6, RFC 8200. A
+// host with less is ignored. Otherwise one record could make the packets of all
+// containers arbitrarily small.
 const LeastMTU = 1280
 
-// leastInner is the MTU that no record of another host can push networks below.
+// leastInner is the smallest network MTU that records of other hosts can cause.
 const leastInner = LeastMTU - vxlanOverhead
 
-// MTUCounts says whether a host's MTU counts for that of the networks.
+// MTUCounts reports whether a host's MTU counts for the MTU of the networks.
 func MTUCounts(h cluster.Host) bool { return h.MTU-overhead(h) >= leastInner }
 
-// MTU is the largest IP packet that passes inside a network between any two
-// hosts: the smallest underlay MTU less the encapsulation. self's own MTU is no
-// claim, and always counts here.
+// MTU returns the size, in bytes, of the largest IP packet that passes inside a network
+// between any two hosts. This is the smallest underlay MTU less the encapsulation. The
+// MTU of self always counts, because this host knows it.
 func MTU(self cluster.Host, hosts []cluster.Host) int {
 	least, most := self.MTU, overhead(self)
 	for _, h := range hosts {

@@ -10,8 +10,8 @@ import (
 	"github.com/socketplane/socketplane/agent/network"
 )
 
-// private are the ranges that a network may have on every host: RFC 1918, the
-// shared address space of RFC 6598, and that of benchmarks, RFC 2544.
+// private are the ranges that networks may use on every host: RFC 1918, the shared
+// address space of RFC 6598, and the benchmark range of RFC 2544.
 var private = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("172.16.0.0/12"),
@@ -20,7 +20,7 @@ var private = []netip.Prefix{
 	netip.MustParsePrefix("198.18.0.0/15"),
 }
 
-// never are the ranges that hold no address of a container, whatever is allowed.
+// never are the ranges that no network may use, even if allowed.
 var never = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),      // this network, RFC 1122
 	netip.MustParsePrefix("127.0.0.0/8"),    // loopback
@@ -28,8 +28,8 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/3"),    // multicast and reserved
 }
 
-// Range says why a host with these settings has no network with a subnet; empty:
-// it may have.
+// Range returns why a host that allows the ranges of allowPublic must not use a subnet
+// for a network, or "" if it may.
 func Range(subnet netip.Prefix, allowPublic []netip.Prefix) string {
 	if !subnet.IsValid() || !subnet.Addr().Is4() {
 		return "is no IPv4 subnet"
@@ -47,8 +47,8 @@ func Range(subnet netip.Prefix, allowPublic []netip.Prefix) string {
 	return "is no private range, and allow_public in section [network] of this host's settings does not list it"
 }
 
-// networks judges the networks: first those that are used here, then those that
-// were accepted before, then by age.
+// networks judges the networks: first those in use on this host, then those accepted
+// before, then by age.
 func (j *judging) networks(used map[string]network.Record) {
 	taken, vnis := newPrefixSet(), map[uint32]string{}
 	for id, r := range used {
@@ -83,8 +83,8 @@ func (j *judging) networks(used map[string]network.Record) {
 	}
 }
 
-// ordered gives the networks in the order in which they are judged. A record that
-// was written again is younger: who changes another's record gains nothing.
+// ordered returns the networks in the order of judgement. A record that was written again
+// counts as younger, so changing another network's record brings no advantage.
 func (j *judging) ordered() []network.Record {
 	list := slices.Clone(j.s.Networks)
 	known := func(r network.Record) int {
@@ -99,7 +99,8 @@ func (j *judging) ordered() []network.Record {
 	return list
 }
 
-// refusal says why a network that is not in use here is not to be; empty: it may.
+// refusal returns why this host must not use a network that it does not use yet, or "" if
+// it may.
 func (j *judging) refusal(r network.Record, taken *prefixSet, vnis map[uint32]string) string {
 	if why := Range(r.Subnet, j.f.AllowPublic); why != "" {
 		return fmt.Sprintf("its subnet %s %s", r.Subnet, why)
@@ -116,7 +117,7 @@ func (j *judging) refusal(r network.Record, taken *prefixSet, vnis map[uint32]st
 	return ""
 }
 
-// obstacle names what of the underlay a subnet overlaps; empty: nothing.
+// obstacle returns the part of the underlay that a subnet overlaps, or "" if none.
 func (j *judging) obstacle(subnet netip.Prefix) string {
 	for _, a := range j.f.Addrs {
 		if subnet.Contains(a.Addr()) {
@@ -140,7 +141,7 @@ func values(r network.Record) string {
 	return fmt.Sprintf("subnet %s, gateway %s, VLAN %d, VNI %d", r.Subnet, r.Gateway, r.VLAN, r.VNI)
 }
 
-// written says where a record was found. The store does not tell who wrote it.
+// written returns where a record is stored. The store does not record who wrote it.
 func written(r network.Record) string {
 	return fmt.Sprintf("the store does not record who wrote it (key %s, version %d)", network.Key(r.ID), r.Version)
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/socketplane/socketplane/agent/cluster"
 )
 
-// moveAfter is how long a known peer's record must name another tunnel address
-// until that is believed. A host whose record somebody else wrote puts it right
-// within a second, and no packet has gone astray.
+// moveAfter is how long the record of a known peer must have a new tunnel address before
+// this host uses it. If somebody else wrote the record, the peer corrects it within a
+// second, and no packet is misdirected.
 const moveAfter = 2 * time.Second
 
 // peers judges the tunnel addresses of the other hosts.
 func (j *judging) peers() {
-	at := map[netip.Addr]cluster.Host{} // who has an address by this judgement
+	at := map[netip.Addr]cluster.Host{} // host that has an address by this judgement
 	selfRevision := uint64(0)
 	for _, h := range j.s.Hosts {
 		switch {
@@ -48,11 +48,11 @@ func (j *judging) peers() {
 		if why == "" && taken {
 			why = fmt.Sprintf("that is the address of host %q (%s), which was known first", other.Name, other.ID)
 			if !h.Alive && h.Revision < other.Revision {
-				why = "-" // the machine was installed anew: this is its former record
+				why = "-" // the machine was reinstalled; this is its former record
 			}
 		}
 		if why == ours && !h.Alive && h.Revision < selfRevision {
-			why = "-" // the same of this machine
+			why = "-" // likewise for this machine
 		}
 		switch {
 		case why == "":
@@ -75,8 +75,8 @@ func (j *judging) peers() {
 	j.rememberOwners()
 }
 
-// claimants gives the other hosts that are not dead, who has the best claim to an
-// address first: the living, then who was there first.
+// claimants returns the other hosts that are not dead, those with the best claim to an
+// address first: live hosts first, then by who was there first.
 func (j *judging) claimants() []cluster.Host {
 	list := slices.DeleteFunc(slices.Clone(j.s.Hosts), func(h cluster.Host) bool {
 		return h.ID == j.f.Self || j.s.Gone[h.ID]
@@ -91,7 +91,7 @@ func (j *judging) claimants() []cluster.Host {
 		case known && old == h.VTEP:
 			return 1
 		case known:
-			return 2 // it may have to fall back on the address that it has
+			return 2 // it may have to keep its previous address
 		}
 		return 3
 	}
@@ -101,9 +101,9 @@ func (j *judging) claimants() []cluster.Host {
 	return list
 }
 
-// away gives the hosts whose agent is away and that are not dead, by the address that
-// they had. No host that is known at another address takes it: its record may be
-// somebody else's. An unknown one may: a machine that was installed anew is one.
+// away returns the hosts whose agent is away and that are not dead, by their address. A
+// host that is known at another address cannot take it, because somebody else may have
+// written its record. An unknown host can: it may be a reinstalled machine.
 func (j *judging) away(list []cluster.Host) map[netip.Addr]cluster.Host {
 	away := map[netip.Addr]cluster.Host{}
 	for _, h := range list {
@@ -116,7 +116,7 @@ func (j *judging) away(list []cluster.Host) map[netip.Addr]cluster.Host {
 
 const ours = "that is an address of this host"
 
-// badAddress says what keeps an address from being a peer's; empty: nothing.
+// badAddress returns why an address cannot be a peer's, or "" if it can.
 func (j *judging) badAddress(h cluster.Host, known bool) string {
 	a := h.VTEP
 	switch {
@@ -147,13 +147,14 @@ func (j *judging) badAddress(h cluster.Host, known bool) string {
 	return ""
 }
 
-// inner gives the subnet on an interface that is no uplink which leads to an address;
-// zero: none does. A container there would be taken for a host. What the peer had
-// before does not count: with such a subnet, its packets go to that interface anyway.
+// inner returns the subnet of an interface that is not an uplink if it is the best route
+// to an address, else a zero Subnet. A container there could pass as a host. The peer's
+// previous address is no exception: with such a subnet, its packets go to that interface
+// anyway.
 func (j *judging) inner(a netip.Addr) Subnet {
 	var best Subnet
 	for _, s := range j.f.Subnets {
-		if s.Prefix.Bits() == a.BitLen() || !s.Prefix.Contains(a) { // one's own address alone
+		if s.Prefix.Bits() == a.BitLen() || !s.Prefix.Contains(a) { // the interface's own address alone
 			continue
 		}
 		if more := s.Prefix.Bits() - best.Prefix.Bits(); !best.Prefix.IsValid() || more > 0 || more == 0 && s.Uplink {
@@ -174,7 +175,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// waits says whether a known peer's new address is too new to be believed.
+// waits reports whether the new address of a known peer is too recent to use.
 func (j *judging) waits(h cluster.Host) bool {
 	m, ok := j.m.moving[h.ID]
 	if !ok || m.to != h.VTEP {
@@ -191,7 +192,8 @@ func (j *judging) waits(h cluster.Host) bool {
 	return true
 }
 
-// rememberOwners keeps who was first at an address as long as its record claims it.
+// rememberOwners keeps the first host of each address as its owner while its record
+// claims the address.
 func (j *judging) rememberOwners() {
 	for _, h := range j.s.Hosts {
 		vtep := j.v.Peers[h.ID].VTEP
@@ -201,7 +203,8 @@ func (j *judging) rememberOwners() {
 			j.v.Memory.owners[vtep] = h.ID
 		}
 	}
-	// An owner whose record has gone, or has moved, is followed by who has the address now.
+	// If the owner's record is gone or has moved, the host that has the address now
+	// becomes the owner.
 	for id, vtep := range j.v.Memory.peers {
 		if j.v.Memory.owners[vtep] == "" {
 			j.v.Memory.owners[vtep] = id

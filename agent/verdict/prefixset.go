@@ -2,11 +2,11 @@ package verdict
 
 import "net/netip"
 
-// prefixSet finds overlaps in a few look-ups, however many prefixes it holds: a
-// store can be filled with networks. The zero prefixSet is not usable.
+// prefixSet finds overlaps in a few lookups, however many prefixes it holds, because
+// somebody can fill the store with networks. The zero prefixSet is not usable.
 type prefixSet struct {
-	exact  map[netip.Prefix]string // what was added, with its name
-	within map[netip.Prefix]string // every prefix that holds one of them
+	exact  map[netip.Prefix]string // added prefixes, with their names
+	within map[netip.Prefix]string // every prefix that contains an added one
 }
 
 func newPrefixSet() *prefixSet {
@@ -23,7 +23,7 @@ func (s *prefixSet) add(p netip.Prefix, name string) {
 	}
 }
 
-// overlapping gives the name of one that overlaps p.
+// overlapping returns the name of a prefix that overlaps p.
 func (s *prefixSet) overlapping(p netip.Prefix) (name string, ok bool) {
 	if name, ok := s.within[p.Masked()]; ok {
 		return name, true
@@ -36,7 +36,7 @@ func (s *prefixSet) overlapping(p netip.Prefix) (name string, ok bool) {
 	return "", false
 }
 
-// containing gives the name of one that holds an address.
+// containing returns the name of a prefix that contains an address.
 func (s *prefixSet) containing(a netip.Addr) (name string, ok bool) {
 	return s.overlapping(netip.PrefixFrom(a, a.BitLen()))
 }

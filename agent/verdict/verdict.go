@@ -1,7 +1,7 @@
-// Package verdict judges what the store says of networks and hosts by what this
-// host knows itself. Whoever can write to the store is not to be believed: a
-// record that would cost this host its traffic, or draw it away, is refused where
-// it is used. The judgement is a pure function and does no I/O.
+// Package verdict judges the networks and hosts in the store by what this host itself
+// knows. It does not trust writers of the store: where a record is used, it refuses one
+// that would cost this host its traffic or redirect it. The judgement is a pure function
+// and does no I/O.
 package verdict
 
 import (
@@ -18,32 +18,32 @@ type Facts struct {
 	VTEP        netip.Addr     // its tunnel address
 	Routes      []netip.Prefix // its routes, without default routes and those of our gateways
 	Addrs       []netip.Prefix // its addresses with their prefix lengths, without those of our gateways
-	Subnets     []Subnet       // on its interfaces, without those of our gateways
+	Subnets     []Subnet       // subnets on its interfaces, without those of our gateways
 	AllowPublic []netip.Prefix // ranges that its settings allow beside the private ones
 	Now         time.Time
 }
 
-// Subnet is one that this host reaches on an interface without a router.
+// Subnet is a subnet that this host reaches on an interface without a router.
 type Subnet struct {
 	Prefix    netip.Prefix
 	Interface string
-	Uplink    bool // other hosts may be there; else only containers or virtual machines
+	Uplink    bool // other hosts may be there; otherwise only containers or virtual machines
 }
 
-// Stored is what the store says, decoded.
+// Stored is the decoded content of the store.
 type Stored struct {
 	Networks []network.Record
 	Hosts    []cluster.Host
 	Gone     map[string]bool // hosts that are dead
 }
 
-// Memory is what a judgement builds on: who was known first keeps what it has.
-// The zero Memory knows nobody.
+// Memory is the state between judgements: the first holder of an address or network keeps
+// it. The zero Memory knows no networks and peers.
 type Memory struct {
-	networks map[string]network.Record // accepted last time
-	peers    map[string]netip.Addr     // tunnel address in force, by host
-	owners   map[netip.Addr]string     // host that was first known at an address
-	moving   map[string]move           // peers whose record has another address since a moment
+	networks map[string]network.Record // accepted in the last judgement
+	peers    map[string]netip.Addr     // tunnel address in use, by host
+	owners   map[netip.Addr]string     // first known host at an address
+	moving   map[string]move           // peers whose record has a new address, and since when
 }
 
 type move struct {
@@ -51,41 +51,41 @@ type move struct {
 	since time.Time
 }
 
-// Remember gives a Memory that knows peers by the tunnels that are there.
+// Remember returns a Memory that knows the peers of existing tunnels.
 func Remember(tunnels map[string]netip.Addr) Memory { return Memory{peers: tunnels} }
 
-// Verdict is the judgement on everything stored.
+// Verdict is the judgement on everything in the store.
 type Verdict struct {
 	Networks map[string]Network
 	Peers    map[string]Peer
-	Hosts    []netip.Addr // where the records name other hosts that can be there, dead ones too
+	Hosts    []netip.Addr // valid tunnel addresses in the records of other hosts, including dead ones
 	Memory   Memory
-	Again    time.Duration // when to judge again although nothing changes; 0: not needed
+	Again    time.Duration // when to judge again even if nothing changes; 0: not needed
 }
 
 // Network is the judgement on one network.
 type Network struct {
-	Record  network.Record // as judged
-	Refused string         // why this host does not use it; empty: it may
+	Record  network.Record // the judged record
+	Refused string         // why this host does not use it; empty if it may
 	Warning string         // what is wrong although it stays in use
 }
 
 // Peer is the judgement on one other host.
 type Peer struct {
-	VTEP      netip.Addr // in force; the zero Addr: none
-	Elsewhere bool       // that is not what its record says
-	Problem   string     // why it is not, unless that is about to change
+	VTEP      netip.Addr // address in use; the zero Addr: none
+	Elsewhere bool       // VTEP differs from its record
+	Problem   string     // why VTEP differs from its record, unless a move is pending or the machine was reinstalled
 }
 
-// Judge judges all that is stored. used are the networks that this host has
-// programmed, with the values in force.
+// Judge judges everything in the store. used are the networks that this host has
+// programmed, with the values in use.
 func Judge(s Stored, used map[string]network.Record, f Facts, m Memory) Verdict {
 	v := Verdict{Networks: map[string]Network{}, Peers: map[string]Peer{}}
 	v.Memory = Memory{
 		networks: map[string]network.Record{}, peers: map[string]netip.Addr{},
 		owners: map[netip.Addr]string{}, moving: map[string]move{},
 	}
-	settled := newPrefixSet() // the networks that a new peer may not lie in
+	settled := newPrefixSet() // networks in which a new peer's address must not lie
 	for id, r := range used {
 		settled.add(r.Subnet, id)
 	}
@@ -108,7 +108,7 @@ type judging struct {
 	v       *Verdict
 }
 
-// same says whether two records put the same on the wire.
+// same reports whether two records have the same effect on packets.
 func same(a, b network.Record) bool {
 	return a.Subnet == b.Subnet && a.Gateway == b.Gateway && a.VLAN == b.VLAN && a.VNI == b.VNI
 }

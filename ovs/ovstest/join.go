@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// Wire is a bridge in a namespace of its own, between instances. Each has a port on
-// it: end0, end1, ...
+// Wire is a bridge in its own namespace that connects instances. Each instance has a port
+// on it: end0, end1, ...
 type Wire struct {
 	NetNS string
 	ends  int
 }
 
-// Join puts instances onto one wire and gives each an address on it, 198.18.0.1,
-// 198.18.0.2, ..., on its bridge br-phy. It ends with the test.
+// Join connects instances with a Wire. It gives each an address on its bridge br-phy:
+// 198.18.0.1, 198.18.0.2, ... The Wire is removed when the test ends.
 func Join(t testing.TB, instances ...*Instance) *Wire {
 	t.Helper()
 	w := &Wire{NetNS: instances[0].NetNS + "-wire", ends: len(instances)}
@@ -40,10 +40,11 @@ func Join(t testing.TB, instances ...*Instance) *Wire {
 	return w
 }
 
-// Addr is the address of the nth instance.
+// Addr returns the address of the instance with index n.
 func (w *Wire) Addr(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(n + 1)}) }
 
-// Narrow has the wire lose packets of more than mtu bytes without a word; 0: none.
+// Narrow makes the wire silently drop packets of more than mtu bytes, or none if mtu is
+// 0.
 func (w *Wire) Narrow(t testing.TB, mtu int) {
 	t.Helper()
 	script := "table netdev wire\ndelete table netdev wire\n"

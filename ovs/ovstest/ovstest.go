@@ -1,7 +1,6 @@
-// Package ovstest owns private Open vSwitch instances for tests: a real
-// ovsdb-server and a real ovs-vswitchd in a directory and a network namespace
-// of their own. It never touches the machine's own instance nor any interface
-// of another namespace.
+// Package ovstest runs private Open vSwitch instances for tests: a real ovsdb-server and
+// a real ovs-vswitchd in their own directory and network namespace. It never changes the
+// machine's own instance or an interface in another namespace.
 package ovstest
 
 import (
@@ -17,8 +16,8 @@ import (
 	"time"
 )
 
-// schema gives the path of the database's schema: beside the programs, where
-// scripts/ovs-path.sh put them, else where the packages put it.
+// schema returns the path of the database schema. It is beside the programs if
+// scripts/ovs-path.sh installed them, else where distribution packages put it.
 func schema(t testing.TB) string {
 	t.Helper()
 	tool, err := exec.LookPath("ovsdb-tool")
@@ -32,8 +31,9 @@ func schema(t testing.TB) string {
 	return "/usr/share/openvswitch/vswitch.ovsschema"
 }
 
-// VersionEnv names the version of Open vSwitch on which the tests run, such as "3.5", from
-// the directory that scripts/ovs-path.sh made; without it they run on what is on the PATH.
+// VersionEnv is the environment variable with the Open vSwitch version to test, such as
+// "3.5". The programs come from the directory that scripts/ovs-path.sh created. Without
+// the variable, tests use the programs on the PATH.
 const VersionEnv = "SOCKETPLANE_TEST_OVS"
 
 func init() {
@@ -45,7 +45,7 @@ func init() {
 	for ; err == nil && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
 		programs := filepath.Join(dir, "bin", "ovs-"+version)
 		if _, found := os.Stat(programs); found == nil {
-			_ = os.Setenv("PATH", programs+":"+os.Getenv("PATH")) // Start looks which version runs
+			_ = os.Setenv("PATH", programs+":"+os.Getenv("PATH")) // Start checks which version runs
 			return
 		}
 	}
@@ -53,14 +53,14 @@ func init() {
 
 // Instance is a running Open vSwitch.
 type Instance struct {
-	Dir   string // rundir, database and logs
-	NetNS string // name of the namespace, under /run/netns
+	Dir   string // sockets, database and logs
+	NetNS string // name of the namespace under /run/netns
 
 	db, switchd *exec.Cmd
 }
 
-// Start brings an instance up; it ends with the test. A machine that cannot
-// run one fails the test.
+// Start starts an instance that stops when the test ends. It fails the test if the
+// machine cannot run one.
 func Start(t testing.TB) *Instance {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -71,7 +71,7 @@ func Start(t testing.TB) *Instance {
 			t.Fatalf("%s is not installed: %v", tool, err)
 		}
 	}
-	// Not t.TempDir: its path may be longer than a unix socket's may be (108 bytes).
+	// Not t.TempDir: its path may exceed the limit for a unix socket (108 bytes).
 	dir, err := os.MkdirTemp("", "ovs")
 	if err != nil {
 		t.Fatal(err)
@@ -93,14 +93,14 @@ func Start(t testing.TB) *Instance {
 	i.StartDB(t)
 	must(t, i.VSCtl("--no-wait", "init"))
 	i.StartSwitch(t)
-	// The tests of another version must not pass on this machine's.
+	// Tests of another version must not pass with this machine's programs.
 	if want, said := os.Getenv(VersionEnv), i.Run(t, "ovs-appctl", "version"); !strings.Contains(said, "(Open vSwitch) "+want) {
 		t.Fatalf("the switch says %q; %s wants version %s: make test-ovs OVS=%s", said, VersionEnv, want, want)
 	}
 	return i
 }
 
-// Socket is the database's, as ovs.Config wants it.
+// Socket returns the address of the database for ovs.Config.
 func (i *Instance) Socket() string { return "unix:" + i.Dir + "/db.sock" }
 
 // StartDB starts ovsdb-server and waits for its socket.
@@ -124,7 +124,7 @@ func (i *Instance) KillDB(t testing.TB) {
 	i.db = nil
 }
 
-// ReplaceDB puts an empty database in the place of the running one.
+// ReplaceDB replaces the running database with an empty one.
 func (i *Instance) ReplaceDB(t testing.TB) {
 	t.Helper()
 	i.KillDB(t)
@@ -143,25 +143,25 @@ func (i *Instance) KillSwitch(t testing.TB) {
 	i.switchd = nil
 }
 
-// VSCtl is an ovs-vsctl that talks to the instance.
+// VSCtl returns an ovs-vsctl command for the instance.
 func (i *Instance) VSCtl(args ...string) *exec.Cmd {
 	return i.command("ovs-vsctl", append([]string{"--db=" + i.Socket(), "-t", "10"}, args...)...)
 }
 
-// Run runs a program in the instance's namespace, with OVS tools talking to
-// the instance, and returns what it printed.
+// Run runs a program in the instance's namespace and returns its output. OVS tools that
+// it runs talk to the instance.
 func (i *Instance) Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	return must(t, i.command(name, args...))
 }
 
-// Try is Run for what may fail, as while the switch starts.
+// Try is like Run for a program that may fail, such as while the switch starts.
 func (i *Instance) Try(name string, args ...string) (string, error) {
 	out, err := i.command(name, args...).Output()
 	return string(out), err
 }
 
-// AddVeth makes a veth pair in the namespace, name and name+"p", both up.
+// AddVeth creates a veth pair in the namespace, name and name+"p", both up.
 func (i *Instance) AddVeth(t testing.TB, name string) {
 	t.Helper()
 	i.Run(t, "ip", "link", "add", name, "type", "veth", "peer", "name", name+"p")
@@ -175,12 +175,13 @@ func (i *Instance) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// start runs a daemon as a child. nsenter execs, so the child is the daemon.
+// start starts a daemon as a child process. nsenter execs, so the child is the daemon
+// itself.
 func (i *Instance) start(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	args = append(args, "--no-chdir", "--pidfile", "--log-file", "-vconsole:off")
 	cmd := i.command(name, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a ^C on the test leaves the end to Cleanup
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ^C on the test must not reach it; Cleanup stops it
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
@@ -209,7 +210,7 @@ func kill(t testing.TB, cmd *exec.Cmd) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Errorf("kill %d: %v", cmd.Process.Pid, err)
 	}
-	_ = cmd.Wait() // it was killed, so it says so
+	_ = cmd.Wait() // the error only reports the kill
 }
 
 func must(t testing.TB, cmd *exec.Cmd) string {
