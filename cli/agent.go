@@ -54,7 +54,7 @@ which override the settings file, which overrides the defaults.`,
 	return cmd
 }
 
-// agentFlags gives cmd the flags of settingTable, except those that are global.
+// agentFlags adds the flags of settingTable to cmd, except the global ones.
 func agentFlags(cmd *cobra.Command) {
 	for _, e := range settingTable() {
 		if e.agentFlag() {
@@ -63,7 +63,8 @@ func agentFlags(cmd *cobra.Command) {
 	}
 }
 
-// agentSettings loads the settings with the flags of `agent run` or `proxy` on top.
+// agentSettings loads the settings. The flags of `agent run` or `proxy` override the other
+// sources.
 func (a *app) agentSettings(cmd *cobra.Command) (Settings, origins, error) {
 	src, err := a.sources()
 	if err != nil {
@@ -80,17 +81,17 @@ func (a *app) agentSettings(cmd *cobra.Command) (Settings, origins, error) {
 	return loadSettings(src)
 }
 
-// logger writes to standard error, which the journal or the log file keeps.
+// logger returns a logger that writes to standard error, which goes to the journal or the
+// log file.
 func (a *app) logger(s Settings) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.Log.Level)); err != nil {
-		level = slog.LevelInfo // checked when the settings were loaded
+		level = slog.LevelInfo // already checked by loadSettings
 	}
 	return slog.New(calm.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level})))
 }
 
-// agentRunArgs is what `agent run` must be given to run with the flags that
-// cmd was given.
+// agentRunArgs returns the arguments for `agent run` that correspond to the flags of cmd.
 func (a *app) agentRunArgs(cmd *cobra.Command) []string {
 	args := []string{"agent", "run"}
 	if a.configFile != "" {

@@ -14,7 +14,7 @@ import (
 	"github.com/socketplane/socketplane/agent/state"
 )
 
-// newKeeper makes the keeper of this host's place in the cluster.
+// newKeeper returns the keeper of this host's place in the cluster.
 func newKeeper(s Settings, id string, links *link.Links, logger *slog.Logger) (*cluster.Keeper, error) {
 	return cluster.NewKeeper(cluster.KeeperConfig{
 		Dir: s.Host.StateDir, HostID: id, HostName: s.Host.Name, Configured: s.Consul.Address != "",
@@ -27,10 +27,10 @@ func newKeeper(s Settings, id string, links *link.Links, logger *slog.Logger) (*
 	})
 }
 
-// enterPlace opens the store that belongs to this host's place: Consul's as
-// configured, that of a Consul of ours, or the file of a host alone. What that
-// needs it waits for, and says so on the socket. The returned function ends what
-// was begun.
+// enterPlace opens the store for this host's place in the cluster: the configured Consul,
+// the Consul that the agent runs, or the file of a host without a cluster. While it waits,
+// it reports the reason on the socket. The returned end function stops what enterPlace
+// started. If ctx ends, the store may be nil without an error.
 func enterPlace(ctx context.Context, s Settings, id string, links *link.Links, keeper *cluster.Keeper, logger *slog.Logger) (store state.Store, end func(), err error) {
 	stage, err := serveWaiting(ctx, s, id, keeper, logger)
 	if err != nil {
@@ -51,7 +51,7 @@ func enterPlace(ctx context.Context, s Settings, id string, links *link.Links, k
 		}
 		return store, func() { _ = store.Close() }, nil
 	}
-	// Before anything waits: containers of Docker's may run already.
+	// Before anything waits, because Docker's containers may be running already.
 	if place, err := keeper.Place(ctx); err == nil {
 		err = firewall.New(logger).Close(ctx, firewall.Rules{
 			Underlay: carriers(ctx, s, links, place), Consul: consulPorts(keeper), GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
@@ -60,7 +60,7 @@ func enterPlace(ctx context.Context, s Settings, id string, links *link.Links, k
 			logger.Error("the cluster's ports are open to containers; trying on", "err", err)
 		}
 	}
-	// Before its Consul says a word under this host's name.
+	// Before this host's Consul sends anything under its name.
 	if err := keeper.CheckIdentity(ctx); err != nil {
 		return nil, nil, unlessAnew(ctx, err)
 	}
@@ -85,7 +85,7 @@ func enterPlace(ctx context.Context, s Settings, id string, links *link.Links, k
 	return store, end, nil
 }
 
-// carriers are the interfaces by which packets to this host's tunnel address come.
+// carriers returns the interfaces on which packets to this host's tunnel address arrive.
 func carriers(ctx context.Context, s Settings, links *link.Links, place api.Place) []string {
 	up, err := links.Uplinks(ctx, place.Address)
 	if err != nil || up.Underlay == "" {
@@ -99,7 +99,8 @@ func carriers(ctx context.Context, s Settings, links *link.Links, place api.Plac
 	return up.Carriers()
 }
 
-// unlessAnew takes the end of a life for no failure.
+// unlessAnew returns nil instead of err if ctx has ended, because the end of a life is no
+// failure.
 func unlessAnew(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -107,7 +108,7 @@ func unlessAnew(ctx context.Context, err error) error {
 	return err
 }
 
-// openStore gives the cluster's Consul, or the file of a host on its own.
+// openStore opens the configured Consul, or the file of a host without a cluster.
 func openStore(s Settings, keeper *cluster.Keeper, logger *slog.Logger) (state.Store, error) {
 	if s.Consul.Address == "" {
 		return state.OpenEmbedded(keeper.StatePath())
@@ -118,7 +119,7 @@ func openStore(s Settings, keeper *cluster.Keeper, logger *slog.Logger) (state.S
 	})
 }
 
-// serveWaiting answers on the socket while the agent waits for its place.
+// serveWaiting serves the socket while the agent waits for its place.
 func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Keeper, logger *slog.Logger) (end func(), err error) {
 	l, err := listen(s.API.Socket)
 	if err != nil {
@@ -129,7 +130,7 @@ func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 			Version: Version(), PID: os.Getpid(), Bridge: s.OVS.Bridge, Problems: []string{}, Peers: []api.Peer{},
 			Host: api.Host{ID: id, Name: s.Host.Name},
 		}
-		if keeper.Managed() { // who looks why it waits may have to ask Consul
+		if keeper.Managed() { // the user may need Consul's address to find out why the agent waits
 			st.Store = "consul " + keeper.ConsulAddress()
 		}
 		if why := keeper.Waiting(); why != "" {
@@ -150,7 +151,7 @@ func serveWaiting(ctx context.Context, s Settings, id string, keeper *cluster.Ke
 	return func() { cancel(); <-done }, nil
 }
 
-// placed is the agent's service, whose status tells of this host's place, too.
+// placed is the agent's service. It adds the problems of this host's place to the status.
 type placed struct {
 	api.Service
 	keeper *cluster.Keeper
@@ -165,7 +166,7 @@ func (p placed) Status(ctx context.Context) (api.Status, error) {
 	return st, err
 }
 
-// withCluster serves the calls about this host's place beside others.
+// withCluster serves the cluster calls in addition to the calls of rest.
 func withCluster(place api.ClusterService, rest http.Handler, logger *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	calls := api.NewClusterHandler(place, logger)

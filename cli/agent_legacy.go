@@ -13,10 +13,11 @@ import (
 	"github.com/socketplane/socketplane/agent/powerstrip"
 )
 
-// legacyAddress is where the agent of 2015 listened; then on every address.
+// legacyAddress is the address of the 2015 API. The agent of 2015 listened on this port on
+// every address.
 const legacyAddress = "127.0.0.1:6675"
 
-// legacyHandler serves the API of 2015 with its Powerstrip adapter.
+// legacyHandler returns the handler of the 2015 API with its Powerstrip adapter.
 func legacyHandler(s Settings, svc api.Service, place api.ClusterService, logger *slog.Logger) (http.Handler, error) {
 	engine, err := docker.Dial("unix://" + s.Docker.Socket)
 	if err != nil {
@@ -26,7 +27,7 @@ func legacyHandler(s Settings, svc api.Service, place api.ClusterService, logger
 	return api.NewLegacyHandler(svc, place, adapter, logger), nil
 }
 
-// withLegacy serves both APIs of the agent's socket.
+// withLegacy serves both APIs on the agent's socket.
 func withLegacy(own, legacy http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", own)
@@ -36,8 +37,8 @@ func withLegacy(own, legacy http.Handler) http.Handler {
 	return mux
 }
 
-// listenLegacy opens the port of 2015. It comes before the agent's socket: who
-// sees the agent ready can call both.
+// listenLegacy opens the port of the 2015 API. It is called before the agent's socket is
+// opened, so that both APIs are available once the agent is.
 func listenLegacy() (net.Listener, error) {
 	l, err := net.Listen("tcp", legacyAddress)
 	if err != nil {
@@ -46,11 +47,11 @@ func listenLegacy() (net.Listener, error) {
 	return l, nil
 }
 
-// netnsDir is where the agent of 2015 put a link for each container. Its script's
-// stop and rm run `find -L` there, and fail where it does not exist.
+// netnsDir is where the agent of 2015 created a link for each container. The stop and rm
+// commands of its script run `find -L` there, and fail if it does not exist.
 const netnsDir = "/var/run/netns"
 
-// makeNetNSDir makes that directory, as `ip netns` would.
+// makeNetNSDir creates netnsDir, as `ip netns` does.
 func makeNetNSDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("api.legacy: directory for the scripts of 2015: %w", err)
@@ -58,7 +59,7 @@ func makeNetNSDir(dir string) error {
 	return nil
 }
 
-// serveLegacy serves the API of 2015 on loopback, to programs of this host.
+// serveLegacy serves the 2015 API on loopback to programs of this host.
 func serveLegacy(ctx context.Context, legacy http.Handler, l net.Listener) error {
 	return serve(ctx, apiServer(api.NoBrowser(legacy, true, func(w http.ResponseWriter, status int, message string) {
 		http.Error(w, message, status)

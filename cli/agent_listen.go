@@ -15,19 +15,18 @@ import (
 	"github.com/socketplane/socketplane/agent/unixsocket"
 )
 
-// socketGroup is the group whose members may speak to the agent.
+// socketGroup is the group whose members may call the agent.
 const socketGroup = "socketplane"
 
-// netListener is net.Listener; it keeps the wiring free of package net.
+// netListener is net.Listener. The alias avoids an import of package net in agent_run.go.
 type netListener = net.Listener
 
-// dying is how long the locks of an agent that was killed may outlive it: until
-// the kernel has buried it, and a child that it was just starting has become
-// another program.
+// dying bounds how long the locks of a killed agent may outlive it. They are held until
+// the kernel has cleaned up the process, and until a child that it was just starting has
+// executed another program.
 const dying = 2 * time.Second
 
-// patiently tries again while a lock is held, for as long as a dying agent may
-// hold it.
+// patiently calls lock again while it fails with held, for at most dying.
 func patiently(held error, lock func() error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -38,10 +37,10 @@ func patiently(held error, lock func() error) error {
 	}
 }
 
-// lockBridge takes the integration bridge for this process, whatever its state
-// directory and socket are. The lock is on a file that root alone can open, in a
-// directory that root alone can write: nobody else can take it, or be taken for who
-// has it. The bridge belongs to the network namespace, which the file's name says.
+// lockBridge locks the integration bridge for this process, independently of state
+// directory and socket. Only root can write to the directory and open the lock file, so no
+// one else can take the lock or appear to hold it. The file name includes the network
+// namespace, because the bridge belongs to it.
 func lockBridge(dir, bridge string) (unlock func(), err error) {
 	if err := errors.Join(rootsDir(filepath.Dir(dir)), rootsDir(dir)); err != nil {
 		return nil, fmt.Errorf("lock bridge %s: %w", bridge, err)
@@ -64,8 +63,8 @@ func lockBridge(dir, bridge string) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// rootsDir makes a directory unless it is there, and refuses one that others than the
-// user of this process, which is root, can write.
+// rootsDir creates a directory if it does not exist. It fails if anyone except the user of
+// this process, which is root, can write to the directory.
 func rootsDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -81,9 +80,9 @@ func rootsDir(dir string) error {
 	return nil
 }
 
-// lockFile takes the lock on a file, which it makes unless it is there. The kernel
-// gives the lock back when the process ends, however it ends. The error is EWOULDBLOCK
-// when another process has it; then f is open for reading.
+// lockFile locks a file, which it creates if necessary. The kernel releases the lock when
+// the process ends in any way. If another process holds the lock, lockFile returns
+// EWOULDBLOCK and the file open for reading.
 func lockFile(path string) (unlock func(), f *os.File, err error) {
 	f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -96,7 +95,8 @@ func lockFile(path string) (unlock func(), f *os.File, err error) {
 	return func() { _ = f.Close() }, f, nil
 }
 
-// listen opens the agent's socket: mode 0660, group socketplane where there is one.
+// listen opens the agent's socket with mode 0660, and with group socketplane if that group
+// exists.
 func listen(path string) (net.Listener, error) {
 	group := unixsocket.KeepGroup
 	if g, err := user.LookupGroup(socketGroup); err == nil {
@@ -107,7 +107,7 @@ func listen(path string) (net.Listener, error) {
 	return openSocket(path, group)
 }
 
-// openSocket listens on a unix socket, mode 0660, for root and a group.
+// openSocket listens on a unix socket with mode 0660 for root and a group.
 func openSocket(path string, group int) (net.Listener, error) {
 	l, err := unixsocket.Listen(path, group)
 	if errors.Is(err, unixsocket.ErrAnswers) {
@@ -116,7 +116,7 @@ func openSocket(path string, group int) (net.Listener, error) {
 	return l, err
 }
 
-// lockState takes the state directory for this process.
+// lockState locks the state directory for this process.
 func lockState(dir string) (unlock func(), err error) {
 	path := filepath.Join(dir, "agent.lock")
 	unlock, f, err := lockFile(path)
@@ -125,7 +125,7 @@ func lockState(dir string) (unlock func(), err error) {
 	}
 	if err != nil {
 		who := make([]byte, 16)
-		n, _ := f.ReadAt(who, 0) // empty when it cannot be read
+		n, _ := f.ReadAt(who, 0) // empty if it cannot be read
 		_ = f.Close()
 		return nil, fmt.Errorf("another agent (pid %s) runs on this host with state directory %s; see: socketplane agent status",
 			strings.TrimSpace(string(who[:n])), dir)

@@ -69,7 +69,7 @@ func (a *app) journal(ctx context.Context, lines int, follow bool) error {
 	return nil
 }
 
-// tail shows the end of a file that grows and may be rotated.
+// tail prints the end of a file that grows and may be rotated.
 type tail struct {
 	path string
 	out  io.Writer
@@ -78,11 +78,11 @@ type tail struct {
 
 func (t *tail) close() {
 	if t.f != nil {
-		_ = t.f.Close() // only read
+		_ = t.f.Close() // only read from
 	}
 }
 
-// last shows the last n lines and stays at the end of the file.
+// last prints the last n lines and leaves the offset at the end of the file.
 func (t *tail) last(n int) error {
 	f, err := os.Open(t.path)
 	if err != nil {
@@ -93,7 +93,7 @@ func (t *tail) last(n int) error {
 	if err != nil {
 		return err
 	}
-	// The line feed that ends the file ends its last line; it begins none.
+	// The newline at the end of the file ends the last line and does not start another.
 	const block = 32 << 10
 	buf := make([]byte, block)
 	begin, found := size, 0
@@ -127,8 +127,8 @@ func (t *tail) copyFrom(offset int64) error {
 	return err
 }
 
-// follow shows what is added until ctx ends. A file that was replaced is read
-// from its beginning, and so is one that was cut.
+// follow prints what is appended to the file until ctx ends. It prints a replaced or
+// truncated file from its start.
 func (t *tail) follow(ctx context.Context) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -150,7 +150,7 @@ func (t *tail) follow(ctx context.Context) error {
 func (t *tail) reopen() error {
 	now, err := os.Stat(t.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // between two files
+		return nil // the file is being rotated
 	}
 	if err != nil {
 		return err
@@ -173,7 +173,7 @@ func (t *tail) reopen() error {
 	if err != nil {
 		return err
 	}
-	_ = t.f.Close() // only read
+	_ = t.f.Close() // only read from
 	t.f = f
 	return nil
 }

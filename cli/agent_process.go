@@ -17,18 +17,18 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// agentProcess is an agent that runs on this host.
+// agentProcess is a running agent on this host.
 type agentProcess struct {
 	pid  int
-	proc *os.Process // holds a pidfd, so the pid cannot become another's
+	proc *os.Process // holds a pidfd, so the pid cannot be reused
 	args []string    // its arguments, without the program's name
 }
 
-// pidFile is where a background agent's pid is kept.
+// pidFile returns the path of the pid file of a background agent.
 func pidFile(s Settings) string { return filepath.Join(filepath.Dir(s.API.Socket), "agent.pid") }
 
-// findAgent finds the running agent: the one that answers on the socket, else
-// the one in the pid file. It gives nil when there is none.
+// findAgent finds the running agent: the one that answers on the socket, or else the one
+// in the pid file. It returns nil if there is none.
 func findAgent(ctx context.Context, s Settings) (*agentProcess, error) {
 	pid, err := answeringPID(ctx, s)
 	if err != nil {
@@ -43,13 +43,13 @@ func findAgent(ctx context.Context, s Settings) (*agentProcess, error) {
 			return nil, fmt.Errorf("pid file: %w", err)
 		}
 		if pid, err = strconv.Atoi(strings.TrimSpace(string(data))); err != nil || pid <= 1 {
-			return nil, nil // half-written or foreign: names nobody
+			return nil, nil // half-written or foreign: identifies no process
 		}
 	}
 	return agentByPID(pid)
 }
 
-// answeringPID asks the socket; 0 means that nobody answers.
+// answeringPID returns the pid of the agent that answers on the socket, or 0 if none does.
 func answeringPID(ctx context.Context, s Settings) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -57,7 +57,7 @@ func answeringPID(ctx context.Context, s Settings) (int, error) {
 	switch {
 	case err == nil:
 		return st.PID, nil
-	case errors.Is(err, context.DeadlineExceeded): // it hangs; the pid file may know it
+	case errors.Is(err, context.DeadlineExceeded): // it hangs; the pid file may have its pid
 		return 0, nil
 	case errors.Is(err, api.ErrUnreachable) && !closedToUs(s.API.Socket):
 		return 0, nil
@@ -65,13 +65,13 @@ func answeringPID(ctx context.Context, s Settings) (int, error) {
 	return 0, err
 }
 
-// closedToUs says whether the socket is there and may not be used by us.
+// closedToUs reports whether the socket exists but this process may not write to it.
 func closedToUs(socket string) bool {
 	const writable = 2 // W_OK, access(2)
 	return errors.Is(syscall.Access(socket, writable), fs.ErrPermission)
 }
 
-// agentByPID gives the agent of that pid, or nil when the pid is not an agent.
+// agentByPID returns the agent with that pid, or nil if the process is not an agent.
 func agentByPID(pid int) (*agentProcess, error) {
 	proc, err := os.FindProcess(pid)
 	if err != nil {
@@ -93,13 +93,13 @@ func agentByPID(pid int) (*agentProcess, error) {
 	return p, nil
 }
 
-// isAgentRun says whether args are those of `agent run`, wherever global flags stand.
+// isAgentRun reports whether args are those of `agent run`, with global flags anywhere.
 func isAgentRun(args []string) bool {
 	i := slices.Index(args, "agent")
 	return i >= 0 && i+1 < len(args) && args[i+1] == "run"
 }
 
-// alive says whether the process still does anything; a zombie does not.
+// alive reports whether the process is running. A zombie is not.
 func (p *agentProcess) alive() bool {
 	if err := p.proc.Signal(syscall.Signal(0)); err != nil && !errors.Is(err, syscall.EPERM) {
 		return false
@@ -108,12 +108,13 @@ func (p *agentProcess) alive() bool {
 	if err != nil {
 		return false
 	}
-	// The name, in parentheses, may hold anything: the state follows the last one. proc(5)
+	// The name in parentheses may contain anything. The state follows the last
+	// parenthesis, see proc(5).
 	_, rest, ok := strings.Cut(string(stat[max(0, bytes.LastIndexByte(stat, ')')):]), ") ")
 	return ok && !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
 }
 
-// stop asks the process to end and waits for it.
+// stop terminates the process and waits until it has ended.
 func (p *agentProcess) stop(ctx context.Context, limit time.Duration) error {
 	if err := p.proc.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop the agent (pid %d): %w", p.pid, err)

@@ -28,17 +28,17 @@ import (
 	"github.com/socketplane/socketplane/ovs"
 )
 
-// openTimeout bounds the wait for Open vSwitch at the start.
+// openTimeout bounds the wait for Open vSwitch at the start of the agent.
 const openTimeout = 15 * time.Second
 
-// runAgent runs the agent until ctx ends: one life after another, each in the
-// place in the cluster that the last has chosen. A life's end takes nothing
-// down, so no packet is lost in between.
+// runAgent runs the agent until ctx ends, as a sequence of lives. Each life runs in the
+// place in the cluster that the previous one chose. The end of a life removes nothing, so
+// no packet is lost between lives.
 func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the agent changes the host's network and must be run as root; try: sudo socketplane agent run")
 	}
-	// One agent a host: two would undo each other's work.
+	// Only one agent per host, because two would undo each other's changes.
 	if err := prepareStateDir(s.Host.StateDir); err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	// Before anything of the host is changed.
+	// Before anything on the host is changed.
 	if err := (&setup.Host{}).Remember(s.Host.StateDir, s.Docker.DaemonJSON); err != nil {
 		return fmt.Errorf("record how this host was: %w", err)
 	}
@@ -77,8 +77,9 @@ func runAgent(ctx context.Context, s Settings, logger *slog.Logger) error {
 	}
 }
 
-// prepareStateDir makes the state directory, and keeps it from all but root, as the
-// unit does. One of another name may be for more than the state, and stays as it is.
+// prepareStateDir creates the state directory, and restricts it to root like the unit
+// does. It does not change the mode of a directory that is not named socketplane, because
+// that may contain more than the state.
 func prepareStateDir(dir string) error {
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil && filepath.Base(dir) == "socketplane" {
@@ -90,7 +91,7 @@ func prepareStateDir(dir string) error {
 	return nil
 }
 
-// runLife puts the agent together and runs it until ctx ends.
+// runLife assembles the agent and runs it until ctx ends.
 func runLife(ctx context.Context, s Settings, id string, links *link.Links, keeper *cluster.Keeper, logger *slog.Logger) error {
 	store, end, err := enterPlace(ctx, s, id, links, keeper, logger)
 	if err != nil || store == nil {
@@ -98,7 +99,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	}
 	defer end()
 
-	// The switch must be there: without it there is nothing to agree with.
+	// Fails if the switch is not available, because the agent can do nothing without it.
 	openCtx, cancel := context.WithTimeout(ctx, openTimeout)
 	sw, err := ovs.Open(openCtx, ovs.Config{
 		Socket: "unix:" + s.OVS.Socket, Bridge: s.OVS.Bridge, Datapath: s.OVS.Datapath, Logger: logger,
@@ -164,9 +165,9 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	if err != nil {
 		return err
 	}
-	// Before the socket is there, so that who sees it can run containers. But a
-	// dockerd that starts at the same moment may wait for the socket itself, with
-	// the containers that it brings back.
+	// Before the socket exists, so that whoever sees the socket can run containers. But a
+	// dockerd that starts at the same moment may itself wait for the socket, with the
+	// containers that it restarts.
 	runtime := installRuntime(s, logger)
 	registered := registerRuntime(ctx, runtime)
 	var legacyListener netListener
@@ -195,7 +196,7 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	server := apiServer(api.Recorded(withCluster(keeper, withLegacy(api.NewHandler(placed{a, keeper}, logger), legacy), logger), logger))
 	keeper.Serve(store, a, a.Ready)
 
-	// Everything that goes on side by side; the first that fails ends all.
+	// All goroutines of the agent. The first that fails ends the others.
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return sw.Run(ctx) })
 	g.Go(func() error { return member.Run(ctx) })
@@ -225,14 +226,15 @@ func runLife(ctx context.Context, s Settings, id string, links *link.Links, keep
 	}
 	logger.Info("agent started", "version", Version(), "host", s.Host.Name, "id", id,
 		"store", store.String(), "bridge", sw.Bridge(), "datapath", sw.Datapath())
-	// The sockets are there: Docker may start, whether the store is there or not.
+	// The sockets exist, so Docker may start even if the store is not available.
 	ready(logger)
 	err = g.Wait()
 	logger.Info("agent stopped")
 	return err
 }
 
-// consulPorts are the ports between hosts of the Consul that the agent runs.
+// consulPorts returns the ports that the agent's Consul uses between hosts. It returns nil
+// if the agent runs no Consul.
 func consulPorts(keeper *cluster.Keeper) []firewall.Port {
 	if !keeper.Managed() {
 		return nil
@@ -244,8 +246,8 @@ func consulPorts(keeper *cluster.Keeper) []firewall.Port {
 	}
 }
 
-// deniesForward says whether FORWARD is to drop what no rule accepts: on a host that
-// forwards only since the agent has it forward. It notes how the policy was.
+// deniesForward reports whether the policy of FORWARD should be DROP: only on a host that
+// did not forward packets before the agent enabled it. It records the previous policy.
 func deniesForward(ctx context.Context, s Settings, filter *nat.NAT) (bool, error) {
 	host := &setup.Host{}
 	wasOff, err := host.ForwardingWasOff(s.Host.StateDir)
@@ -259,7 +261,7 @@ func deniesForward(ctx context.Context, s Settings, filter *nat.NAT) (bool, erro
 	return true, host.RememberForwardPolicy(s.Host.StateDir, policy)
 }
 
-// thisHost is what makes this host's record in the cluster.
+// thisHost builds this host's record in the cluster.
 type thisHost struct {
 	id, name, boot string
 	keeper         *cluster.Keeper
@@ -268,7 +270,7 @@ type thisHost struct {
 	paths          *pathmtu.Paths
 }
 
-// describe looks at the host as it is now.
+// describe returns the current record of the host.
 func (h thisHost) describe(ctx context.Context) (cluster.Host, error) {
 	underlay, err := h.links.Underlay(h.keeper.WantIface())
 	if err != nil {
@@ -288,7 +290,8 @@ func (h thisHost) describe(ctx context.Context) (cluster.Host, error) {
 	}, nil
 }
 
-// hostRoutes gives the routes of all hosts, this one's as they are now.
+// hostRoutes returns a function that lists the routes of all hosts. For this host it reads
+// the current ones.
 func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(context.Context) ([]network.HostRoute, error) {
 	return func(ctx context.Context) ([]network.HostRoute, error) {
 		hosts, err := cluster.List(ctx, store)
@@ -300,7 +303,7 @@ func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(conte
 			return nil, err
 		}
 		hosts = append(hosts, me)
-		named, seen := namesakes{}, map[string]bool{} // this host is there twice
+		named, seen := namesakes{}, map[string]bool{} // this host is listed twice
 		for _, h := range hosts {
 			if !seen[h.ID] {
 				seen[h.ID] = true
@@ -317,7 +320,8 @@ func hostRoutes(store state.Store, self func() (cluster.Host, error)) func(conte
 	}
 }
 
-// aliveHosts gives the ids of the hosts whose session lives.
+// aliveHosts returns a function that reports for each host id whether its session is
+// alive.
 func aliveHosts(store state.Store) func(context.Context) (map[string]bool, error) {
 	return func(ctx context.Context) (map[string]bool, error) {
 		hosts, err := cluster.List(ctx, store)
@@ -332,8 +336,8 @@ func aliveHosts(store state.Store) func(context.Context) (map[string]bool, error
 	}
 }
 
-// installRuntime lays our runtime down, once, and says how Docker is told of it;
-// nil: it is not to be told.
+// installRuntime installs our runtime and returns how to register it with Docker. It
+// returns nil if the runtime is disabled or cannot be installed.
 func installRuntime(s Settings, logger *slog.Logger) *docker.Registration {
 	if !s.Docker.Enabled || !s.Docker.RegisterRuntime {
 		return nil
@@ -349,7 +353,7 @@ func installRuntime(s Settings, logger *slog.Logger) *docker.Registration {
 	}
 }
 
-// keepRegistering registers the runtime once dockerd answers.
+// keepRegistering retries until dockerd answers.
 func keepRegistering(ctx context.Context, r *docker.Registration) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -365,9 +369,9 @@ func keepRegistering(ctx context.Context, r *docker.Registration) error {
 	}
 }
 
-// registerRuntime makes Docker know our runtime. An agent without it still
-// serves everything but new containers of `socketplane run`. False says that
-// dockerd does not answer yet and has to be asked again.
+// registerRuntime registers our runtime with Docker. If that fails, the agent still works,
+// except for new containers of `socketplane run`. It returns false if dockerd does not
+// answer yet and registerRuntime must be called again.
 func registerRuntime(ctx context.Context, r *docker.Registration) bool {
 	if r == nil {
 		return true

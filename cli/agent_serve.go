@@ -16,34 +16,38 @@ import (
 )
 
 const (
-	// shutdownTimeout bounds how long requests under way may go on at the end.
+	// shutdownTimeout bounds how long active requests may continue after shutdown has
+	// started.
 	shutdownTimeout = 5 * time.Second
-	// lull is how long a socket without a name must be quiet to count as empty:
-	// who had found it has connected by then.
+	// lull is how long a socket without a path must be idle before its queue counts as
+	// empty. A client that has already found the socket connects within this time.
 	lull = 20 * time.Millisecond
-	// unsaid is how long a connection may be silent at the end.
+	// unsaid is how long shutdown waits for a connection that has not sent a request.
 	unsaid = time.Second
 )
 
-// apiServer serves what others on this host call, none of whom may keep it waiting.
+// apiServer returns a server for other programs on this host. Its timeouts keep them from
+// blocking it.
 func apiServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 	}
 }
 
-// pluginServer serves dockerd, with a connection for each call. One that stays open
-// is closed some time, after a while or at the agent's end, and dockerd may be
-// sending just then: it makes the call again without its content (see docker.LostCall).
+// pluginServer returns a server for dockerd with one connection per call. A kept-alive
+// connection would be closed at some time, when idle or at the end of the agent, and
+// dockerd might be sending a call just then. It would repeat that call without its content
+// (see docker.LostCall).
 func pluginServer(h http.Handler) *http.Server {
 	server := apiServer(h)
 	server.SetKeepAlivesEnabled(false)
 	return server
 }
 
-// serve answers on l until ctx ends, then lets requests under way finish, for a
-// while: one may wait for a store that is away. Whoever has connected by then is answered: a closed socket resets what waits in its
-// queue, and dockerd does not make such a call again with its content.
+// serve serves l until ctx ends. Then it waits up to shutdownTimeout for active requests,
+// because one may wait for a store that is unavailable. On a unix socket it also answers
+// every client that has connected by then: closing a socket resets the connections in its
+// queue, and dockerd does not repeat such a call with its content.
 func serve(ctx context.Context, server *http.Server, l netListener) error {
 	quiet := func(context.Context) {}
 	if ul, ok := l.(*net.UnixListener); ok {
@@ -72,12 +76,12 @@ func serve(ctx context.Context, server *http.Server, l netListener) error {
 	return <-stopped
 }
 
-// callWatch waits for the calls that connections have come to make. A server that
-// is being shut down drops a request that it has not read yet.
+// callWatch waits for the first request of each connection, because http.Server drops
+// unread requests at shutdown.
 type callWatch struct {
 	mu     sync.Mutex
-	silent map[net.Conn]bool // connections that have made none
-	quiet  chan struct{}     // closed once there are none; nil: nobody waits
+	silent map[net.Conn]bool // connections without a request so far
+	quiet  chan struct{}     // closed when silent is empty; nil if no goroutine waits
 }
 
 type callConn struct{}
@@ -105,7 +109,7 @@ func watchCalls(server *http.Server) *callWatch {
 	return w
 }
 
-// spoke says that a connection has made its call, or will make none.
+// spoke records that a connection has sent a request or will send none.
 func (w *callWatch) spoke(c net.Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -116,7 +120,8 @@ func (w *callWatch) spoke(c net.Conn) {
 	}
 }
 
-// await waits until every connection has made a call, once no more come.
+// await waits until every connection has sent a request, for at most unsaid. The caller
+// makes sure that no more connections arrive.
 func (w *callWatch) await(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, unsaid)
 	defer cancel()
@@ -134,12 +139,12 @@ func (w *callWatch) await(ctx context.Context) {
 	}
 }
 
-// emptied is a socket that is taken off its path first, and closed when nobody
-// waits in its queue any more.
+// emptied is a listener that first removes its path and closes only when its queue is
+// empty.
 type emptied struct {
 	*net.UnixListener
 	mu   sync.Mutex
-	last chan struct{} // closed when the queue is empty; nil before the end
+	last chan struct{} // closed when the queue is empty; nil before empty is called
 }
 
 // Accept implements net.Listener.
@@ -153,14 +158,14 @@ func (e *emptied) Accept() (net.Conn, error) {
 			e.mu.Unlock()
 			return conn, err
 		case err == nil:
-			_ = e.SetDeadline(time.Now().Add(lull)) // there was one, there may be another
+			_ = e.SetDeadline(time.Now().Add(lull)) // another connection may follow
 			e.mu.Unlock()
 			return conn, nil
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			e.mu.Unlock()
 			return nil, err
 		}
-		if e.waiting() { // we were late ourselves
+		if e.waiting() { // this process itself was late
 			_ = e.SetDeadline(time.Now().Add(lull))
 			e.mu.Unlock()
 			continue
@@ -175,9 +180,9 @@ func (e *emptied) Accept() (net.Conn, error) {
 	}
 }
 
-// empty takes the socket off its path and waits until its queue is empty.
+// empty removes the socket's path and waits until the queue is empty.
 func (e *emptied) empty(ctx context.Context) {
-	e.SetUnlinkOnClose(false) // another agent's socket may be there by then
+	e.SetUnlinkOnClose(false) // the path may be another agent's socket by then
 	_ = os.Remove(e.Addr().String())
 	last := make(chan struct{})
 	e.mu.Lock()
@@ -190,13 +195,13 @@ func (e *emptied) empty(ctx context.Context) {
 	}
 }
 
-// waiting says whether somebody waits in the queue.
+// waiting reports whether a connection waits in the queue.
 func (e *emptied) waiting() (yes bool) {
 	raw, err := e.SyscallConn()
 	if err != nil {
 		return false
 	}
-	_ = raw.Control(func(fd uintptr) { // it fails only once the socket is closed
+	_ = raw.Control(func(fd uintptr) { // fails only if the socket is closed
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		yes = err == nil && n > 0
 	})

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// startDeadline is how long an agent may take until it answers.
+// startDeadline bounds the time until a started agent answers.
 const startDeadline = 30 * time.Second
 
 func (a *app) agentStartCommand() *cobra.Command {
@@ -43,7 +43,7 @@ already runs is left alone.`,
 	return cmd
 }
 
-// startAgent starts an agent with args unless one runs.
+// startAgent starts an agent with args unless one is running.
 func (a *app) startAgent(ctx context.Context, s Settings, args []string) error {
 	if pid, err := answeringPID(ctx, s); err != nil {
 		return err
@@ -73,13 +73,13 @@ func (a *app) startAgent(ctx context.Context, s Settings, args []string) error {
 	return err
 }
 
-// spawnAgent starts a background process and waits until it answers.
+// spawnAgent starts a background process, waits until it answers, and returns its pid.
 func spawnAgent(ctx context.Context, s Settings, args []string) (int, error) {
 	if err := os.MkdirAll(filepath.Dir(s.API.Socket), 0o755); err != nil {
 		return 0, fmt.Errorf("directory of the socket: %w", err)
 	}
-	// The lock on the pid file makes a second start at the same moment wait for
-	// the first and then find its agent.
+	// The lock on the pid file makes a concurrent start wait for this one and then find
+	// its agent.
 	pidf, err := os.OpenFile(pidFile(s), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return 0, fmt.Errorf("pid file: %w", err)
@@ -106,7 +106,7 @@ func spawnAgent(ctx context.Context, s Settings, args []string) (int, error) {
 	}
 	cmd := exec.Command(exe)
 	cmd.Args = append([]string{"socketplane"}, args...)
-	cmd.Dir = "/" // never keep a file system busy
+	cmd.Dir = "/" // do not keep a file system busy
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // outlive the terminal
 	if err := cmd.Start(); err != nil {
@@ -118,7 +118,7 @@ func spawnAgent(ctx context.Context, s Settings, args []string) (int, error) {
 	died := make(chan struct{})
 	go func() {
 		defer close(died)
-		_ = cmd.Wait() // its log has the reason
+		_ = cmd.Wait() // its log contains the reason
 	}()
 	pid, err := waitReachable(ctx, s, died)
 	if errors.Is(err, errDied) {
@@ -139,8 +139,8 @@ func writePID(f *os.File, pid int) error {
 
 var errDied = errors.New("the agent has ended")
 
-// waitReachable waits until the agent answers and gives its pid; a closed died
-// channel ends the wait.
+// waitReachable waits until the agent answers, and returns its pid. It returns errDied
+// when died is closed.
 func waitReachable(ctx context.Context, s Settings, died <-chan struct{}) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, startDeadline)
 	defer cancel()
@@ -148,8 +148,9 @@ func waitReachable(ctx context.Context, s Settings, died <-chan struct{}) (int, 
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		// On its way to its place the agent answers for an instant, with no tunnel
-		// address, and then anew. That counts when it says what it waits for.
+		// Before it has its place, the agent answers briefly without a tunnel address, and
+		// then stops and serves the socket again. Accept such an answer only if it reports
+		// a problem.
 		if st, err := client.Status(ctx); err == nil && (st.Host.VTEP != "" || len(st.Problems) > 0) {
 			return st.PID, nil
 		}
@@ -163,7 +164,7 @@ func waitReachable(ctx context.Context, s Settings, died <-chan struct{}) (int, 
 	}
 }
 
-// lastWords is the last line of the log after begin, without our own prefix.
+// lastWords returns the last line of the log after begin, without our own prefix.
 func lastWords(file string, begin int64) string {
 	f, err := os.Open(file)
 	if err != nil {

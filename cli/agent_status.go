@@ -62,11 +62,11 @@ func writeStatus(w io.Writer, st api.Status) error {
 		{"Tunnel address", st.Host.VTEP},
 		{"Bridge", st.Bridge + " (datapath " + st.Host.Datapath + ")"},
 	}
-	if st.Uplinks != nil { // an agent that waits for its place has not looked
+	if st.Uplinks != nil { // nil while the agent waits for its place
 		facts = append(facts, [2]string{"Uplinks", cmp.Or(strings.Join(st.Uplinks, ", "), "none")})
 	}
 	facts = append(facts, [2]string{"Store", st.Store})
-	// The consul commands do not look for a socket.
+	// The consul commands do not look for a socket by themselves.
 	if addr, ok := strings.CutPrefix(st.Store, "consul unix://"); ok {
 		facts = append(facts, [2]string{"Consul CLI", "CONSUL_HTTP_ADDR=unix://" + addr})
 	}

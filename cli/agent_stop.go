@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// stopDeadline is how long an agent may take to end.
+// stopDeadline bounds the time that an agent takes to end.
 const stopDeadline = 15 * time.Second
 
 func (a *app) agentStopCommand() *cobra.Command {
@@ -33,8 +33,8 @@ error if no agent runs.`,
 	}
 }
 
-// stopAgent stops the agent and gives the arguments with which it ran; nil when
-// none ran, or when systemd knows them.
+// stopAgent stops the agent and returns the arguments with which it ran. They are nil if
+// no agent ran or if systemd ran it.
 func (a *app) stopAgent(ctx context.Context, s Settings) ([]string, error) {
 	p, err := findAgent(ctx, s)
 	if err != nil {
@@ -46,12 +46,12 @@ func (a *app) stopAgent(ctx context.Context, s Settings) ([]string, error) {
 	}
 	bySystemd := underSystemd()
 	if bySystemd {
-		// Also ends a start that systemd is repeating.
+		// This also ends a start that systemd keeps retrying.
 		if err := a.systemctl("stop"); err != nil {
 			return nil, err
 		}
 	}
-	if p.alive() { // systemd knows nothing of one that was started by hand
+	if p.alive() { // systemd does not stop an agent that was started by hand
 		if err := p.stop(ctx, stopDeadline); err != nil {
 			return nil, err
 		}

@@ -7,10 +7,10 @@ import (
 	"path/filepath"
 )
 
-// unitName is the systemd unit that a package or `install` puts in place.
+// unitName is the systemd unit that a package or `install` installs.
 const unitName = "socketplane.service"
 
-// underSystemd says whether systemd runs this host and knows our unit.
+// underSystemd reports whether systemd runs this host and has our unit.
 func underSystemd() bool {
 	if _, err := os.Stat("/run/systemd/system"); err != nil { // sd_booted(3)
 		return false
@@ -23,7 +23,7 @@ func underSystemd() bool {
 	return false
 }
 
-// systemctl runs one verb on our unit; what it has to say goes to our streams.
+// systemctl runs one systemctl command on our unit, with our output streams.
 func (a *app) systemctl(verb string) error {
 	cmd := exec.Command("systemctl", verb, unitName)
 	cmd.Stdout, cmd.Stderr = a.stdout, a.stderr

@@ -10,7 +10,7 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// checkAllowed refuses early what the agent would refuse whatever the network.
+// checkAllowed returns the errors that the agent would return for any network.
 func checkAllowed(allow []string, forwarding bool) error {
 	allowed, err := api.ParseAllowed(allow)
 	if err == nil && forwarding && len(allowed) == 0 {
@@ -19,8 +19,8 @@ func checkAllowed(allow []string, forwarding bool) error {
 	return err
 }
 
-// dropWords say why the switch drops what a container sends, in the order in which
-// they are shown. IPv6 is not among them: every Linux container sends some.
+// dropWords describes the causes of dropped packets, in the order of display. IPv6 is not
+// included, because every Linux container sends some.
 var dropWords = []struct{ cause, words string }{
 	{"source", "source address not its own"},
 	{"arp", "ARP for an address not its own"},
@@ -28,7 +28,7 @@ var dropWords = []struct{ cause, words string }{
 	{"other", "neither IPv4 nor ARP"},
 }
 
-// droppedText says what was dropped of what an endpoint sent.
+// droppedText describes the dropped packets of an endpoint.
 func droppedText(d api.Drops) string {
 	var parts []string
 	for _, w := range dropWords {
@@ -39,8 +39,8 @@ func droppedText(d api.Drops) string {
 	return cmp.Or(strings.Join(parts, ", "), "-")
 }
 
-// addDrops asks the agent what was dropped. An agent of an earlier release does not
-// know, and endpoints are shown without.
+// addDrops adds the counts of dropped packets to views. It leaves them out on error,
+// because an agent of an earlier release does not have them.
 func addDrops(ctx context.Context, svc api.Service, views []endpointView) {
 	drops, err := svc.Drops(ctx)
 	if err != nil {
@@ -51,7 +51,7 @@ func addDrops(ctx context.Context, svc api.Service, views []endpointView) {
 	}
 }
 
-// allowedText lists what an endpoint may have beside its own address.
+// allowedText lists the addresses that an endpoint may use beside its own.
 func allowedText(e endpointView) string {
 	text := strings.Join(e.Allowed, " ")
 	if e.Forwarding {
@@ -60,7 +60,7 @@ func allowedText(e endpointView) string {
 	return cmp.Or(text, "-")
 }
 
-// some says whether any endpoint has what a column shows.
+// some reports whether has is true for any endpoint. A column is shown only in that case.
 func some(endpoints []endpointView, has func(endpointView) bool) bool {
 	return slices.ContainsFunc(endpoints, has)
 }

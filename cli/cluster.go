@@ -29,7 +29,7 @@ Commands that change this host's place in the cluster print the new place with -
 	return cmd
 }
 
-// clusterService connects to the agent.
+// clusterService returns a client of the agent.
 func (a *app) clusterService() (api.ClusterService, error) {
 	s, err := a.settings()
 	if err != nil {
@@ -38,11 +38,11 @@ func (a *app) clusterService() (api.ClusterService, error) {
 	return api.NewClient(s.API.Socket), nil
 }
 
-// placeDeadline bounds how long an agent may need to take its new place: Consul
-// starts in 2 s, and finds the others in as many.
+// placeDeadline bounds the time that an agent takes to reach its new place. Consul starts
+// in 2 s, and finds the other hosts in another 2 s.
 const placeDeadline = 90 * time.Second
 
-// moved waits until the agent has taken another place than it had.
+// moved waits until the agent has reached a place after before.
 func (a *app) moved(ctx context.Context, svc api.ClusterService, before api.Place) (api.Place, error) {
 	ctx, cancel := context.WithTimeout(ctx, placeDeadline)
 	defer cancel()
@@ -75,13 +75,13 @@ func (a *app) moved(ctx context.Context, svc api.ClusterService, before api.Plac
 	}
 }
 
-// onTerminal says whether somebody watches.
+// onTerminal reports whether standard error is a terminal.
 func (a *app) onTerminal() bool {
 	f, ok := a.stderr.(*os.File)
 	return ok && isTerminal(f)
 }
 
-// change asks for another place and waits until it is taken.
+// change requests another place with ask and waits until the agent has reached it.
 func (a *app) change(ctx context.Context, ask func(api.ClusterService) (api.Place, error)) (before, after api.Place, err error) {
 	svc, err := a.clusterService()
 	if err != nil {
@@ -95,13 +95,13 @@ func (a *app) change(ctx context.Context, ask func(api.ClusterService) (api.Plac
 		return before, after, err
 	}
 	if !answer.Changing {
-		return before, answer, nil // it has it already
+		return before, answer, nil // nothing to change
 	}
 	after, err = a.moved(ctx, svc, before)
 	return before, after, err
 }
 
-// warnInsecure says what must not be overlooked, beside what a command prints.
+// warnInsecure prints a warning to standard error if anyone may join the cluster.
 func (a *app) warnInsecure(p api.Place) {
 	if p.Insecure {
 		fmt.Fprintln(a.stderr, "socketplane: INSECURE: anybody on this network can join this cluster, read and change it (cluster.insecure_autojoin); for demonstrations only")

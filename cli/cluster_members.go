@@ -56,7 +56,7 @@ one by one.`,
 	return cmd
 }
 
-// shownVersion is a host's version, and whether it should be upgraded.
+// shownVersion returns the version of a host's agent, marked if it should be upgraded.
 func shownVersion(m api.Member) string {
 	version := cmp.Or(m.Version, "unknown")
 	if m.Behind {

@@ -11,10 +11,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// tokenEnv names the variable that holds a cluster's token.
+// tokenEnv is the environment variable with the cluster's token.
 const tokenEnv = "SOCKETPLANE_TOKEN"
 
-// maxTokenText bounds what is read as a token, in bytes.
+// maxTokenText bounds the text of a token, in bytes.
 const maxTokenText = 1 << 10
 
 func (a *app) clusterTokenCommand() *cobra.Command {
@@ -47,7 +47,7 @@ a token and only prints it. Use it to prepare hosts before their cluster exists.
 	return cmd
 }
 
-// tokenSource is where a command was told to find the token.
+// tokenSource contains the flags that specify the token.
 type tokenSource struct{ token, file string }
 
 func tokenFlags(cmd *cobra.Command) *tokenSource {
@@ -57,7 +57,8 @@ func tokenFlags(cmd *cobra.Command) *tokenSource {
 	return &t
 }
 
-// readToken gives the token that was said, checked; empty: none was.
+// readToken reads and checks the token from flags or environment. It returns "" if none is
+// specified.
 func (a *app) readToken(from *tokenSource) (string, error) {
 	text, where := from.token, "--token"
 	switch {

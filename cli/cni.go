@@ -24,13 +24,13 @@ configuration here: podman network create --driver socketplane-netavark.`,
 	return cmd
 }
 
-// Where programs that use CNI look by default.
+// Default directories of programs that use CNI.
 const (
 	cniBinDir  = "/opt/cni/bin"
 	cniConfDir = "/etc/cni/net.d"
 )
 
-// cniDirs gives cmd the flags that say where the plugin goes.
+// cniDirs adds the flags for the directories of the plugin to cmd.
 func cniDirs(cmd *cobra.Command) *cni.Setup {
 	var s cni.Setup
 	cmd.Flags().StringVar(&s.BinDir, "bin-dir", cniBinDir, "directory of CNI plugins")
@@ -89,7 +89,7 @@ first: running ones keep their network, but afterwards nothing reports their end
 	return cmd
 }
 
-// sayDone writes a line for each thing that was done, also when not all was.
+// sayDone prints one line per completed change, even if err is not nil, and returns err.
 func (a *app) sayDone(done []string, err error) error {
 	for _, line := range done {
 		fmt.Fprintln(a.stdout, line)

@@ -9,14 +9,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// completePatience is how long a shell waits for the agent when a user presses TAB.
+// completePatience bounds the wait for the agent when a user presses TAB.
 const completePatience = time.Second
 
-// completion lists what an argument or a flag's value can be.
+// completion lists the possible values of an argument or a flag.
 type completion = func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective)
 
-// complete asks the agent for names. Whatever fails, the shell is told of no names: an
-// error would garble the line that is being typed.
+// complete completes names from the agent. On any error it offers no names, because an
+// error message would garble the line that the user is typing.
 func (a *app) complete(names func(api.Service) func(context.Context) ([]string, error)) completion {
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completePatience)
@@ -39,7 +39,7 @@ func (a *app) complete(names func(api.Service) func(context.Context) ([]string, 
 	}
 }
 
-// first completes the first argument only.
+// first completes only the first argument.
 func first(f completion) completion {
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -49,8 +49,8 @@ func first(f completion) completion {
 	}
 }
 
-// afterNetworkFlag completes the value of -n and --network for a command that reads
-// its flags itself. The shell completes all else.
+// afterNetworkFlag completes the value of -n and --network for a command that parses its
+// flags itself. It leaves everything else to the shell.
 func (a *app) afterNetworkFlag() completion {
 	networks := a.complete(networkNames)
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
@@ -61,9 +61,9 @@ func (a *app) afterNetworkFlag() completion {
 	}
 }
 
-// completeFlag has a flag's value completed.
+// completeFlag sets the completion of a flag's value.
 func completeFlag(cmd *cobra.Command, flag string, f completion) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
-		panic(err) // the flag does not exist: a mistake of ours
+		panic(err) // programming error: the flag does not exist
 	}
 }

@@ -69,8 +69,8 @@ routes for what is behind it.`,
 	return cmd
 }
 
-// checkConnect refuses early what the agent would refuse, and makes the path
-// absolute: the agent has another working directory.
+// checkConnect returns early the errors that the agent would return. It makes the path
+// absolute, because the agent has another working directory.
 func checkConnect(cmd *cobra.Command, req *api.AttachRequest) error {
 	for _, name := range []string{"netns", "id"} {
 		if !cmd.Flags().Changed(name) {

@@ -44,20 +44,20 @@ nothing.`,
 	return cmd
 }
 
-// dependency is a program that is needed, and what was found of it.
+// dependency is a required program and the version that was found.
 type dependency struct {
 	Name     string `json:"name"`
 	For      string `json:"for"`
-	Needed   string `json:"needed"` // oldest version; empty: any
-	Found    string `json:"found"`  // version; empty: not there
+	Needed   string `json:"needed"` // oldest supported version; empty: any
+	Found    string `json:"found"`  // version; empty: not found
 	Optional bool   `json:"optional"`
 	OK       bool   `json:"ok"`
 	Remedy   string `json:"remedy,omitempty"`
 
 	versionArgs []string
-	apt, dnf    string // packages; empty: no package
-	dockers     bool   // only where Docker is used
-	elsewhere   string // how to get it where there is no package
+	apt, dnf    string // packages; empty: there is none
+	dockers     bool   // only needed with Docker
+	elsewhere   string // source of the program if there is no package
 }
 
 func dependencies() []dependency {
@@ -80,10 +80,10 @@ func dependencies() []dependency {
 	return list
 }
 
-// hasAppArmor says whether Docker will give containers a profile of AppArmor, which
-// it has to load: without the program to do that it starts none. It asks as
-// containerd does (pkg/apparmor, HostSupports); container is what systemd-nspawn and
-// the like set. Packages only recommend the program.
+// hasAppArmor reports whether Docker applies an AppArmor profile to containers. If so, it
+// has to load the profile, and starts no container without the program for it, which
+// packages only recommend. hasAppArmor makes the same checks as containerd (pkg/apparmor,
+// HostSupports). container is the variable that systemd-nspawn and similar programs set.
 func hasAppArmor(sys, container string) bool {
 	if _, err := os.Stat(sys + "/kernel/security/apparmor"); err != nil || container != "" {
 		return false
@@ -100,7 +100,7 @@ func checkDeps(ctx context.Context) []dependency {
 		d.Found = foundVersion(ctx, d.Name, d.versionArgs)
 		d.OK = d.Found != "" && !older(d.Found, d.Needed)
 		if !d.OK {
-			if d.Name == "docker" && list[i-1].OK { // dockerd is here: from Debian 13 on its client is a package of its own
+			if d.Name == "docker" && list[i-1].OK { // dockerd is here: since Debian 13 its client is in a separate package
 				d.apt = "docker-cli"
 			}
 			d.Remedy = d.remedy(manager)
@@ -109,10 +109,11 @@ func checkDeps(ctx context.Context) []dependency {
 	return list
 }
 
-// systemDirs hold programs of the system that a user's PATH may lack.
+// systemDirs returns system directories of programs that may be missing in a user's PATH.
 func systemDirs() []string { return []string{"/usr/sbin/", "/sbin/", "/usr/local/sbin/"} }
 
-// foundVersion asks a program for its version; "unknown" when it does not say.
+// foundVersion returns the version of a program, "" if it is not found, or "unknown" if it
+// does not report one.
 func foundVersion(ctx context.Context, name string, versionArgs []string) string {
 	path, err := exec.LookPath(name)
 	for _, dir := range systemDirs() {
@@ -139,7 +140,7 @@ func versionIn(text string) string {
 	return "unknown"
 }
 
-// older compares versions number by number; what is unknown is not older.
+// older compares versions number by number. It returns false if a number is unknown.
 func older(found, needed string) bool {
 	f, n := strings.Split(found, "."), strings.Split(needed, ".")
 	for i := range n {

@@ -24,13 +24,14 @@ address. An id that is not connected is an error.`,
 			if err != nil {
 				return err
 			}
-			// Release is idempotent; a person who mistypes an id wants to know.
+			// Release succeeds for an unknown id, but a user wants to know about a typing
+			// error.
 			e, err := svc.Endpoint(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			switch {
-			case e.ID != args[0]: // found by the beginning of its id or by a name: too vague to destroy
+			case e.ID != args[0]: // found by a prefix or a name: too vague to destroy
 				return api.Errorf(api.CodeNotFound, "no endpoint has the id %q; did you mean %q?", args[0], e.ID)
 			case e.Source == api.SourceDocker:
 				return api.Errorf(api.CodeConflict, "%s is a Docker container; remove it with: socketplane rm %s", args[0], shortID(e.ID))
@@ -46,7 +47,7 @@ address. An id that is not connected is an error.`,
 	}
 }
 
-// connectedIDs gives a function that lists the ids that disconnect takes.
+// connectedIDs returns a function that lists the ids that disconnect accepts.
 func connectedIDs(svc api.Service) func(context.Context) ([]string, error) {
 	return func(ctx context.Context) ([]string, error) {
 		endpoints, err := svc.Endpoints(ctx)

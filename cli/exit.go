@@ -10,7 +10,7 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Exit codes of every command but run, which exits as Docker's does.
+// Exit codes of every command except run, which uses the codes of docker run.
 const (
 	exitDone        = 0
 	exitFailed      = 1
@@ -19,15 +19,15 @@ const (
 	exitRun         = 125 // docker run: the failure is not the container's
 )
 
-// usageError is a command that was used wrongly.
+// usageError means that a command was used incorrectly.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// exitError ends the program with a code of its own. A nil cause means that
-// everything has been said already.
+// exitError ends the program with its own exit code. A nil cause means that the error has
+// been reported already.
 type exitError struct {
 	code  int
 	cause error
@@ -42,7 +42,7 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.cause }
 
-// exitCode maps an error to the program's exit code.
+// exitCode returns the program's exit code for an error.
 func exitCode(err error) int {
 	if err == nil {
 		return exitDone
@@ -62,7 +62,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report writes an error as one line and, when asked, the chain of its causes.
+// report prints an error as one line and, if debug is set, the chain of its causes.
 func report(w io.Writer, err error, debug bool) {
 	if e, ok := errors.AsType[*exitError](err); ok && e.cause == nil {
 		return
@@ -76,8 +76,7 @@ func report(w io.Writer, err error, debug bool) {
 	}
 }
 
-// oneLine keeps a message on one line and free of control characters, whatever
-// it quotes.
+// oneLine converts a message to one line without control characters.
 func oneLine(s string) string {
 	var b strings.Builder
 	for i, line := range strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }) {

@@ -59,7 +59,7 @@ every Linux container sends and which networks do not carry.`,
 		if err != nil {
 			return err
 		}
-		views := make([]endpointView, 0, len(endpoints)) // never nil: JSON shows []
+		views := make([]endpointView, 0, len(endpoints)) // never nil, so that JSON shows []
 		for _, e := range endpoints {
 			if e.Attached || *stopped {
 				views = append(views, viewEndpoint(e))
@@ -74,13 +74,13 @@ every Linux container sends and which networks do not carry.`,
 	return cmd
 }
 
-// infoAll shows the endpoints of all hosts.
+// infoAll prints the endpoints of all hosts.
 func (a *app) infoAll(ctx context.Context, svc api.Service, format outputFormat) error {
 	endpoints, err := svc.AllEndpoints(ctx)
 	if err != nil {
 		return err
 	}
-	views := make([]endpointView, 0, len(endpoints)) // never nil: JSON shows []
+	views := make([]endpointView, 0, len(endpoints)) // never nil, so that JSON shows []
 	for _, e := range endpoints {
 		views = append(views, viewEndpoint(e))
 	}
@@ -90,7 +90,7 @@ func (a *app) infoAll(ctx context.Context, svc api.Service, format outputFormat)
 	return writeAllEndpoints(a.stdout, views)
 }
 
-// endpointView is an endpoint as it is printed; the field names are stable.
+// endpointView is an endpoint in the output. The field names are stable.
 type endpointView struct {
 	ContainerID   string `json:"container_id"`
 	ContainerName string `json:"container_name"`
@@ -101,17 +101,17 @@ type endpointView struct {
 	Port          string `json:"port"`
 	Host          string `json:"host"`
 
-	Ports []api.PortMapping `json:"ports,omitempty"` // published; 0 as host's port: chosen at the next start
+	Ports []api.PortMapping `json:"ports,omitempty"` // published; host port 0: selected at the next start
 
-	Stopped bool   `json:"stopped,omitempty"` // it holds its address and has no interface
-	Problem string `json:"problem,omitempty"` // why none of its packets passes
+	Stopped bool   `json:"stopped,omitempty"` // it holds its address but has no interface
+	Problem string `json:"problem,omitempty"` // why its packets do not pass
 
 	Allowed    []string  `json:"allow_addresses,omitempty"`
 	Forwarding bool      `json:"forwarding,omitempty"`
-	Routes     []string  `json:"routes,omitempty"`  // prefixes that are reached by way of it
-	Dropped    api.Drops `json:"dropped,omitempty"` // packets that the switch did not take, by cause
+	Routes     []string  `json:"routes,omitempty"`  // prefixes that are reached through it
+	Dropped    api.Drops `json:"dropped,omitempty"` // packets that the switch dropped, by cause
 
-	endpoint string // id, which a container may have several of
+	endpoint string // endpoint id; a container may have several
 }
 
 func viewEndpoint(e api.Endpoint) endpointView {
@@ -141,7 +141,7 @@ func writeEndpoint(w io.Writer, format outputFormat, e api.Endpoint) error {
 
 func writeEndpoints(w io.Writer, endpoints []endpointView) error {
 	header := []string{"CONTAINER", "NAME", "NETWORK", "IP", "MAC", "GATEWAY", "PORT"}
-	// Wide columns, and most hosts have no use for them.
+	// These columns are wide, and most hosts do not need them.
 	columns := []struct {
 		header string
 		shown  bool
@@ -180,7 +180,7 @@ func writeEndpoints(w io.Writer, endpoints []endpointView) error {
 	return nil
 }
 
-// writeAllEndpoints lists endpoints of several hosts.
+// writeAllEndpoints prints endpoints of several hosts.
 func writeAllEndpoints(w io.Writer, endpoints []endpointView) error {
 	header := []string{"HOST", "CONTAINER", "NAME", "NETWORK", "IP", "MAC", "STATE", "PUBLISHED"}
 	allows := some(endpoints, func(e endpointView) bool { return len(e.Allowed) > 0 })
@@ -202,8 +202,8 @@ func writeAllEndpoints(w io.Writer, endpoints []endpointView) error {
 	return writeTable(w, header, rows)
 }
 
-// shortID cuts a container id to the 12 characters that Docker shows; other
-// ids stay whole.
+// shortID shortens a container id to the 12 characters that Docker shows. It does not
+// change other ids.
 func shortID(id string) string {
 	if len(id) == 64 && isHex(id) {
 		return id[:12]

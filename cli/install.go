@@ -19,7 +19,7 @@ import (
 	"github.com/socketplane/socketplane/cli/setup"
 )
 
-// installFlags is what install was asked for.
+// installFlags contains the flags of install.
 type installFlags struct {
 	bootstrap  bool
 	join       []string
@@ -29,11 +29,11 @@ type installFlags struct {
 	unattended bool
 }
 
-// joins says whether the host is to join a cluster: one at an address, or the one
-// of the token.
+// joins reports whether the host should join a cluster, either at an address or the one of
+// the token.
 func (f installFlags) joins() bool { return len(f.join) > 0 || f.tokenFile != "" && !f.bootstrap }
 
-// enters says whether the host is to be in a cluster afterwards.
+// enters reports whether the host should be in a cluster after the installation.
 func (f installFlags) enters() bool { return f.bootstrap || f.joins() }
 
 func (a *app) installCommand() *cobra.Command {
@@ -78,7 +78,7 @@ hosts that are created at the same time may start in any order.`,
 	return cmd
 }
 
-// checkInstall completes the flags and refuses what cannot be, before anything is done.
+// checkInstall completes the flags and rejects invalid ones before anything is changed.
 func (a *app) checkInstall(f *installFlags) error {
 	if text, ok := a.getenv("BOOTSTRAP"); ok && text != "" {
 		on, err := strconv.ParseBool(text)
@@ -158,7 +158,7 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	return nil
 }
 
-// startThis sees to it that an agent of this version runs.
+// startThis makes sure that an agent of this version is running.
 func (a *app) startThis(ctx context.Context, s Settings) error {
 	if st, err := api.NewClient(s.API.Socket).Status(ctx); err == nil && st.Version != Version() {
 		if _, err := a.stopAgent(ctx, s); err != nil {
@@ -168,7 +168,7 @@ func (a *app) startThis(ctx context.Context, s Settings) error {
 	return a.startAgent(ctx, s, append([]string{"agent", "run"}, a.globalFlags()...))
 }
 
-// globalFlags are those that this command was given.
+// globalFlags returns the global flags of this command.
 func (a *app) globalFlags() []string {
 	var flags []string
 	if a.configFile != "" {
@@ -180,7 +180,7 @@ func (a *app) globalFlags() []string {
 	return flags
 }
 
-// clusterCommands are what a user would say next.
+// clusterCommands returns the cluster commands that f stands for.
 func clusterCommands(f installFlags) [][]string {
 	var commands [][]string
 	if f.iface != "" {
@@ -216,12 +216,12 @@ func (a *app) clusterSteps(f installFlags) []setup.Step {
 	return steps
 }
 
-// joinPatience is how long an unattended host waits for the cluster that it is to
-// join: the first host may be a machine that installs packages still.
+// joinPatience is how long an unattended host waits for the cluster that it should join.
+// The first host may still be installing packages.
 const joinPatience = 10 * time.Minute
 
-// awaitCluster repeats join while no cluster answers, and says once why it waits.
-// Whatever else is wrong does not mend itself.
+// awaitCluster repeats join while no cluster answers, and prints the reason when it
+// changes. It returns all other errors at once, because they do not go away by themselves.
 func (a *app) awaitCluster(ctx context.Context, join func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, joinPatience)
 	defer cancel()
@@ -248,7 +248,7 @@ func (a *app) awaitCluster(ctx context.Context, join func() error) error {
 	}
 }
 
-// command runs another command of ours, with the global flags of this one.
+// command runs another command of this program with the same global flags.
 func (a *app) command(ctx context.Context, argv []string) error {
 	if err := a.hasCommand(argv); err != nil {
 		return err
@@ -258,14 +258,14 @@ func (a *app) command(ctx context.Context, argv []string) error {
 	return root.ExecuteContext(ctx)
 }
 
-// anotherRoot is the command line once more, with flags of its own: to define
-// them sets their variables.
+// anotherRoot returns a second command line with its own flags, because defining a flag
+// sets its variable.
 func (a *app) anotherRoot() *cobra.Command {
 	another := *a
 	return another.rootCommand()
 }
 
-// hasCommand refuses a command line whose command we do not have.
+// hasCommand returns an error if this version does not have the command.
 func (a *app) hasCommand(argv []string) error {
 	found, _, err := a.anotherRoot().Find(argv)
 	if err != nil || found.Name() != argv[1] {
@@ -274,7 +274,7 @@ func (a *app) hasCommand(argv []string) error {
 	return nil
 }
 
-// setupHost is this machine.
+// setupHost returns this machine.
 func (a *app) setupHost() *setup.Host {
 	return &setup.Host{
 		Command: setup.Programs{Env: []string{"DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=a"}},
@@ -282,15 +282,14 @@ func (a *app) setupHost() *setup.Host {
 	}
 }
 
-// confirmPackages asks before a package manager is let loose, where there is
-// somebody to ask.
+// confirmPackages asks before packages are installed, if standard input is a terminal.
 func (a *app) confirmPackages(f installFlags, missing []string) error {
 	if f.unattended || len(missing) == 0 || !isTerminal(a.stdin) {
 		return nil
 	}
 	fmt.Fprintf(a.stdout, "missing: %s; install them with apt-get? [Y/n] ", strings.Join(missing, " "))
 	var answer string
-	_, _ = fmt.Fscanln(a.stdin, &answer) // nothing but Enter is yes
+	_, _ = fmt.Fscanln(a.stdin, &answer) // Enter alone means yes
 	switch answer {
 	case "", "y", "Y", "yes":
 		return nil
@@ -298,7 +297,7 @@ func (a *app) confirmPackages(f installFlags, missing []string) error {
 	return errors.New("install: nothing was done")
 }
 
-// completion gives the completion script of a shell.
+// completion returns the completion script of a shell.
 func (a *app) completion(shell string) ([]byte, error) {
 	root := a.anotherRoot()
 	var b bytes.Buffer
@@ -314,7 +313,7 @@ func (a *app) completion(shell string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// missingPackages lists the packages of the distribution that have what is missing.
+// missingPackages lists the packages that contain the missing programs.
 func missingPackages(ctx context.Context, docker bool) []string {
 	var list []string
 	for _, d := range checkDeps(ctx) {

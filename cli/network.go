@@ -24,7 +24,7 @@ hosts of the cluster. Containers reach those of other networks only by published
 	return cmd
 }
 
-// networkView is a network as it is printed; the field names are stable.
+// networkView is a network in the output. The field names are stable.
 type networkView struct {
 	ID      string `json:"id"`
 	Subnet  string `json:"subnet"`
@@ -35,7 +35,7 @@ type networkView struct {
 
 	Dynamic       string `json:"dynamic,omitempty"`
 	AllowMetadata bool   `json:"allow_metadata,omitempty"`
-	Problem       string `json:"problem,omitempty"` // why this host does not use it as its record says
+	Problem       string `json:"problem,omitempty"` // why this host does not use it as recorded
 }
 
 func viewNetwork(n api.Network) networkView {

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// sayNeeds says what the settings of each host must allow before it uses a new
-// network as it was asked for.
+// sayNeeds prints which settings each host needs before it uses a new network as
+// requested.
 func (a *app) sayNeeds(n api.Network) {
 	const where = "in section [network] of /etc/socketplane/socketplane.toml, and a restart of the agent"
 	if n.AllowMetadata {

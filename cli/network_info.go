@@ -55,7 +55,7 @@ type networkDetails struct {
 func writeNetworkDetails(w io.Writer, format outputFormat, n api.Network, endpoints []api.Endpoint) error {
 	d := networkDetails{networkView: viewNetwork(n)}
 	if endpoints != nil {
-		d.Endpoints = []endpointView{} // JSON shows []; null where they are not known
+		d.Endpoints = []endpointView{} // JSON shows [], or null if they are not known
 	}
 	slices.SortFunc(endpoints, func(a, b api.Endpoint) int { return a.IP.Compare(b.IP) })
 	for _, e := range endpoints {

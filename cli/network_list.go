@@ -32,7 +32,7 @@ all hosts. Stopped containers that keep their address count.`,
 			return err
 		}
 		counts := a.countEndpoints(cmd.Context(), svc)
-		views := make([]networkListing, 0, len(networks)) // never nil: JSON shows []
+		views := make([]networkListing, 0, len(networks)) // never nil, so that JSON shows []
 		for _, n := range networks {
 			l := networkListing{networkView: viewNetwork(n)}
 			if counts != nil {
@@ -49,14 +49,14 @@ all hosts. Stopped containers that keep their address count.`,
 	return cmd
 }
 
-// networkListing is a network in the list.
+// networkListing is a network in the output of `network list`.
 type networkListing struct {
 	networkView
 	EndpointCount *int `json:"endpoint_count,omitempty"` // on all hosts; nil: not known
 }
 
-// countEndpoints counts the endpoints of each network on all hosts; nil: the agent does
-// not know them yet.
+// countEndpoints counts the endpoints of each network on all hosts. It returns nil if the
+// agent does not know them yet.
 func (a *app) countEndpoints(ctx context.Context, svc api.Service) map[string]int {
 	endpoints, err := svc.AllEndpoints(ctx)
 	if err != nil {
@@ -70,8 +70,8 @@ func (a *app) countEndpoints(ctx context.Context, svc api.Service) map[string]in
 	return counts
 }
 
-// warnNoEndpoints says why a network is shown without its endpoints. An agent that
-// waits for the store knows its networks before them.
+// warnNoEndpoints prints why a network is shown without its endpoints. An agent that waits
+// for the store knows its networks before its endpoints.
 func (a *app) warnNoEndpoints(err error) {
 	fmt.Fprintln(a.stderr, "socketplane: the endpoints are not known: "+oneLine(err.Error()))
 }

@@ -109,7 +109,7 @@ func (a *app) routeRemoveCommand() *cobra.Command {
 	return cmd
 }
 
-// routeArguments reads NETWORK and PREFIX.
+// routeArguments parses NETWORK and PREFIX and returns a client and the prefix.
 func (a *app) routeArguments(args []string) (api.Service, string, error) {
 	if err := api.CheckNetworkName(args[0]); err != nil {
 		return nil, "", err
@@ -122,7 +122,7 @@ func (a *app) routeArguments(args []string) (api.Service, string, error) {
 	return svc, api.ShowAllowed(prefixes[0]), err
 }
 
-// endpointOn finds a container of this host on a network, by id, its beginning, or name.
+// endpointOn finds a container of this host on a network by id, prefix of the id, or name.
 func endpointOn(ctx context.Context, svc api.Service, network, ref string) (api.Endpoint, error) {
 	endpoints, err := svc.Endpoints(ctx)
 	if err != nil {
@@ -151,7 +151,7 @@ func endpointOn(ctx context.Context, svc api.Service, network, ref string) (api.
 	return api.Endpoint{}, api.Errorf(api.CodeInvalid, "container %q could be %d endpoints of this host; give more of the id", ref, len(found))
 }
 
-// hostOf names the host with an endpoint; empty: none is known.
+// hostOf returns the name of the host with a matching endpoint, or "" if none is known.
 func hostOf(ctx context.Context, svc api.Service, means func(api.Endpoint) bool) string {
 	all, err := svc.AllEndpoints(ctx)
 	if err != nil {
@@ -175,7 +175,7 @@ func noRoute(ctx context.Context, svc api.Service, network, prefix string) error
 	return api.Errorf(api.CodeNotFound, "network %q has no route %s; see: socketplane network info %s", network, prefix, network)
 }
 
-// writeRoutes lists the routes that lead to endpoints, if there are any.
+// writeRoutes prints the routes through endpoints, if any.
 func writeRoutes(w io.Writer, endpoints []endpointView) error {
 	var rows [][]string
 	for _, e := range endpoints {

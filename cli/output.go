@@ -18,7 +18,7 @@ const (
 	outputJSON  outputFormat = "json"
 )
 
-// String, Set and Type make it a flag's value.
+// String, Set and Type implement pflag.Value.
 func (o *outputFormat) String() string { return string(*o) }
 
 func (o *outputFormat) Set(s string) error {
@@ -30,17 +30,17 @@ func (o *outputFormat) Set(s string) error {
 	return fmt.Errorf("choose table or json")
 }
 
-// Type names the value in help texts.
+// Type returns the name of the value in help texts.
 func (o *outputFormat) Type() string { return "table|json" }
 
-// outputFlag gives cmd a flag -o.
+// outputFlag adds the flag -o to cmd.
 func outputFlag(cmd *cobra.Command) *outputFormat {
 	format := outputTable
 	cmd.Flags().VarP(&format, "output", "o", "output format")
 	return &format
 }
 
-// writeJSON prints a value, indented, as one document.
+// writeJSON prints a value as one indented JSON document.
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
@@ -48,10 +48,11 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// namesakes counts how many hosts have a name: names need not be unique.
+// namesakes counts the hosts per name, because names need not be unique.
 type namesakes map[string]int
 
-// shown is a host's name, with the beginning of its id where others have it, too.
+// shown returns a host's name. It appends the start of the id if several hosts have the
+// name.
 func (n namesakes) shown(name, id string) string {
 	if n[name] > 1 {
 		name += " (" + id[:min(8, len(id))] + ")"
@@ -59,7 +60,7 @@ func (n namesakes) shown(name, id string) string {
 	return name
 }
 
-// writeTable prints aligned columns under their headings.
+// writeTable prints aligned columns with headings.
 func writeTable(w io.Writer, head []string, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
 	fmt.Fprintln(tw, strings.Join(head, "\t"))

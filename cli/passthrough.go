@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// passthrough is a command that is Docker's own; its network comes and goes
-// with the container, through the runtime's hooks.
+// passthrough defines a command that passes its arguments to Docker. The runtime's hooks
+// attach and detach the container.
 func (a *app) passthrough(verb string, cmd *cobra.Command, run func(cmd *cobra.Command, argv []string) error) *cobra.Command {
 	cmd.Use = verb + " [DOCKER_ARGS...] CONTAINER..."
 	cmd.DisableFlagParsing = true
@@ -42,8 +42,8 @@ func (a *app) becomeDocker(verb string, argv []string) error {
 	return nil
 }
 
-// dockerProgram finds the docker program and the environment in which it
-// speaks to this host's Docker.
+// dockerProgram returns the path of the docker program and the environment in which it
+// calls this host's Docker.
 func (a *app) dockerProgram() (string, []string, error) {
 	s, err := a.settings()
 	if err != nil {

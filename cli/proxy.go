@@ -82,10 +82,10 @@ func runProxy(ctx context.Context, s Settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	// Bodies and answers may take for ever, what comes before them may not.
+	// Bodies and responses may take any time, but headers may not.
 	server := &http.Server{
 		Handler: at.guard(proxy), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 1 << 20,
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/2 has no connection to hand over
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2, which has no connection to hijack
 		ErrorLog:     slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 	logger.Info("proxy started", "version", Version(), "listen", s.Proxy.Listen, "docker", s.Docker.Socket)
@@ -94,8 +94,8 @@ func runProxy(ctx context.Context, s Settings, logger *slog.Logger) error {
 	return err
 }
 
-// serveProxy serves on l until ctx ends, then lets requests and streams under
-// way finish, and cuts off those that do not.
+// serveProxy serves l until ctx ends. Then it waits up to shutdownTimeout for active
+// requests and streams, and ends the others.
 func serveProxy(ctx context.Context, server *http.Server, proxy *powerstrip.Proxy, l net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -105,7 +105,7 @@ func serveProxy(ctx context.Context, server *http.Server, proxy *powerstrip.Prox
 		err := server.Shutdown(end)
 		proxy.Shutdown(end)
 		if err != nil {
-			_ = server.Close() // a `logs -f` that goes on
+			_ = server.Close() // for example a `logs -f`
 		}
 	})
 	err := server.Serve(l)

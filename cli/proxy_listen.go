@@ -23,7 +23,8 @@ type proxyAddress struct {
 	addr netip.AddrPort
 }
 
-// parseListen reads tcp://ADDRESS:PORT, localhost being 127.0.0.1, and unix:///PATH.
+// parseListen parses tcp://ADDRESS:PORT, where localhost means 127.0.0.1, and
+// unix:///PATH.
 func parseListen(s string) (proxyAddress, error) {
 	if path, ok := strings.CutPrefix(s, "unix://"); ok {
 		if err := checkSocket(path); err != nil {
@@ -48,11 +49,11 @@ func checkListen(s string) error {
 	return err
 }
 
-// loopback says whether only this host can reach the address.
+// loopback reports whether the address is reachable only from this host over TCP.
 func (p proxyAddress) loopback() bool { return p.path == "" && p.addr.Addr().Unmap().IsLoopback() }
 
-// checkProxy says whether the proxy may listen as it is set: who reaches it can
-// do what root can.
+// checkProxy returns an error if the proxy must not listen as configured. Whoever reaches
+// the proxy has the power of root.
 func checkProxy(s *Settings) error {
 	at, err := parseListen(s.Proxy.Listen)
 	if err != nil {
@@ -75,7 +76,7 @@ func checkProxy(s *Settings) error {
 	return nil
 }
 
-// listenProxy opens the proxy's socket, with TLS where it is set.
+// listenProxy opens the proxy's socket, with TLS if configured.
 func listenProxy(s Settings) (net.Listener, proxyAddress, error) {
 	at, err := parseListen(s.Proxy.Listen)
 	if err != nil {
@@ -101,10 +102,11 @@ func listenProxy(s Settings) (net.Listener, proxyAddress, error) {
 	return l, at, nil
 }
 
-// listenBesideDocker opens a unix socket for those who may use dockerd's: to be
-// in the agent's group is less than to be root, and this is not.
+// listenBesideDocker opens a unix socket for the users of dockerd's socket. It does not
+// use the agent's group, because members of that group are not root, but users of the
+// proxy are.
 func listenBesideDocker(path, socket string) (net.Listener, error) {
-	group := unixsocket.KeepGroup // without a dockerd: for root alone
+	group := unixsocket.KeepGroup // without a dockerd: only for root
 	var theirs syscall.Stat_t
 	if syscall.Stat(socket, &theirs) == nil {
 		group = int(theirs.Gid)
@@ -112,7 +114,8 @@ func listenBesideDocker(path, socket string) (net.Listener, error) {
 	return openSocket(path, group)
 }
 
-// proxyTLS asks every client for a certificate, as dockerd's --tlsverify does.
+// proxyTLS returns a configuration that requires a certificate from every client, like
+// dockerd's --tlsverify.
 func proxyTLS(s Settings) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(s.Proxy.CertFile, s.Proxy.KeyFile)
 	if err != nil {
@@ -132,7 +135,7 @@ func proxyTLS(s Settings) (*tls.Config, error) {
 	}, nil
 }
 
-// guard keeps web pages out where a browser can get in.
+// guard rejects web pages on addresses that a browser can reach.
 func (p proxyAddress) guard(h http.Handler) http.Handler {
 	if p.path != "" {
 		return h

@@ -12,9 +12,9 @@ import (
 
 const publishExample = "write it like 8080:80, 127.0.0.1:8080:80/udp or 8000-8002:8000-8002"
 
-// parsePublish reads what -p says, in any of Docker's forms.
+// parsePublish parses a value of -p in any of Docker's forms.
 func parsePublish(spec string) ([]api.PortMapping, error) {
-	// Before anybody repeats it in a message.
+	// Before any message repeats it.
 	if len(spec) > maxPublish || strings.ContainsFunc(spec, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, usagef("-p %.60q is not a port; %s", spec, publishExample)
 	}
@@ -52,12 +52,11 @@ func parsePublish(spec string) ([]api.PortMapping, error) {
 	return ports, api.CheckPorts(ports)
 }
 
-// maxPublish bounds what -p says, in bytes; the longest that means something is
-// below 60.
+// maxPublish bounds a value of -p, in bytes. The longest valid value is below 60.
 const maxPublish = 128
 
-// shortPublish turns Docker's long form, target=80,published=8080,protocol=udp,
-// into the short one.
+// shortPublish converts Docker's long form, target=80,published=8080,protocol=udp, to the
+// short form.
 func shortPublish(spec string) (string, error) {
 	var target, published, proto string
 	for field := range strings.SplitSeq(spec, ",") {
@@ -69,7 +68,7 @@ func shortPublish(spec string) (string, error) {
 			published = value
 		case "protocol":
 			proto = value
-		case "mode": // host or ingress: the same on one host
+		case "mode": // host or ingress: no difference on one host
 		default:
 			return "", usagef("-p %.100q: %.40q is not one of target, published, protocol, mode; %s", spec, key, publishExample)
 		}
@@ -84,8 +83,8 @@ func shortPublish(spec string) (string, error) {
 	return short, nil
 }
 
-// withExposed adds the exposed ports that are not published already, each on a
-// port of the host that is free.
+// withExposed adds the exposed ports that are not published yet. Each gets a free port of
+// the host.
 func withExposed(ports, exposed []api.PortMapping) []api.PortMapping {
 	all := slices.Clone(ports)
 	for _, e := range exposed {
@@ -96,12 +95,12 @@ func withExposed(ports, exposed []api.PortMapping) []api.PortMapping {
 	return all
 }
 
-// publishedText lists published ports for people.
+// publishedText formats published ports for people.
 func publishedText(ports []api.PortMapping) string {
 	texts := make([]string, 0, len(ports))
 	for _, p := range ports {
 		text := p.String()
-		if p.HostPort == 0 { // it has none while it is stopped
+		if p.HostPort == 0 { // it has none while the container is stopped
 			text = fmt.Sprintf("%d/%s", p.ContainerPort, p.Proto)
 		}
 		texts = append(texts, text)

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// releaseDeadline is how long the agent may take to hear that containers are
-// gone, and once more to free their addresses.
+// releaseDeadline bounds two waits for the agent: until it has noticed that the containers
+// are removed, and until it has released their addresses.
 const releaseDeadline = 15 * time.Second
 
 func (a *app) rmCommand() *cobra.Command {
@@ -44,7 +44,7 @@ func (a *app) removeContainers(ctx context.Context, argv []string) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, a.stderr
 	err = cmd.Run()
 	if _, failed := errors.AsType[*exec.ExitError](err); failed {
-		return &exitError{code: cmd.ProcessState.ExitCode()} // Docker has said why
+		return &exitError{code: cmd.ProcessState.ExitCode()} // Docker has printed the reason
 	}
 	if err != nil {
 		return fmt.Errorf("docker rm: %w", err)
@@ -52,8 +52,8 @@ func (a *app) removeContainers(ctx context.Context, argv []string) error {
 	return a.waitReleased(ctx, svc, ids)
 }
 
-// endpointsOf gives the ids of the endpoints that the words of a docker command
-// name. Containers without an endpoint are Docker's alone.
+// endpointsOf returns the ids of the endpoints that the arguments of a docker command
+// refer to. It skips containers without an endpoint.
 func endpointsOf(ctx context.Context, svc api.Service, argv []string) ([]string, error) {
 	var ids []string
 	for _, word := range argv {
@@ -64,7 +64,7 @@ func endpointsOf(ctx context.Context, svc api.Service, argv []string) ([]string,
 		switch {
 		case err == nil && e.Source == api.SourceDocker:
 			ids = append(ids, e.ID)
-		case err == nil, errors.Is(err, api.ErrUnreachable): // Docker removes it in any case; the agent frees it when it is back
+		case err == nil, errors.Is(err, api.ErrUnreachable): // Docker removes it in any case; the agent releases it when it is back
 		case api.CodeOf(err) == api.CodeNotFound, api.CodeOf(err) == api.CodeInvalid, api.CodeOf(err) == api.CodeConflict:
 		default:
 			return nil, err
@@ -73,28 +73,28 @@ func endpointsOf(ctx context.Context, svc api.Service, argv []string) ([]string,
 	return ids, nil
 }
 
-// waitReleased waits until the agent has heard that the containers are gone, and
-// then until it is done with each: a network of theirs can be deleted at once.
+// waitReleased waits until the agent has noticed that the containers are gone, and then
+// until it has released each endpoint. After that their networks can be deleted at once.
 func (a *app) waitReleased(ctx context.Context, svc api.Service, ids []string) error {
 	hearing, cancel := context.WithTimeout(ctx, releaseDeadline)
 	defer cancel()
 	for _, id := range ids {
 		err := awaitForgotten(hearing, svc, id)
 		switch {
-		case errors.Is(err, api.ErrUnreachable): // the agent frees it when it is back
+		case errors.Is(err, api.ErrUnreachable): // the agent releases it when it is back
 		case err != nil:
 			return fmt.Errorf("container %s is removed, but the agent has not noticed it within %s; see: socketplane agent logs", shortID(id), releaseDeadline)
 		}
 	}
-	// From here on no container is looked for in time that another has used up.
+	// A new deadline, so that time used above does not count here.
 	freeing, cancel := context.WithTimeout(ctx, releaseDeadline)
 	defer cancel()
 	for _, id := range ids {
 		err := svc.Release(freeing, id) // waits for the release that is under way
 		switch {
 		case err == nil, errors.Is(err, api.ErrUnreachable):
-		case freeing.Err() != nil, api.CodeOf(err) == api.CodeUnavailable: // the agent goes on trying
-			// Where standard error is closed nobody is there to be told.
+		case freeing.Err() != nil, api.CodeOf(err) == api.CodeUnavailable: // the agent keeps trying
+			// If standard error is closed, there is no one to report to.
 			_, _ = fmt.Fprintf(a.stderr, "container %s is removed; its address is freed as soon as possible: %v\n", shortID(id), err)
 		default:
 			return fmt.Errorf("free the address of container %s: %w", shortID(id), err)
@@ -103,7 +103,7 @@ func (a *app) waitReleased(ctx context.Context, svc api.Service, ids []string) e
 	return nil
 }
 
-// awaitForgotten waits until the agent shows an endpoint no more.
+// awaitForgotten waits until the agent no longer has an endpoint.
 func awaitForgotten(ctx context.Context, svc api.Service, id string) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

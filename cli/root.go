@@ -1,7 +1,6 @@
-// Package cli owns the command line: the settings, one file a subcommand, the
-// output, the exit codes. It wires the agent together for `agent run` and
-// otherwise only talks to it over the api; it never decides anything about
-// networks itself.
+// Package cli owns the command line: the settings, one file per subcommand, the output,
+// and the exit codes. It assembles the agent for `agent run`, and otherwise only calls it
+// through the api. It never makes decisions about networks.
 package cli
 
 import (
@@ -15,20 +14,20 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// app is what every command has at hand.
+// app contains what every command needs.
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
 	getenv         func(string) (string, bool)
 	hostname       func() (string, error)
 
-	// The global flags.
+	// Global flags.
 	configFile string
 	socket     string
 	debug      bool
 }
 
-// Main runs one command line, without the program's name, and gives its exit code.
+// Main runs one command line, without the program's name, and returns its exit code.
 func Main(ctx context.Context, args []string) int {
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.LookupEnv, hostname: os.Hostname}
 	return a.run(ctx, args)
@@ -38,7 +37,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err != nil && strings.HasPrefix(err.Error(), "unknown command ") { // cobra's own commands
+	if err != nil && strings.HasPrefix(err.Error(), "unknown command ") { // from cobra's own commands
 		err = usageError{err}
 	}
 	if err != nil {
@@ -87,8 +86,8 @@ run exits like docker run, with 125 if it is not the container that failed.`,
 	return root
 }
 
-// group makes cmd one that only holds others: alone it helps, and a word that
-// is none of its subcommands is an error.
+// group makes cmd a parent of subcommands. Alone it prints its help, and an unknown
+// subcommand is an error.
 func group(cmd *cobra.Command) *cobra.Command {
 	cmd.DisableSuggestions = true
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -101,7 +100,7 @@ func group(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// helpCommand is cobra's, with an error for what is no command.
+// helpCommand is like cobra's help command, but fails for an unknown command.
 func helpCommand(root *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use:     "help [COMMAND]",
@@ -119,8 +118,8 @@ func helpCommand(root *cobra.Command) *cobra.Command {
 	}
 }
 
-// args checks the number of arguments; least and most are inclusive, most -1
-// is no limit.
+// args checks the number of arguments. least and most are inclusive; most -1 means no
+// limit.
 func args(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -137,7 +136,7 @@ func usageLine(cmd *cobra.Command) string {
 	return strings.TrimSuffix(cmd.UseLine(), " [flags]")
 }
 
-// sources gathers what the global flags and the environment say about settings.
+// sources returns the sources of settings from the global flags and the environment.
 func (a *app) sources() (sources, error) {
 	hostname, err := a.hostname()
 	if err != nil {
@@ -156,7 +155,7 @@ func (a *app) sources() (sources, error) {
 	return src, nil
 }
 
-// settings loads what a client needs to know.
+// settings loads the settings that a client needs.
 func (a *app) settings() (Settings, error) {
 	src, err := a.sources()
 	if err != nil {
@@ -167,7 +166,7 @@ func (a *app) settings() (Settings, error) {
 	return s, err
 }
 
-// service connects to the agent; nothing is sent before the first call.
+// service returns a client of the agent. It sends nothing before the first call.
 func (a *app) service() (api.Service, error) {
 	s, err := a.settings()
 	if err != nil {

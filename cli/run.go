@@ -65,7 +65,7 @@ started, 126 or 127 if its command could not be run.`,
 	}
 }
 
-// ours marks a failure of run that is not the container's.
+// ours marks an error of run that is not the container's.
 func ours(err error) error {
 	if err == nil {
 		return nil
@@ -76,15 +76,15 @@ func ours(err error) error {
 	return &exitError{code: exitRun, cause: err}
 }
 
-// runContainer is create, reserve, start. What was made is taken away again
-// when a later step fails.
+// runContainer creates a container, reserves its endpoint and starts it. If the
+// reservation fails, it removes the container.
 func (a *app) runContainer(ctx context.Context, r runArgs) error {
 	s, err := a.settings()
 	if err != nil {
 		return ours(err)
 	}
 	if !r.detach && r.tty && attaches(r.attach, "stdin", r.interactive) && !isTerminal(a.stdin) {
-		return &exitError{code: exitFailed, cause: errors.New("the input device is not a TTY")} // Docker's words and code
+		return &exitError{code: exitFailed, cause: errors.New("the input device is not a TTY")} // Docker's message and exit code
 	}
 	host, err := a.dockerHost(s)
 	if err != nil {
@@ -100,7 +100,7 @@ func (a *app) runContainer(ctx context.Context, r runArgs) error {
 	// Until the container starts, a signal ends the command and undoes it.
 	making, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	// Before Docker pulls an image for a network that is not there.
+	// Before Docker pulls an image for a network that does not exist.
 	if _, err := svc.Network(making, r.network); err != nil {
 		return ours(didYouMean(making, err, r.network, networkNames(svc)))
 	}
@@ -112,11 +112,11 @@ func (a *app) runContainer(ctx context.Context, r runArgs) error {
 		undoRun(ctx, svc, engine, id, r)
 		return ours(err)
 	}
-	stop() // from here on signals belong to the container
+	stop() // from here on signals are for the container
 	return a.startContainer(ctx, engine, host, id, r)
 }
 
-// createContainer makes the container and gives its full id.
+// createContainer creates the container and returns its full id.
 func (a *app) createContainer(ctx context.Context, host string, r runArgs) (string, error) {
 	argv := append([]string{"create", "--runtime", docker.RuntimeName, "--network", "none"}, r.create...)
 	cmd := exec.CommandContext(ctx, "docker", argv...)
@@ -129,7 +129,7 @@ func (a *app) createContainer(ctx context.Context, host string, r runArgs) (stri
 	case ctx.Err() != nil:
 		return "", errors.New("interrupted before the container was made")
 	case failed:
-		return "", &exitError{code: exitRun} // Docker has said why
+		return "", &exitError{code: exitRun} // Docker has printed the reason
 	case errors.Is(err, exec.ErrNotFound):
 		return "", errors.New("the program docker is not installed; see: socketplane deps")
 	case err != nil:
@@ -163,12 +163,13 @@ func reserve(ctx context.Context, svc api.Service, engine *docker.Engine, id str
 	return err
 }
 
-// undoRun leaves nothing of a container that was made and never started.
+// undoRun removes a container that was created but never started.
 func undoRun(ctx context.Context, svc api.Service, engine *docker.Engine, id string, r runArgs) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	// Neither failure is worth more words than the error that led here: what
-	// stays is visible to docker ps -a, and the agent frees it when it goes.
+	// Errors are ignored, because the one that led here matters more. A remaining
+	// container is visible in docker ps -a, and the agent releases its address when it is
+	// removed.
 	_ = engine.Remove(ctx, id)
 	_ = svc.Release(ctx, id)
 	if r.cidFile != "" {
@@ -176,8 +177,8 @@ func undoRun(ctx context.Context, svc api.Service, engine *docker.Engine, id str
 	}
 }
 
-// dockerHost is where Docker is reached: a socket of this host, always the
-// same one for the docker program and for ourselves.
+// dockerHost returns the address of this host's Docker. The docker program and this
+// program use the same one.
 func (a *app) dockerHost(s Settings) (string, error) {
 	host, ok := a.getenv("DOCKER_HOST")
 	switch {

@@ -7,9 +7,9 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// runArgs is a command line of `run`, taken apart.
+// runArgs is a parsed command line of `run`.
 type runArgs struct {
-	// Ours.
+	// Our own flags.
 	network    string
 	ip         string
 	ports      []api.PortMapping
@@ -21,7 +21,7 @@ type runArgs struct {
 	socket     string
 	config     string
 
-	// Docker's that `docker create` does not know, or that decide how to start.
+	// Docker's flags that `docker create` does not have, or that determine how to start.
 	name        string
 	cidFile     string
 	detach      bool
@@ -32,7 +32,7 @@ type runArgs struct {
 	detachKeys  string
 	sigProxy    bool
 
-	// create is what `docker create` gets: flags, image, command.
+	// create contains the arguments for `docker create`: flags, image, command.
 	create []string
 }
 
@@ -41,11 +41,11 @@ type flagToken struct {
 	name    string // without dashes
 	value   string
 	valued  bool     // a value was given
-	passing []string // the same for Docker
+	passing []string // the same flag for Docker
 }
 
-// parseRun takes the arguments of `run` apart as Docker does (pflag without
-// interspersing): flags up to the first word that is none, which is the image.
+// parseRun parses the arguments of `run` like Docker does (pflag without interspersing):
+// flags up to the first other argument, which is the image.
 func parseRun(argv []string) (runArgs, error) {
 	r := runArgs{network: api.DefaultNetwork, sigProxy: true}
 	booleans := dockerBooleans()
@@ -89,7 +89,7 @@ func parseRun(argv []string) (runArgs, error) {
 	if err := r.check(); err != nil {
 		return runArgs{}, err
 	}
-	// A detached container must not be given the stdin that nobody will close.
+	// A detached container must not get a stdin that no one closes.
 	if r.detach {
 		flags = append(flags, "--attach", "stdout", "--attach", "stderr")
 	}
@@ -97,7 +97,7 @@ func parseRun(argv []string) (runArgs, error) {
 	return r, nil
 }
 
-// longFlag reads --name, --name=value or --name value.
+// longFlag parses --name, --name=value or --name value.
 func longFlag(argv []string, booleans map[string]bool) ([]flagToken, []string, error) {
 	name, value, valued := strings.Cut(argv[0][2:], "=")
 	if name == "" {
@@ -114,8 +114,8 @@ func longFlag(argv []string, booleans map[string]bool) ([]flagToken, []string, e
 	return []flagToken{t}, argv[2:], nil
 }
 
-// shortFlags reads -b, -bcd, -v value, -vvalue, -v=value, and booleans before
-// the last of these.
+// shortFlags parses -b, -bcd, -v value, -vvalue, -v=value, and booleans before the last
+// three.
 func shortFlags(argv []string, booleans map[string]bool) ([]flagToken, []string, error) {
 	var tokens []flagToken
 	cluster := argv[0][1:]
@@ -146,7 +146,7 @@ func shortFlags(argv []string, booleans map[string]bool) ([]flagToken, []string,
 	return tokens, argv[1:], nil
 }
 
-// take keeps what a flag says and tells whether Docker's create gets it too.
+// take stores a flag and reports whether to pass it to `docker create` too.
 func (r *runArgs) take(t flagToken) (pass bool, err error) {
 	if why := refusal(t.name); why != "" {
 		return false, usagef("%s cannot be used: %s", flagText(t.name), why)
@@ -219,7 +219,7 @@ func boolean(t flagToken, into *bool) error {
 	return nil
 }
 
-// check refuses what can be refused before anything is made.
+// check returns the errors that can be found before anything is created.
 func (r *runArgs) check() error {
 	if err := api.CheckNetworkName(r.network); err != nil {
 		return err

@@ -2,9 +2,9 @@ package cli
 
 import "strings"
 
-// dockerBooleans are the flags of `docker run` that take no value, from Docker
-// 20.10 to 28 (docker/cli, cli/command/container/{run,opts}.go). Every other
-// flag takes one, also those that are not known here.
+// dockerBooleans returns the flags of `docker run` without a value, from Docker 20.10 to
+// 28 (docker/cli, cli/command/container/{run,opts}.go). Every other flag has a value, even
+// if it is not known here.
 func dockerBooleans() map[string]bool {
 	return map[string]bool{
 		"d": true, "detach": true,
@@ -23,12 +23,12 @@ func dockerBooleans() map[string]bool {
 		"t":         true, "tty": true,
 		"use-api-socket": true,
 
-		"debug": true, "forwarding": true, // ours
+		"debug": true, "forwarding": true, // our own
 	}
 }
 
-// refusal says why a flag of Docker's cannot be used here, and what to use
-// instead; empty when it can.
+// refusal returns why a flag of Docker cannot be used and what to use instead, or "" if it
+// can.
 func refusal(name string) string {
 	switch name {
 	case "net":
@@ -47,7 +47,7 @@ func refusal(name string) string {
 	return ""
 }
 
-// flagText writes a flag as a user would.
+// flagText formats a flag as a user writes it.
 func flagText(name string) string {
 	if len(name) == 1 {
 		return "-" + name
@@ -55,7 +55,7 @@ func flagText(name string) string {
 	return "--" + name
 }
 
-// canonical maps shorthands that we look at to their long names.
+// canonical maps shorthands that this program uses to their long names.
 func canonical(name string) string {
 	switch name {
 	case "d":
@@ -76,8 +76,7 @@ func canonical(name string) string {
 	return name
 }
 
-// attaches says whether -a names the stream, or nothing was named and the
-// default holds.
+// attaches reports whether -a names the stream. Without -a it returns otherwise.
 func attaches(streams []string, stream string, otherwise bool) bool {
 	if len(streams) == 0 {
 		return otherwise

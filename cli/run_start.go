@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startContainer starts what createContainer made and exits as docker run does.
-// A terminal is handed to the docker program, which masters it; everything
-// else needs no second process.
+// startContainer starts the created container and exits like docker run. With a terminal
+// it runs the docker program, which can handle one. In all other cases it needs no second
+// process.
 func (a *app) startContainer(ctx context.Context, engine *docker.Engine, host, id string, r runArgs) error {
 	switch {
 	case r.detach:
@@ -33,7 +33,7 @@ func (a *app) startContainer(ctx context.Context, engine *docker.Engine, host, i
 	return a.startAttached(ctx, engine, id, r)
 }
 
-// startAttached joins our streams with the container's and forwards signals.
+// startAttached attaches our streams to the container and forwards signals.
 func (a *app) startAttached(ctx context.Context, engine *docker.Engine, id string, r runArgs) error {
 	streams := docker.Streams{DetachKeys: r.detachKeys}
 	if attaches(r.attach, "stdin", r.interactive) {
@@ -52,7 +52,7 @@ func (a *app) startAttached(ctx context.Context, engine *docker.Engine, id strin
 		streams.Signals = signals
 	}
 	if streams.Stdout == nil && streams.Stderr == nil {
-		fmt.Fprintln(a.stdout, id) // as docker run -a stdin
+		fmt.Fprintln(a.stdout, id) // like docker run -a stdin
 	}
 	code, err := engine.Run(ctx, id, streams, r.autoRemove)
 	if err != nil {
@@ -61,7 +61,7 @@ func (a *app) startAttached(ctx context.Context, engine *docker.Engine, id strin
 	return exitWith(code)
 }
 
-// startOnTerminal lets `docker start` have the terminal.
+// startOnTerminal runs `docker start` on the terminal.
 func (a *app) startOnTerminal(ctx context.Context, engine *docker.Engine, host, id string, r runArgs) error {
 	argv := []string{"start", "--attach"}
 	if attaches(r.attach, "stdin", r.interactive) {
@@ -72,7 +72,7 @@ func (a *app) startOnTerminal(ctx context.Context, engine *docker.Engine, host, 
 	}
 	cmd := exec.Command("docker", append(argv, id)...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+host)
-	// A container's terminal goes to stdout, so stderr has only Docker's words.
+	// The container's terminal is on stdout, so stderr contains only messages of Docker.
 	var words tailBuffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, io.MultiWriter(a.stderr, &words)
 	signals := make(chan os.Signal, 16)
@@ -89,7 +89,7 @@ func (a *app) startOnTerminal(ctx context.Context, engine *docker.Engine, host, 
 			case <-ended:
 				return
 			case s := <-signals:
-				if s != syscall.SIGINT { // the terminal gives that to the whole group
+				if s != syscall.SIGINT { // the terminal sends SIGINT to the whole process group
 					_ = cmd.Process.Signal(s)
 				}
 			}
@@ -100,14 +100,15 @@ func (a *app) startOnTerminal(ctx context.Context, engine *docker.Engine, host, 
 	if _, failed := errors.AsType[*exec.ExitError](err); err != nil && !failed {
 		return ours(fmt.Errorf("docker start: %w", err))
 	}
-	// docker start says 1 when the container did not start, docker run more.
+	// If the container did not start, docker start exits with 1, but docker run has
+	// several codes.
 	if code == 1 && strings.Contains(words.String(), "Error") && !engine.EverStarted(ctx, id) {
 		return exitWith(startFailureCode(words.String()))
 	}
 	return exitWith(code)
 }
 
-// startFailure gives docker run's exit code to a container that did not start.
+// startFailure returns an error with docker run's exit code for a failed start.
 func startFailure(err error) error {
 	failed, ok := errors.AsType[*docker.StartError](err)
 	if !ok {
@@ -116,10 +117,10 @@ func startFailure(err error) error {
 	return &exitError{code: startFailureCode(failed.Unwrap().Error()), cause: failed}
 }
 
-// startFailureCode maps what Docker says of a failed start to docker run's
-// exit codes (docker/cli, cli/command/container/run.go, toStatusError).
+// startFailureCode maps Docker's message for a failed start to docker run's exit codes
+// (docker/cli, cli/command/container/run.go, toStatusError).
 func startFailureCode(message string) int {
-	if strings.Contains(message, "error running hook") { // runc's words; what follows is about us
+	if strings.Contains(message, "error running hook") { // runc's message; the rest is from our hook
 		return exitRun
 	}
 	for _, s := range []string{"executable file not found", "no such file or directory", "system cannot find the file specified"} {
@@ -142,7 +143,7 @@ func exitWith(code int) error {
 	return &exitError{code: code}
 }
 
-// tailBuffer keeps the last 4 KiB that were written.
+// tailBuffer keeps the last 4 KiB written to it.
 type tailBuffer struct{ buf bytes.Buffer }
 
 func (t *tailBuffer) Write(p []byte) (int, error) {

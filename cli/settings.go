@@ -7,42 +7,43 @@ import (
 	"time"
 )
 
-// DefaultConfigFile is read when it exists and no other was named.
+// DefaultConfigFile is the settings file if none is named. It need not exist.
 const DefaultConfigFile = "/etc/socketplane/socketplane.toml"
 
-// DefaultSocket is where the agent listens and where an OCI hook, which gets
-// no environment, looks for it.
+// DefaultSocket is where the agent listens, and where an OCI hook, which has no
+// environment, looks for it.
 const DefaultSocket = runDir + "/socketplane.sock"
 
-// runDir is root's directory of the agent; lockDir is where it locks its bridge.
+// runDir is the agent's runtime directory, which belongs to root. lockDir contains the
+// locks of its bridge.
 const (
 	runDir  = "/run/socketplane"
 	lockDir = runDir + "/lock"
 )
 
-// DefaultTokenFile may hold the token of the cluster that this host is to join by
+// DefaultTokenFile may contain the token of the cluster that this host should join by
 // itself.
 const DefaultTokenFile = "/etc/socketplane/cluster.token"
 
-// Settings is everything that can be configured. The toml tags are the names
-// in the file; table settingTable holds their flags, variables and checks.
+// Settings contains all settings. The toml tags are the names in the file. settingTable
+// contains their flags, variables and checks.
 type Settings struct {
 	Host struct {
 		Name     string `toml:"name"`
 		StateDir string `toml:"state_dir"`
 	} `toml:"host"`
 	Cluster struct {
-		Iface      string   `toml:"iface"`       // interface whose address is the tunnel's end; empty: found by the agent
-		TokenFile  string   `toml:"token_file"`  // by whose token a host that is alone finds its cluster
+		Iface      string   `toml:"iface"`       // interface whose address is the tunnel endpoint; empty: the agent selects one
+		TokenFile  string   `toml:"token_file"`  // token with which a host without a cluster finds its cluster
 		SessionTTL Duration `toml:"session_ttl"` // 10 s to 24 h, Consul's limits
 
-		InsecureAutojoin bool `toml:"insecure_autojoin"` // without a token join and be joined by anybody
+		InsecureAutojoin bool `toml:"insecure_autojoin"` // find, join and be joined by any host without a token
 
-		DrainAfter   Duration `toml:"drain_after"`   // from the end of a dead host's session until nothing is sent to it
-		ReclaimAfter Duration `toml:"reclaim_after"` // from then until its addresses are anybody's
+		DrainAfter   Duration `toml:"drain_after"`   // from the end of a dead host's session until hosts stop sending to it
+		ReclaimAfter Duration `toml:"reclaim_after"` // from then until its addresses are released
 	} `toml:"cluster"`
 	Consul struct {
-		Address   string `toml:"address"` // URL; empty: the agent runs one in a cluster, and a host alone has a file
+		Address   string `toml:"address"` // URL; empty: the agent runs one in a cluster, and uses a file without a cluster
 		Token     string `toml:"token"`
 		TokenFile string `toml:"token_file"`
 		CAFile    string `toml:"ca_file"`
@@ -51,7 +52,7 @@ type Settings struct {
 	} `toml:"consul"`
 	OVS struct {
 		Bridge   string `toml:"bridge"`
-		Datapath string `toml:"datapath"` // system, netdev, or empty: found by the agent
+		Datapath string `toml:"datapath"` // system, netdev, or empty: the agent selects one
 		Socket   string `toml:"socket"`   // OVSDB's unix socket
 	} `toml:"ovs"`
 	Docker struct {
@@ -61,15 +62,15 @@ type Settings struct {
 		DaemonJSON      string `toml:"daemon_json"`
 	} `toml:"docker"`
 	Network struct {
-		AllowRoutes   []string `toml:"allow_routes"`   // prefixes that may lead to containers
-		AllowPublic   []string `toml:"allow_public"`   // subnets that networks may have beside the private ranges
+		AllowRoutes   []string `toml:"allow_routes"`   // prefixes that routes through containers may have
+		AllowPublic   []string `toml:"allow_public"`   // subnets outside of the private ranges that networks may have
 		AllowMetadata []string `toml:"allow_metadata"` // networks whose containers may read the cloud's metadata; "*": all
-		Uplinks       []string `toml:"uplinks"`        // interfaces by which containers may leave, beside those that are found
-		DenyForward   bool     `toml:"deny_forward"`   // on a host that did not forward before
+		Uplinks       []string `toml:"uplinks"`        // additional interfaces through which containers may leave
+		DenyForward   bool     `toml:"deny_forward"`   // only on a host that did not forward before
 	} `toml:"network"`
 	API struct {
 		Socket string `toml:"socket"`
-		Legacy bool   `toml:"legacy"` // the API of 2015 on TCP, too
+		Legacy bool   `toml:"legacy"` // also serve the API of 2015 on TCP
 	} `toml:"api"`
 	Proxy struct {
 		Listen   string `toml:"listen"` // tcp://ADDRESS:PORT or unix:///PATH
@@ -79,16 +80,16 @@ type Settings struct {
 	} `toml:"proxy"`
 	Log struct {
 		Level string `toml:"level"` // debug, info, warn or error
-		File  string `toml:"file"`  // where a background agent writes; under systemd it is the journal
+		File  string `toml:"file"`  // log of a background agent; under systemd the journal is used
 	} `toml:"log"`
 
-	tokenFileMust bool // cluster.token_file was named: that the file is missing is a problem
+	tokenFileMust bool // cluster.token_file is set explicitly: a missing file is a problem
 }
 
 // Duration is a time.Duration that is written as text, such as "10s".
 type Duration struct{ time.Duration }
 
-// UnmarshalText reads what time.ParseDuration does.
+// UnmarshalText parses the format of time.ParseDuration.
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	if err != nil {
@@ -98,8 +99,8 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// setting is one configurable value: its name in the file (table.key), its
-// flag on `agent run` if it has one (on `proxy`, for those of the proxy), and what it may hold.
+// setting is one setting: its name in the file (table.key), its flag on `agent run` or,
+// for settings of the proxy, on `proxy`, and its valid values.
 type setting struct {
 	key    string
 	flag   string
@@ -109,18 +110,18 @@ type setting struct {
 	check  func(string) error  // nil: anything
 }
 
-// env names the variable that overrides the file.
+// env returns the environment variable that overrides the file.
 func (s setting) env() string { return envName(s.key) }
 
-// agentFlag says whether `agent run` has its flag.
+// agentFlag reports whether `agent run` has a flag for the setting.
 func (s setting) agentFlag() bool {
 	return s.flag != "" && s.flag != "socket" && !s.proxyFlag() // --socket is global
 }
 
-// proxyFlag says whether `proxy` has its flag.
+// proxyFlag reports whether the setting's flag belongs to `proxy`.
 func (s setting) proxyFlag() bool { return strings.HasPrefix(s.key, "proxy.") }
 
-// set reads text into the field.
+// set parses text into the field.
 func (s setting) set(into *Settings, text string) error {
 	switch p := s.field(into).(type) {
 	case *string:
@@ -139,7 +140,7 @@ func (s setting) set(into *Settings, text string) error {
 	return nil
 }
 
-// text gives the value as set would read it.
+// text returns the value in the format of set.
 func (s setting) text(from *Settings) string {
 	switch p := s.field(from).(type) {
 	case *string:
@@ -154,7 +155,7 @@ func (s setting) text(from *Settings) string {
 	return ""
 }
 
-// settingTable lists every setting in the order in which it is shown.
+// settingTable lists every setting in the order of display.
 func settingTable() []setting {
 	return []setting{
 		{"host.name", "name", "name of this host", false, func(s *Settings) any { return &s.Host.Name }, checkHostName},
@@ -194,15 +195,15 @@ func settingTable() []setting {
 	}
 }
 
-// defaultSettings is what holds when nobody says anything.
+// defaultSettings returns the built-in settings.
 func defaultSettings(hostname string) Settings {
 	var s Settings
 	s.Host.Name = hostname
 	s.Host.StateDir = "/var/lib/socketplane"
 	s.Cluster.TokenFile = DefaultTokenFile
-	s.Cluster.SessionTTL = Duration{10 * time.Second} // Consul's shortest
+	s.Cluster.SessionTTL = Duration{10 * time.Second} // the shortest that Consul accepts
 	s.Cluster.DrainAfter = Duration{20 * time.Second} // some 30 to 45 s after its death
-	s.Cluster.ReclaimAfter = Duration{time.Hour}      // a host that is repaired or moved finds everything as it was
+	s.Cluster.ReclaimAfter = Duration{time.Hour}      // a host that is repaired or moved finds everything as before
 	s.Network.DenyForward = true
 	s.OVS.Bridge = "docker0-ovs"
 	s.OVS.Socket = "/run/openvswitch/db.sock"

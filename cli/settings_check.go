@@ -13,7 +13,7 @@ import (
 	"github.com/socketplane/socketplane/agent/nat"
 )
 
-// orEmpty lets the empty text pass: the value is not set.
+// orEmpty also accepts the empty text, which means that the value is not set.
 func orEmpty(check func(string) error) func(string) error {
 	return func(s string) error {
 		if s == "" {
@@ -35,7 +35,7 @@ func checkHostName(s string) error {
 
 func checkInterface(s string) error { return api.CheckIfName(s) }
 
-// checkInterfaces takes names of interfaces.
+// checkInterfaces accepts a list of interface names.
 func checkInterfaces(s string) error {
 	for _, one := range list(s) {
 		if !nat.IsUplinkName(one) {
@@ -55,7 +55,8 @@ func checkAbs(s string) error {
 	return nil
 }
 
-// checkSocket also bounds the length: sun_path holds 108 bytes with its NUL, unix(7).
+// checkSocket also bounds the length, because sun_path has 108 bytes with its NUL, see
+// unix(7).
 func checkSocket(s string) error {
 	if err := checkAbs(s); err != nil {
 		return err
@@ -77,7 +78,8 @@ func checkConsul(s string) error {
 	return nil
 }
 
-// checkToken refuses what an HTTP header cannot carry. It never shows the token.
+// checkToken rejects tokens that an HTTP header cannot contain. The error never contains
+// the token.
 func checkToken(s string) error {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return errors.New("holds control characters")
@@ -100,7 +102,7 @@ func checkOneOf(allowed ...string) func(string) error {
 	}
 }
 
-// checkTTL keeps to what Consul takes for a session: 10 s to 86400 s.
+// checkTTL accepts the session TTLs that Consul accepts: 10 s to 86400 s.
 func checkTTL(s string) error {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 10*time.Second || d > 24*time.Hour {
@@ -109,10 +111,10 @@ func checkTTL(s string) error {
 	return nil
 }
 
-// list takes a setting of several values apart.
+// list splits a setting with several values.
 func list(s string) []string { return strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) }
 
-// checkPublic takes subnets that a network can have.
+// checkPublic accepts a list of subnets that networks can have.
 func checkPublic(s string) error {
 	for _, one := range list(s) {
 		if _, err := api.ParseSubnet(one); err != nil {
@@ -122,9 +124,9 @@ func checkPublic(s string) error {
 	return nil
 }
 
-// checkRoutes takes prefixes that can lead to containers.
+// checkRoutes accepts a list of prefixes that routes through containers can have.
 func checkRoutes(s string) error {
-	for _, one := range list(s) { // one by one: a list may be longer than that of a container
+	for _, one := range list(s) { // one by one, because the list may be longer than that of one container
 		if _, err := api.ParseAllowed([]string{one}); err != nil {
 			return err
 		}
@@ -132,7 +134,7 @@ func checkRoutes(s string) error {
 	return nil
 }
 
-// checkMetadata takes names of networks.
+// checkMetadata accepts a list of network names.
 func checkMetadata(s string) error {
 	for _, one := range list(s) {
 		if err := api.CheckNetworkName(one); err != nil && one != "*" {
@@ -142,10 +144,10 @@ func checkMetadata(s string) error {
 	return nil
 }
 
-// maxWait bounds how long a dead host is waited for: a year and more.
+// maxWait bounds the waits for a dead host: more than a year.
 const maxWait = 10000 * time.Hour
 
-// checkWait bounds a time to wait.
+// checkWait returns a check that accepts durations from least to maxWait.
 func checkWait(least time.Duration) func(string) error {
 	return func(s string) error {
 		d, err := time.ParseDuration(s)
@@ -156,7 +158,7 @@ func checkWait(least time.Duration) func(string) error {
 	}
 }
 
-// allowed is what the settings let networks do on this host.
+// allowed returns what the settings allow networks on this host.
 func (s *Settings) allowed() (agent.Allowed, error) {
 	allowed := agent.Allowed{Metadata: s.Network.AllowMetadata}
 	for _, one := range s.Network.AllowPublic {
@@ -176,7 +178,7 @@ func (s *Settings) allowed() (agent.Allowed, error) {
 	return allowed, nil
 }
 
-// checkTogether looks at settings that only make sense with one another.
+// checkTogether checks settings that depend on each other.
 func checkTogether(s *Settings) error {
 	switch {
 	case s.Consul.Token != "" && s.Consul.TokenFile != "":

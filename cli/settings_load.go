@@ -12,31 +12,32 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// maxConfigFile bounds what is read as a settings file, in bytes.
+// maxConfigFile bounds a settings file, in bytes.
 const maxConfigFile = 1 << 20
 
-// sources says where settings come from, weakest first after the built-in ones.
+// sources are the sources of settings. They override the built-in settings in the order
+// file, environment, flags.
 type sources struct {
 	hostname string
 	file     string                      // path of the settings file
-	fileMust bool                        // the file was named: it must exist
-	client   bool                        // a client may go on when it may not read the file
+	fileMust bool                        // the file was named, so it must exist
+	client   bool                        // a client may continue if it has no permission to read the file
 	getenv   func(string) (string, bool) // os.LookupEnv
 	flags    map[string]string           // by key; only those given
 }
 
-// origins tells for every key which source won, for people.
+// origins maps each key to a description of the source of its value.
 type origins map[string]string
 
-// builtIn is the origin of what nobody said.
+// builtIn is the origin of built-in values.
 const builtIn = "built in"
 
 func envName(key string) string {
 	return "SOCKETPLANE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// loadSettings merges the sources; the later wins. Errors say which source is
-// to be mended, and are usage errors.
+// loadSettings merges the sources; later ones override earlier ones. Errors name the
+// source to correct, and are usage errors.
 func loadSettings(src sources) (Settings, origins, error) {
 	s := defaultSettings(src.hostname)
 	from := origins{}
@@ -80,7 +81,7 @@ func loadSettings(src sources) (Settings, origins, error) {
 	return s, from, nil
 }
 
-// readSettingsFile decodes the file over s and says which keys it held.
+// readSettingsFile decodes the file into s and returns the keys in the file.
 func readSettingsFile(src sources, s *Settings) (map[string]bool, error) {
 	f, err := os.Open(src.file)
 	switch {
@@ -102,7 +103,7 @@ func readSettingsFile(src sources, s *Settings) (map[string]bool, error) {
 	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(s); err != nil {
 		return nil, describeTOML(src.file, err)
 	}
-	var tree map[string]map[string]any // the strict decode above has proven this shape
+	var tree map[string]map[string]any // the strict decoder above has checked this shape
 	if err := toml.Unmarshal(data, &tree); err != nil {
 		return nil, describeTOML(src.file, err)
 	}
@@ -115,7 +116,7 @@ func readSettingsFile(src sources, s *Settings) (map[string]bool, error) {
 	return keys, nil
 }
 
-// describeTOML gives file, line and key in one line.
+// describeTOML returns an error with file, line and key in one line.
 func describeTOML(file string, err error) error {
 	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(strict.Errors) > 0 {
 		first := strict.Errors[0]
@@ -125,7 +126,7 @@ func describeTOML(file string, err error) error {
 	if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
 		line, column := decode.Position()
 		why := strings.TrimPrefix(decode.Error(), "toml: ")
-		// Of a value of the wrong type the library tells our own data structure.
+		// For a value of the wrong type, the library's message names our Go struct.
 		if found, wanted, ok := strings.Cut(why, " into struct field "); ok {
 			why = found + " into a " + wanted[strings.LastIndexByte(wanted, ' ')+1:]
 		}
@@ -137,8 +138,8 @@ func describeTOML(file string, err error) error {
 	return fmt.Errorf("%s: %w", file, err)
 }
 
-// printSettings writes every value with where it came from. The lines are
-// themselves a settings file; secrets are masked.
+// printSettings prints every value with its source. The output is a valid settings file,
+// except that secrets are masked.
 func printSettings(w io.Writer, s Settings, from origins) error {
 	for _, e := range settingTable() {
 		value := e.text(&s)
@@ -148,7 +149,7 @@ func printSettings(w io.Writer, s Settings, from origins) error {
 		switch p := e.field(&s).(type) {
 		case *bool:
 		case *[]string:
-			value = fmt.Sprintf("%q", *p) // [] for none
+			value = fmt.Sprintf("%q", *p) // [] if there is none
 			value = strings.ReplaceAll(value, `" "`, `", "`)
 		default:
 			value = fmt.Sprintf("%q", value)

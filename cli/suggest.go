@@ -11,15 +11,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// closeEnough is how many letters a mistyped word may be away from the right one.
+// closeEnough is the largest distance between a mistyped word and a suggestion.
 const closeEnough = 2
 
-// suggestPatience bounds asking for what a user may have meant: the command has
-// failed already.
+// suggestPatience bounds the request for suggestions, because the command has already
+// failed.
 const suggestPatience = time.Second
 
-// didYouMean adds the name nearest to one that was not found to err, if there is a
-// near one.
+// didYouMean adds the nearest existing name to a "not found" error, if there is one.
 func didYouMean(ctx context.Context, err error, name string, names func(context.Context) ([]string, error)) error {
 	if api.CodeOf(err) != api.CodeNotFound {
 		return err
@@ -36,7 +35,7 @@ func didYouMean(ctx context.Context, err error, name string, names func(context.
 	return err
 }
 
-// networkNames gives a function that lists the names of all networks.
+// networkNames returns a function that lists the names of all networks.
 func networkNames(svc api.Service) func(context.Context) ([]string, error) {
 	return func(ctx context.Context) ([]string, error) {
 		networks, err := svc.Networks(ctx)
@@ -48,8 +47,8 @@ func networkNames(svc api.Service) func(context.Context) ([]string, error) {
 	}
 }
 
-// containerNames gives a function that lists the names of the containers on this
-// host, and the ids of those without a name.
+// containerNames returns a function that lists the names of the containers on this host,
+// and the ids of those without a name.
 func containerNames(svc api.Service) func(context.Context) ([]string, error) {
 	return func(ctx context.Context) ([]string, error) {
 		endpoints, err := svc.Endpoints(ctx)
@@ -59,7 +58,7 @@ func containerNames(svc api.Service) func(context.Context) ([]string, error) {
 			if name == "" {
 				name = e.ID
 			}
-			if !slices.Contains(names, name) { // one on two networks
+			if !slices.Contains(names, name) { // a container may be on two networks
 				names = append(names, name)
 			}
 		}
@@ -67,7 +66,7 @@ func containerNames(svc api.Service) func(context.Context) ([]string, error) {
 	}
 }
 
-// nearest gives the name that is the fewest letters away from word, if any is near.
+// nearest returns the name with the smallest distance from word, if one is close enough.
 func nearest(word string, names []string) (string, bool) {
 	best, found := min(closeEnough, len(word)-1)+1, ""
 	for _, name := range names {
@@ -81,8 +80,8 @@ func nearest(word string, names []string) (string, bool) {
 	return found, found != ""
 }
 
-// distance counts the letters to insert, remove or replace to make b of a, where two
-// that changed places count as one (Damerau and Levenshtein, optimal alignment).
+// distance counts the insertions, removals, replacements and swaps of adjacent letters
+// that turn a into b (Damerau-Levenshtein, optimal string alignment).
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
@@ -107,7 +106,7 @@ func distance(a, b string) int {
 	return rows[len(a)][len(b)]
 }
 
-// unknownCommand is the error for a word that is none of cmd's subcommands.
+// unknownCommand returns the error for a word that is not a subcommand of cmd.
 func unknownCommand(cmd *cobra.Command, word string) error {
 	var names []string
 	for _, c := range cmd.Commands() {

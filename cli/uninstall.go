@@ -65,7 +65,7 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 		Leave:    func(ctx context.Context) (string, error) { return a.leaveCluster(ctx, s, force) },
 		StopAgent: func(ctx context.Context) (string, error) {
 			said, err := a.stopQuietly(ctx, s)
-			if err == nil { // one that was killed has left its Consul
+			if err == nil { // a killed agent leaves its Consul running
 				err = cluster.StopConsul(s.Host.StateDir)
 			}
 			return said, err
@@ -81,8 +81,8 @@ func (a *app) uninstall(ctx context.Context, s Settings, force, purge bool) erro
 	return nil
 }
 
-// attached counts the endpoints of this host that have their interface, also where
-// no agent runs.
+// attached counts the endpoints of this host that have an interface. It needs no running
+// agent.
 func attached() (int, error) {
 	links := link.New(slog.New(slog.DiscardHandler))
 	defer links.Close()
@@ -90,7 +90,8 @@ func attached() (int, error) {
 	return len(ends), err
 }
 
-// stopQuietly stops an agent that systemd does not run.
+// stopQuietly stops an agent that systemd does not run. It returns the message instead of
+// printing it.
 func (a *app) stopQuietly(ctx context.Context, s Settings) (string, error) {
 	if p, err := findAgent(ctx, s); err != nil || p == nil {
 		return "", err
@@ -104,7 +105,7 @@ func (a *app) stopQuietly(ctx context.Context, s Settings) (string, error) {
 	return strings.TrimSpace(said.String()), nil
 }
 
-// dockerTimeout bounds what is asked of dockerd; each network takes it a moment.
+// dockerTimeout bounds the calls to dockerd. Each network takes a moment.
 const dockerTimeout = time.Minute
 
 func retireNetworks(ctx context.Context, s Settings) (string, error) {
@@ -150,7 +151,7 @@ func removeCNI() (string, error) {
 	return strings.Join(done, ", "), nil
 }
 
-// clearNetwork removes what the agent made in switch and kernel.
+// clearNetwork removes what the agent created in the switch and the kernel.
 func clearNetwork(ctx context.Context, s Settings) (string, error) {
 	var said []string
 	removed, err := ovs.RemoveBridge(ctx, ovs.Config{Socket: "unix:" + s.OVS.Socket, Bridge: s.OVS.Bridge})
@@ -190,7 +191,7 @@ func clearNetwork(ctx context.Context, s Settings) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if before == "ACCEPT" && !host.DockerRuns() { // Docker would have set the policy itself
+	if before == "ACCEPT" && !host.DockerRuns() { // with Docker, the policy is Docker's
 		if err := rules.AllowForward(ctx); err != nil {
 			return "", err
 		}

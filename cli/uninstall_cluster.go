@@ -10,12 +10,12 @@ import (
 	"github.com/socketplane/socketplane/agent/cluster"
 )
 
-// placeTimeout is how long an agent that runs may take to say where it is.
+// placeTimeout bounds the request for the place of a running agent.
 const placeTimeout = 5 * time.Second
 
-// leaveCluster leaves the cluster that the host is in. What only stops is never taken
-// for dead while its machine lives: its record, and a server's vote, would stay for
-// good. With force that is said and no obstacle.
+// leaveCluster removes the host from its cluster. Without this, the cluster would never
+// consider the host dead while its machine runs, and would keep its record, and a server's
+// vote, forever. With force it only reports if it cannot leave.
 func (a *app) leaveCluster(ctx context.Context, s Settings, force bool) (string, error) {
 	in, err := a.leaveOrderly(ctx, s, force)
 	switch {
@@ -29,11 +29,11 @@ func (a *app) leaveCluster(ctx context.Context, s Settings, force bool) (string,
 	return fmt.Sprintf("this host could not leave cluster %s (%s): its record stays there, and the others show it as suspect", in, oneLine(err.Error())), nil
 }
 
-// leaveOrderly says which cluster the host was in, empty for none, and what keeps it
-// there.
+// leaveOrderly leaves the cluster. It returns the cluster that the host was in, or "" if
+// none, and the error that prevents leaving.
 func (a *app) leaveOrderly(ctx context.Context, s Settings, force bool) (in string, err error) {
 	if s.Consul.Address != "" {
-		return "", nil // whose Consul it is takes care of it
+		return "", nil // the administrator of that Consul is responsible
 	}
 	svc := api.NewClient(s.API.Socket)
 	asking, cancel := context.WithTimeout(ctx, placeTimeout)

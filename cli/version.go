@@ -8,10 +8,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker (-X); what a plain go build knows is used else.
+// version is set by the linker (-X). If it is empty, Version uses the build information of
+// Go.
 var version string
 
-// Version names this build, for people.
+// Version returns the version of this build, for people.
 func Version() string {
 	if version != "" {
 		return version

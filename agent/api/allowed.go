@@ -6,20 +6,20 @@ import (
 	"slices"
 )
 
-// MaxAllowed bounds the addresses that an endpoint may have beside its own.
+// MaxAllowed bounds the addresses that an endpoint may use beside its own.
 const MaxAllowed = 16
 
-// neverAllowed are ranges in which no container has an address.
+// neverAllowed lists the ranges that never contain a container's address.
 var neverAllowed = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/3"),
-	// Where clouds serve what a machine was made with: Azure, Alibaba, Oracle.
+	// Metadata and platform services of clouds: Azure, Alibaba, Oracle.
 	netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("192.0.0.192/32"),
 }
 
-// ParseAllowed reads addresses that an endpoint may have beside its own: each an IPv4
-// address, or a prefix with host bits zero. It gives them sorted, each once. Whether
-// they fit a network is not looked at here.
+// ParseAllowed parses the addresses that an endpoint may use beside its own. Each is an
+// IPv4 address or a prefix whose host bits are zero. The result is sorted and has no
+// duplicates. ParseAllowed does not check whether the addresses fit a network.
 func ParseAllowed(list []string) ([]netip.Prefix, error) {
 	if len(list) > MaxAllowed {
 		return nil, Errorf(CodeInvalid, "%d allowed addresses are more than the %d that an endpoint can have; allow a prefix instead", len(list), MaxAllowed)
@@ -52,7 +52,7 @@ func parseAllowed(s string) (netip.Prefix, error) {
 	return p, CheckAllowed(p)
 }
 
-// CheckAllowed says whether any endpoint can be allowed a prefix.
+// CheckAllowed returns an error if no endpoint can be allowed the prefix p.
 func CheckAllowed(p netip.Prefix) error {
 	if !p.IsValid() || !p.Addr().Is4() || p.Masked() != p {
 		return Errorf(CodeInvalid, "allowed prefix %s is no IPv4 prefix", p)
@@ -68,7 +68,7 @@ func CheckAllowed(p netip.Prefix) error {
 	return nil
 }
 
-// ShowAllowed writes an allowed address as people do: a single one without its length.
+// ShowAllowed formats an allowed address. It omits the length of a single address.
 func ShowAllowed(p netip.Prefix) string {
 	if p.IsValid() && p.IsSingleIP() {
 		return p.Addr().String()
@@ -85,6 +85,6 @@ func AllowedText(list []netip.Prefix) []string {
 	return all
 }
 
-// Drops counts the packets that the switch dropped of what an endpoint sent, since
-// its interface was made or the switch was started, by cause.
+// Drops counts, by cause, the packets of an endpoint that the switch dropped. The count
+// starts when the endpoint's interface is created or the switch starts.
 type Drops map[string]uint64

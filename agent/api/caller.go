@@ -8,31 +8,33 @@ import (
 	"syscall"
 )
 
-// Caller is the process at the other end of a unix socket, as the kernel says
-// (SO_PEERCRED in unix(7)).
+// Caller identifies the process at the other end of a unix socket, as the kernel reports
+// it (SO_PEERCRED in unix(7)).
 type Caller struct {
 	UID uint32
 	PID int32
 }
 
-// nobodyKnown stands for a caller of whom the kernel did not tell: it is nobody's.
+// nobodyKnown stands for a caller that the kernel did not identify. Its UID belongs to no
+// user.
 var nobodyKnown = Caller{UID: ^uint32(0)}
 
 type callerKey struct{}
 
-// WithCaller has a call carry who makes it.
+// WithCaller returns a context that carries the caller of a request.
 func WithCaller(ctx context.Context, c Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// CallerOf says who makes a call; false: it is made in this process, or over TCP.
+// CallerOf returns the caller of a request. It returns false for a request from this
+// process or over TCP.
 func CallerOf(ctx context.Context) (Caller, bool) {
 	c, ok := ctx.Value(callerKey{}).(Caller)
 	return c, ok
 }
 
-// KnowCaller is an http.Server's ConnContext: calls that come by a unix socket carry
-// who makes them.
+// KnowCaller is the ConnContext of an http.Server. It adds the Caller to the context of
+// each unix socket connection.
 func KnowCaller(ctx context.Context, conn net.Conn) context.Context {
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -40,7 +42,7 @@ func KnowCaller(ctx context.Context, conn net.Conn) context.Context {
 	}
 	caller := nobodyKnown
 	if raw, err := uc.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { // it fails only once the connection is closed
+		_ = raw.Control(func(fd uintptr) { // fails only if the connection is closed
 			if cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
 				caller = Caller{UID: cred.Uid, PID: cred.Pid}
 			}
@@ -49,11 +51,11 @@ func KnowCaller(ctx context.Context, conn net.Conn) context.Context {
 	return WithCaller(ctx, caller)
 }
 
-// maxLogged bounds what a log shows of a path, in bytes.
+// maxLogged bounds how much of a path appears in the log, in bytes.
 const maxLogged = 200
 
-// Recorded has the log say who has called what: each call that changes something, and
-// each that reads the token.
+// Recorded logs the caller and the status of each request that changes something or reads
+// the token. It does not log requests without a known Caller.
 func Recorded(next http.Handler, logger *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -72,7 +74,7 @@ func Recorded(next http.Handler, logger *slog.Logger) http.Handler {
 	})
 }
 
-// answered remembers the status of an answer.
+// answered records the status of a response.
 type answered struct {
 	http.ResponseWriter
 	status int
@@ -83,5 +85,5 @@ func (a *answered) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap supports http.ResponseController.
 func (a *answered) Unwrap() http.ResponseWriter { return a.ResponseWriter }

@@ -16,10 +16,10 @@ import (
 // ErrUnreachable means that no agent answers on the socket.
 var ErrUnreachable = errors.New("the agent cannot be reached")
 
-// maxAnswer bounds an answer, in bytes; a full /16 of endpoints is about 20 MiB.
+// maxAnswer bounds a response, in bytes. The endpoints of a full /16 take about 20 MiB.
 const maxAnswer = 64 << 20
 
-// Client speaks to an agent over its unix socket. It implements Service.
+// Client calls an agent over its unix socket. It implements Service.
 type Client struct {
 	socket string
 	http   *http.Client
@@ -27,8 +27,7 @@ type Client struct {
 
 var _ Service = (*Client)(nil)
 
-// NewClient makes a client of the agent that listens on socket. It does not
-// connect yet.
+// NewClient returns a client of the agent that listens on socket. It does not connect yet.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -154,7 +153,7 @@ func do(ctx context.Context, c *Client, method, path string) error {
 	return err
 }
 
-// call sends body as JSON, when there is one, and decodes the answer.
+// call sends body as JSON unless it is nil, and decodes the response.
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
 	var answer T
 	var payload io.Reader
@@ -190,7 +189,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 	return answer, nil
 }
 
-// unreachable turns a failure to speak into a sentence with its remedy.
+// unreachable converts a transport error into an error that names the remedy.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("no answer from the agent on %s: %w", c.socket, ctx.Err())

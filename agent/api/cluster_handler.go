@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// tokenPath is where the cluster's token is read.
+// tokenPath is the path that returns the cluster's token.
 const tokenPath = "/v1/cluster/token"
 
 // NewClusterHandler serves svc as HTTP under /v1/cluster.
@@ -26,8 +26,8 @@ func NewClusterHandler(svc ClusterService, logger *slog.Logger) http.Handler {
 	return mux
 }
 
-// NewWaitingHandler serves what an agent can say that waits for something: its
-// status, and why everything else has to wait.
+// NewWaitingHandler serves an agent that waits for something. It serves the status, and
+// rejects every other request with the reason for the wait.
 func NewWaitingHandler(status func(context.Context) (Status, error), why func() string, logger *slog.Logger) http.Handler {
 	h := &handler{logger: logger}
 	mux := http.NewServeMux()

@@ -8,23 +8,22 @@ import (
 	"unicode/utf8"
 )
 
-// DockerSpec is what a user of Docker gave a network beside its subnet (docker network
-// create -o, --label). The Docker network that stands for it on other hosts has the
-// same, or Compose would not take it for its own.
+// DockerSpec is what a Docker user specified for a network beside its subnet (docker
+// network create -o, --label). The agents create the matching Docker network on other
+// hosts with the same values, because Compose would not accept it as its own otherwise.
 type DockerSpec struct {
 	Options map[string]string
 	Labels  map[string]string
-	// Aux are addresses that no endpoint is given, with the names that they have in
-	// Docker (--aux-address).
+	// Aux are addresses that no endpoint gets, by their names in Docker (--aux-address).
 	Aux map[string]netip.Addr
 }
 
-// Keeps says whether an address is one that no endpoint is given.
+// Keeps reports whether Aux reserves addr.
 func (s DockerSpec) Keeps(addr netip.Addr) bool {
 	return slices.Contains(slices.Collect(maps.Values(s.Aux)), addr)
 }
 
-// Bounds of a DockerSpec.
+// Limits of a DockerSpec.
 const (
 	maxSpecEntries = 64       // options and labels together
 	maxSpecKey     = 256      // bytes
@@ -34,7 +33,8 @@ const (
 	maxAuxName     = 128      // bytes
 )
 
-// Check says whether every host can be asked to take the options and labels over.
+// Check returns an error if s exceeds the limits or is not valid text, so that other hosts
+// could not apply it.
 func (s DockerSpec) Check() error {
 	if n := len(s.Options) + len(s.Labels); n > maxSpecEntries {
 		return Errorf(CodeInvalid, "a network has at most %d options and labels, not %d", maxSpecEntries, n)

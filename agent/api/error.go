@@ -6,23 +6,23 @@ import (
 	"net/http"
 )
 
-// Code says what kind of failure an Error is; it is stable and travels over the wire.
+// Code is the kind of an Error. Codes are stable and are sent over the wire.
 type Code string
 
-// The codes. Each has one HTTP status, see Code.HTTPStatus.
+// Error codes. Each has one HTTP status, see Code.HTTPStatus.
 const (
-	CodeInvalid     Code = "invalid"     // the request itself is wrong: mend it and ask again
-	CodeNotFound    Code = "not_found"   // what it names is not there
-	CodeConflict    Code = "conflict"    // something else has it: a name, an address, a subnet
-	CodeInUse       Code = "in_use"      // it cannot go while others use it
+	CodeInvalid     Code = "invalid"     // the request is wrong: correct it before trying again
+	CodeNotFound    Code = "not_found"   // the named object does not exist
+	CodeConflict    Code = "conflict"    // the name, address or subnet is taken
+	CodeInUse       Code = "in_use"      // others still use the object, so it cannot be removed
 	CodeExhausted   Code = "exhausted"   // nothing is free
-	CodeUnavailable Code = "unavailable" // a part this needs cannot be reached now: Open vSwitch, Consul
-	CodeForbidden   Code = "forbidden"   // who asks may not have it
+	CodeUnavailable Code = "unavailable" // a required service (Open vSwitch, Consul) is unreachable now
+	CodeForbidden   Code = "forbidden"   // the caller has no permission
 	CodeInternal    Code = "internal"
 )
 
-// Error is a failure that a caller can act on. Message is one sentence that
-// names the thing and says what to do; the cause is for --debug and logs.
+// Error is a failure that a caller can act on. Message is one sentence that names the
+// object and the remedy. Cause is for --debug and logs.
 type Error struct {
 	Code    Code
 	Message string
@@ -31,16 +31,16 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Errorf makes an Error. An operand of %w becomes its cause.
+// Errorf returns an Error with a formatted message. The operand of %w becomes its cause.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Code: code, Message: err.Error(), Cause: errors.Unwrap(err)}
 }
 
-// CodeOf gives the code of the first Error in the chain, else CodeInternal.
+// CodeOf returns the code of the first Error in the chain of err, or CodeInternal.
 func CodeOf(err error) Code {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
@@ -59,8 +59,8 @@ var httpStatus = map[Code]int{
 	CodeInternal:    http.StatusInternalServerError,
 }
 
-// HTTPStatus is the code's HTTP status; that of a code which a newer agent knows,
-// and we do not, is the one for failures of ours.
+// HTTPStatus returns the HTTP status of the code. It returns 500 for a code that only a
+// newer agent knows.
 func (c Code) HTTPStatus() int {
 	if s, ok := httpStatus[c]; ok {
 		return s

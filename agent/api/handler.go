@@ -10,26 +10,26 @@ import (
 	"strings"
 )
 
-// maxBody bounds a request, in bytes: the largest valid one, with all
-// its published ports, is below 32 KiB.
+// maxBody bounds a request, in bytes. The largest valid request, with all its published
+// ports, is below 32 KiB.
 const maxBody = 64 << 10
 
-// errorBody is how a failure travels.
+// errorBody is the JSON form of an Error.
 type errorBody struct {
 	Error struct {
 		Code    Code   `json:"code"`
 		Message string `json:"message"`
-		Cause   string `json:"cause,omitempty"` // the chain, for --debug
+		Cause   string `json:"cause,omitempty"` // the error chain, for --debug
 	} `json:"error"`
 }
 
-// publishRequest is how a call of Publish travels.
+// publishRequest is the JSON body of a Publish call.
 type publishRequest struct {
 	ID    string        `json:"id"`
 	Ports []PortMapping `json:"ports"`
 }
 
-// routesRequest is how a call of SetRoutes travels.
+// routesRequest is the JSON body of a SetRoutes call.
 type routesRequest struct {
 	ID     string   `json:"id"`
 	Routes []string `json:"routes"`
@@ -92,7 +92,7 @@ func NewHandler(svc Service, logger *slog.Logger) http.Handler {
 
 type handler struct{ logger *slog.Logger }
 
-// serve runs one call and writes its answer, nil as 204.
+// serve runs one call and writes its result. A nil result becomes status 204.
 func (h *handler) serve(call func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -121,7 +121,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	writeJSON(w, code.HTTPStatus(), body)
 }
 
-// cause is what lies behind an error, where that says more than its message.
+// cause returns the first wrapped error whose text differs from that of err, or "".
 func cause(err error) string {
 	for e := errors.Unwrap(err); e != nil; e = errors.Unwrap(e) {
 		if text := oneLine(e.Error()); text != oneLine(err.Error()) {
@@ -131,7 +131,7 @@ func cause(err error) string {
 	return ""
 }
 
-// oneLine makes one line of several: a message is a sentence.
+// oneLine joins the lines of s with "; ", because a message is one sentence.
 func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
@@ -139,11 +139,11 @@ func oneLine(s string) string {
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// The caller has gone if this fails, and nobody is left to be told.
+	// Encode fails only if the caller has gone, so there is no one to report to.
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-// withBody decodes the body strictly and calls f with it.
+// withBody decodes the request body, rejecting unknown fields, and calls f with it.
 func withBody[Req, Resp any](f func(context.Context, Req) (Resp, error)) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		var req Req
@@ -177,7 +177,7 @@ func withID[Resp any](check func(string) error, f func(context.Context, string) 
 	}
 }
 
-// nothing turns a call without an answer into one whose answer is nil.
+// nothing adapts a call without a result to one that returns nil.
 func nothing(f func(context.Context, string) error) func(context.Context, string) (any, error) {
 	return func(ctx context.Context, id string) (any, error) { return nil, f(ctx, id) }
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// LegacyService is what the API of 2015 needs of a Service.
+// LegacyService is the part of Service that the API of 2015 needs.
 type LegacyService interface {
 	Status(ctx context.Context) (Status, error)
 	CreateNetwork(ctx context.Context, req CreateNetworkRequest) (Network, error)
@@ -23,20 +23,20 @@ type LegacyService interface {
 	Release(ctx context.Context, id string) error
 }
 
-// NewLegacyHandler serves svc as the agent of 2015 did: under /v0.1/, with
-// answers of its shape, errors as text, and no heed of Content-Type; and its
-// Powerstrip adapter. Fields that it does not know it passes over, as then.
-// Statuses are honest ones, where 2015 said 500 to almost everything.
+// NewLegacyHandler serves svc and the Powerstrip adapter like the agent of 2015: under
+// /v0.1/, with its response formats and with errors as plain text. Like that agent, it
+// ignores Content-Type and unknown fields. Unlike it, which returned 500 for almost every
+// error, it returns the status that fits the error.
 func NewLegacyHandler(svc LegacyService, cluster ClusterService, adapter http.Handler, logger *slog.Logger) http.Handler {
 	h := &legacy{svc: svc, cluster: cluster, logger: logger}
 	mux := http.NewServeMux()
 	for _, prefix := range []string{"/v0.1", ""} {
 		mux.Handle("POST "+prefix+"/adapter", adapter)
 	}
-	for _, prefix := range []string{"/v0.1", "/v1"} { // Powerstrip's adapters were asked for the second
+	for _, prefix := range []string{"/v0.1", "/v1"} { // Powerstrip requested /v1 from its adapters
 		mux.HandleFunc("GET "+prefix+"/ping", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			_, _ = io.WriteString(w, "pong") // nobody is left to be told
+			_, _ = io.WriteString(w, "pong") // the caller has gone if this fails
 		})
 	}
 	for pattern, call := range map[string]func(*http.Request) (any, error){
@@ -45,7 +45,7 @@ func NewLegacyHandler(svc LegacyService, cluster ClusterService, adapter http.Ha
 		"GET /networks":               h.networks,
 		"POST /networks":              h.createNetwork,
 		"GET /networks/{id...}":       h.network,
-		"DELETE /networks":            h.noID, // or the mux redirects it to "/networks/"
+		"DELETE /networks":            h.noID, // otherwise the mux redirects it to "/networks/"
 		"DELETE /networks/{id...}":    h.deleteNetwork,
 		"GET /connections":            h.connections,
 		"POST /connections":           h.connect,
@@ -71,15 +71,15 @@ type legacy struct {
 	logger  *slog.Logger
 }
 
-// noID answers a call whose path names nothing.
+// noID rejects a request whose path lacks the id.
 func (h *legacy) noID(r *http.Request) (any, error) {
 	return nil, Errorf(CodeNotFound, "%s %s is not part of this API; the path ends with an id", r.Method, shown(r.URL.Path))
 }
 
-// errNotHere is a call of 2015 that this agent does not answer by itself.
+// errNotHere marks a call of the 2015 API that this agent does not carry out.
 var errNotHere = errors.New("not done by this call")
 
-// serve runs one call and writes its answer, nil as an empty 200.
+// serve runs one call and writes its result. A nil result becomes an empty 200.
 func (h *legacy) serve(call func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -105,10 +105,10 @@ func (h *legacy) serve(call func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-// write sends an answer as it looked in 2015: without a line's end.
+// write sends a result in the format of 2015, without a trailing newline.
 func (h *legacy) write(w http.ResponseWriter, answer any) {
 	data, err := json.Marshal(answer)
-	if err != nil { // what is answered here always encodes
+	if err != nil { // every result of this API can be encoded
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -116,13 +116,13 @@ func (h *legacy) write(w http.ResponseWriter, answer any) {
 	if c, ok := answer.(located); ok {
 		w.Header().Set("Content-Location", c.location())
 	}
-	_, _ = w.Write(data) // nobody is left to be told
+	_, _ = w.Write(data) // the caller has gone if this fails
 }
 
-// located is an answer that says where it can be had again.
+// located is a result with a URL for the Content-Location header.
 type located interface{ location() string }
 
-// decodeLegacy reads a body. Whatever it calls itself, it is JSON.
+// decodeLegacy decodes the body as JSON, whatever its Content-Type.
 func decodeLegacy(r *http.Request, into any) error {
 	dec := json.NewDecoder(r.Body)
 	err := dec.Decode(into)
@@ -140,7 +140,7 @@ func decodeLegacy(r *http.Request, into any) error {
 	return Errorf(CodeInvalid, "request body is not what %s takes: %w", r.URL.Path, err)
 }
 
-// legacyConfiguration is what was told of the bridge.
+// legacyConfiguration is the configuration of the bridge in the 2015 API.
 type legacyConfiguration struct {
 	BridgeIP   string `json:"bridge_ip"`
 	BridgeName string `json:"bridge_name"`
@@ -148,7 +148,7 @@ type legacyConfiguration struct {
 	BridgeMTU  int    `json:"bridge_mtu"`
 }
 
-// configuration tells of the bridge and the default network.
+// configuration returns the bridge and the default network.
 func (h *legacy) configuration(r *http.Request) (any, error) { return h.current(r.Context()) }
 
 func (h *legacy) current(ctx context.Context) (legacyConfiguration, error) {
@@ -167,8 +167,8 @@ func (h *legacy) current(ctx context.Context) (legacyConfiguration, error) {
 	return c, nil
 }
 
-// configure takes what is so already and refuses the rest: in 2015 it was
-// stored, shown, and changed nothing.
+// configure accepts the values that are already set and rejects all others. The agent of
+// 2015 stored and showed new values but never applied them.
 func (h *legacy) configure(r *http.Request) (any, error) {
 	var want legacyConfiguration
 	if err := decodeLegacy(r, &want); err != nil {

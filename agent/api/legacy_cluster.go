@@ -2,7 +2,7 @@ package api
 
 import "net/http"
 
-// bind chooses the interface, as `cluster bind` does.
+// bind selects the interface, like `cluster bind`.
 func (h *legacy) bind(r *http.Request) (any, error) {
 	iface, err := parameter(r, "iface")
 	if err == nil {
@@ -11,8 +11,8 @@ func (h *legacy) bind(r *http.Request) (any, error) {
 	return nil, err
 }
 
-// join enters a cluster. 2015 knew no token: it is the one that lies on the host
-// (cluster.token_file), or there is an error.
+// join joins a cluster. The 2015 API has no token, so the call uses the token on the host
+// (cluster.token_file) and fails if there is none.
 func (h *legacy) join(r *http.Request) (any, error) {
 	address, err := parameter(r, "address")
 	if err == nil {
@@ -21,7 +21,7 @@ func (h *legacy) join(r *http.Request) (any, error) {
 	return nil, err
 }
 
-// leave leaves the cluster; a host with endpoints refuses.
+// leave leaves the cluster. It fails if the host has endpoints.
 func (h *legacy) leave(r *http.Request) (any, error) {
 	_, err := h.cluster.Leave(r.Context(), LeaveRequest{})
 	return nil, err

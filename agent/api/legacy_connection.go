@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// maxPID is the largest process id that Linux gives (PID_MAX_LIMIT).
+// maxPID is the largest process id on Linux (PID_MAX_LIMIT).
 const maxPID = 1 << 22
 
-// legacyConnection is an attached container as it was shown in 2015.
+// legacyConnection is an attached container in the 2015 format.
 type legacyConnection struct {
 	ContainerID   string        `json:"container_id"`
 	ContainerName string        `json:"container_name"`
@@ -24,14 +24,15 @@ type legacyConnection struct {
 type legacyDetails struct {
 	Name    string `json:"name"` // of the port
 	IP      string `json:"ip"`
-	Subnet  string `json:"subnet"` // the prefix's length only: "/16"
+	Subnet  string `json:"subnet"` // only the prefix length: "/16"
 	MAC     string `json:"mac"`
 	Gateway string `json:"gateway"`
 }
 
 func (c legacyConnection) location() string { return "/v0.1/connections/" + c.ContainerID }
 
-// legacyPID is a process id, written as a text and read as a number, too.
+// legacyPID is a process id. It is encoded as a string, and decoded from a string or a
+// number.
 type legacyPID int
 
 // MarshalJSON implements json.Marshaler.
@@ -46,7 +47,7 @@ func (p *legacyPID) UnmarshalJSON(data []byte) error {
 		if err := json.Unmarshal(data, &text); err != nil {
 			return err
 		}
-		text = strings.TrimSpace(text) // of a shell's making
+		text = strings.TrimSpace(text) // shell scripts may add white space
 	}
 	n, err := strconv.ParseUint(text, 10, 32)
 	if err != nil || n < 1 || n > maxPID {
@@ -56,11 +57,11 @@ func (p *legacyPID) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// namespacePath is where the process's network namespace is.
+// namespacePath returns the path of the process's network namespace.
 func (p legacyPID) namespacePath() string { return fmt.Sprintf("/proc/%d/ns/net", int(p)) }
 
-// pidOf is the process through which an endpoint was attached; 0 where another
-// path led to its namespace.
+// pidOf returns the process id in the path of an endpoint's namespace, or 0 if the path is
+// not of the form /proc/PID/ns/net.
 func pidOf(netns string) legacyPID {
 	text, isProc := strings.CutPrefix(netns, "/proc/")
 	text, isNet := strings.CutSuffix(text, "/ns/net")
@@ -71,8 +72,8 @@ func pidOf(netns string) legacyPID {
 	return legacyPID(n)
 }
 
-// showLegacyConnection gives the name as Docker does, and as the scripts of 2015 sent
-// it: with a slash before it.
+// showLegacyConnection converts an endpoint to the 2015 format. It prefixes the name with
+// a slash, like Docker and the scripts of 2015.
 func showLegacyConnection(e Endpoint) legacyConnection {
 	name := e.ContainerName
 	if name != "" {
@@ -86,9 +87,8 @@ func showLegacyConnection(e Endpoint) legacyConnection {
 	}
 }
 
-// connections gives what is attached on this host, by whatever door it came, as
-// an object whose keys are the containers' ids. A second interface of a container
-// has its endpoint's id as its key.
+// connections returns the endpoints that are attached on this host, whatever their Source,
+// keyed by container id. The key of a container's second interface is its endpoint id.
 func (h *legacy) connections(r *http.Request) (any, error) {
 	all, err := h.svc.Endpoints(r.Context())
 	if err != nil {
@@ -108,7 +108,7 @@ func (h *legacy) connections(r *http.Request) (any, error) {
 	return shown, nil
 }
 
-// find gives what is attached for a container, whose id is given in full.
+// find returns the attached endpoint of a container. The id must be complete.
 func (h *legacy) find(r *http.Request) (Endpoint, error) {
 	id := r.PathValue("id")
 	if err := CheckEndpointID(id); err != nil {
@@ -139,8 +139,8 @@ func (h *legacy) connection(r *http.Request) (any, error) {
 	return showLegacyConnection(e), nil
 }
 
-// connect attaches a container that runs already, by the process id that it has
-// as the agent sees it.
+// connect attaches a running container. Its process id is the one in the agent's PID
+// namespace.
 func (h *legacy) connect(r *http.Request) (any, error) {
 	var body struct {
 		ContainerID   string    `json:"container_id"`
@@ -160,7 +160,7 @@ func (h *legacy) connect(r *http.Request) (any, error) {
 	if body.Network == "" {
 		body.Network = DefaultNetwork
 	}
-	// Docker begins the names it shows with a slash.
+	// Docker shows names with a leading slash.
 	name := strings.TrimPrefix(body.ContainerName, "/")
 	if err := CheckContainerName(name); err != nil {
 		return nil, err
@@ -179,7 +179,7 @@ func (h *legacy) connect(r *http.Request) (any, error) {
 	return c, nil
 }
 
-// disconnect ends what connect began. What came by another door ends there.
+// disconnect releases an endpoint of SourceLegacy. It rejects endpoints of other sources.
 func (h *legacy) disconnect(r *http.Request) (any, error) {
 	id := r.PathValue("id")
 	if err := CheckEndpointID(id); err != nil {
@@ -192,7 +192,7 @@ func (h *legacy) disconnect(r *http.Request) (any, error) {
 	var other *Endpoint
 	for _, e := range all {
 		switch {
-		case e.ID == id && e.Source == SourceLegacy: // also one that holds its address only: its process is gone
+		case e.ID == id && e.Source == SourceLegacy: // also if the process is gone and the endpoint only holds its address
 			return nil, h.svc.Release(r.Context(), id)
 		case e.ID == id || e.ContainerID == id:
 			other = &e

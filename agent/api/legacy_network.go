@@ -2,7 +2,7 @@ package api
 
 import "net/http"
 
-// legacyNetwork is a network as it was shown in 2015.
+// legacyNetwork is a network in the 2015 format.
 type legacyNetwork struct {
 	ID      string `json:"id"`
 	Subnet  string `json:"subnet"`
@@ -38,8 +38,9 @@ func (h *legacy) network(r *http.Request) (any, error) {
 	return showLegacyNetwork(n), nil
 }
 
-// createNetwork makes a network. Host bits are cut off; no subnet means any that
-// is free. A gateway and a VLAN in the body are passed over, as in 2015.
+// createNetwork creates a network. It clears the host bits of the subnet. Without a subnet
+// it selects a free one. Like the agent of 2015, it ignores a gateway and a VLAN in the
+// body.
 func (h *legacy) createNetwork(r *http.Request) (any, error) {
 	var body struct {
 		ID     string `json:"id"`

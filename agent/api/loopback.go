@@ -7,11 +7,10 @@ import (
 	"strings"
 )
 
-// NoBrowser serves h to programs and not to web pages: whoever may open a page
-// on this host must not have the page speak to it. A browser tells itself by
-// the header Origin or Sec-Fetch-Site. With loopback, the name that the client
-// called has to be one of this host's too, since a page's own name may be made
-// to lead here (DNS rebinding). refuse writes the answer.
+// NoBrowser serves h to programs but not to web pages, because a page that is open in a
+// browser on this host must not reach it. The headers Origin and Sec-Fetch-Site identify
+// browsers. If loopback is set, the Host header must also name this host, because DNS
+// rebinding can point a page's own name to this host. refuse writes the error response.
 func NoBrowser(h http.Handler, loopback bool, refuse func(w http.ResponseWriter, status int, message string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		site := r.Header.Get("Sec-Fetch-Site")
@@ -26,14 +25,15 @@ func NoBrowser(h http.Handler, loopback bool, refuse func(w http.ResponseWriter,
 	})
 }
 
-// ownOrigin says whether a request comes from no page. Some libraries for
-// websockets name what they call themselves as the origin; no page comes from there.
+// ownOrigin reports whether the Origin header rules out a web page. Some websocket
+// libraries send the requested host as the origin. No page has that origin.
 func ownOrigin(r *http.Request, loopback bool) bool {
 	origin := r.Header.Get("Origin")
 	return origin == "" || loopback && origin == "http://"+r.Host
 }
 
-// IsLoopback says whether host, with or without a port, can be no other machine.
+// IsLoopback reports whether host, with or without a port, is localhost or a loopback
+// address.
 func IsLoopback(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name

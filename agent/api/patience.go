@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Patience is how long a container's start waits for an agent that is just
-// being restarted.
+// Patience is how long the start of a container waits for an agent that is restarting.
 const Patience = 10 * time.Second
 
-// WhileUnreachable repeats a call until the agent has answered, or limit is over.
+// WhileUnreachable repeats call every 50 ms while it fails with ErrUnreachable, until
+// limit is over or ctx ends. It returns the last result of call.
 func WhileUnreachable(ctx context.Context, limit time.Duration, call func() error) error {
 	over := time.NewTimer(limit)
 	defer over.Stop()

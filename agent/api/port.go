@@ -17,12 +17,12 @@ const (
 // PortMapping publishes a port of an endpoint on its host.
 type PortMapping struct {
 	Proto         string     `json:"proto"`               // tcp or udp
-	HostIP        netip.Addr `json:"host_ip,omitzero"`    // IPv4; the zero Addr or 0.0.0.0: every address of the host
-	HostPort      uint16     `json:"host_port,omitempty"` // 0: the agent chooses a free one
+	HostIP        netip.Addr `json:"host_ip,omitzero"`    // IPv4; the zero Addr or 0.0.0.0 means every address of the host
+	HostPort      uint16     `json:"host_port,omitempty"` // 0: the agent selects a free one
 	ContainerPort uint16     `json:"container_port"`
 }
 
-// String writes a mapping as Docker does: 0.0.0.0:8080->80/tcp.
+// String formats a mapping like Docker: 0.0.0.0:8080->80/tcp.
 func (p PortMapping) String() string {
 	ip := p.HostIP
 	if !ip.IsValid() {
@@ -31,7 +31,7 @@ func (p PortMapping) String() string {
 	return fmt.Sprintf("%s:%d->%d/%s", ip, p.HostPort, p.ContainerPort, p.Proto)
 }
 
-// CheckPorts says whether ports can be published.
+// CheckPorts returns an error if ports cannot be published.
 func CheckPorts(ports []PortMapping) error {
 	if len(ports) > MaxPorts {
 		return Errorf(CodeInvalid, "%d published ports are too many; %d is the most", len(ports), MaxPorts)

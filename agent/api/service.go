@@ -1,7 +1,6 @@
-// Package api owns the vocabulary of SocketPlane, the Service interface that
-// the agent implements, its error codes, and both ends of the wire: the HTTP
-// handler and the client. It never decides anything and imports only the
-// standard library.
+// Package api owns the vocabulary of SocketPlane, the Service interface that the agent
+// implements, its error codes, and both ends of the wire: the HTTP handler and the client.
+// It makes no decisions and imports only the standard library.
 package api
 
 import (
@@ -9,8 +8,8 @@ import (
 	"time"
 )
 
-// Service is what an agent does for those who call it, in process or over the
-// socket. Every method may return an *Error, see Code.
+// Service is the API of an agent, in process or over the socket. Every method may return
+// an *Error, see Code.
 type Service interface {
 	Status(ctx context.Context) (Status, error)
 
@@ -21,61 +20,67 @@ type Service interface {
 
 	// Endpoints lists the endpoints of this host, sorted by container id.
 	Endpoints(ctx context.Context) ([]Endpoint, error)
-	// AllEndpoints lists those of every host, as this host knows them, in the same order.
-	// What only their own host knows is left out: Port, Peer and NetNS.
+	// AllEndpoints lists the endpoints of every host in the same order, as far as this
+	// host knows them. It omits Port, Peer and NetNS, which only the endpoint's own host
+	// knows.
 	AllEndpoints(ctx context.Context) ([]Endpoint, error)
-	// Endpoint finds one by id, by a unique prefix of the id, or by container name.
+	// Endpoint finds an endpoint by id, by a unique prefix of the id, or by container
+	// name.
 	Endpoint(ctx context.Context, ref string) (Endpoint, error)
-	// Drops counts, by endpoint id, what the switch dropped of what this host's endpoints
-	// sent. Endpoints of which nothing was dropped are left out.
+	// Drops returns, by endpoint id, the counts of packets that the switch dropped from
+	// endpoints of this host. It omits endpoints without drops.
 	Drops(ctx context.Context) (map[string]Drops, error)
-	// Hold keeps an address until an endpoint takes it over, Unhold, or a minute has gone.
+	// Hold reserves an address until an endpoint takes it over, Unhold releases it, or one
+	// minute has passed.
 	Hold(ctx context.Context, req HoldRequest) (Hold, error)
-	// Unhold gives an address back that Hold kept. Idempotent.
+	// Unhold releases an address that Hold reserved. Idempotent.
 	Unhold(ctx context.Context, network, ip string) error
-	// Reserve holds an address for an endpoint without attaching it.
+	// Reserve reserves an address for an endpoint without attaching it.
 	Reserve(ctx context.Context, req ReserveRequest) (Endpoint, error)
-	// Describe says whose an endpoint is. One that is gone is not found.
+	// Describe sets the container of an endpoint. It returns CodeNotFound if the endpoint
+	// is gone.
 	Describe(ctx context.Context, req DescribeRequest) (Endpoint, error)
-	// Publish makes the published ports of an endpoint those given; none takes all back.
+	// Publish replaces the published ports of an endpoint. An empty list withdraws all.
 	Publish(ctx context.Context, id string, ports []PortMapping) (Endpoint, error)
-	// SetRoutes makes the prefixes that hosts, and containers of the network, reach by way
-	// of an endpoint those given; none takes all back. The endpoint is allowed each.
+	// SetRoutes replaces the prefixes that hosts, and containers of the network, reach
+	// through an endpoint. An empty list withdraws all. SetRoutes also allows the endpoint
+	// these prefixes.
 	SetRoutes(ctx context.Context, id string, prefixes []string) (Endpoint, error)
-	// Attach gives a namespace its interface; the same request again gives the same endpoint.
+	// Attach puts an interface into a namespace. Repeating the request returns the same
+	// endpoint.
 	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
-	// Detach takes the interface away and keeps the address. It returns when that
-	// is under way; a later call for the same id waits for it. Idempotent.
+	// Detach removes the interface and keeps the address. It may return before the removal
+	// is complete; a later call for the same id waits for it. Idempotent.
 	Detach(ctx context.Context, id string) error
-	// Release detaches, and gives the address back. Idempotent.
+	// Release detaches the endpoint and releases its address. Idempotent.
 	Release(ctx context.Context, id string) error
 }
 
-// Status describes the agent and what it sees.
+// Status describes the agent and its view of the host and the cluster.
 type Status struct {
 	Version  string   `json:"version"`
 	PID      int      `json:"pid"`
 	Host     Host     `json:"host"`
 	Ready    bool     `json:"ready"`    // the first converge has succeeded
-	Problems []string `json:"problems"` // what keeps the host from what it should be, one sentence each
-	Store    string   `json:"store"`    // "consul " and its address (unix://PATH: the one that the agent runs), or "embedded"
+	Problems []string `json:"problems"` // deviations of the host from its desired state, one sentence each
+	Store    string   `json:"store"`    // "consul " and its address (unix://PATH: the agent runs it), or "embedded"
 	Bridge   string   `json:"bridge"`
-	Uplinks  []string `json:"uplinks"` // interfaces by which containers leave, and packets of other hosts come; sorted
+	Uplinks  []string `json:"uplinks"` // interfaces that carry traffic of containers to the outside and packets of other hosts; sorted
 	Peers    []Peer   `json:"peers"`   // sorted by name
-	// Overwritten are the keys of the store that only this host writes and somebody
-	// else wrote since the agent began. They were put right. Where there are many, the
-	// last entry stands for the rest, and its key ends in "* (N more)".
+	// Overwritten lists the keys in the store that only this host writes, but that someone
+	// else has written since the agent started. The agent has corrected them. If there are
+	// many, the last entry stands for the rest, and its key ends in "* (N more)".
 	Overwritten []Overwritten `json:"overwritten,omitempty"`
 }
 
-// Overwritten is a key of this host that somebody else wrote.
+// Overwritten is a key of this host that someone else wrote.
 type Overwritten struct {
 	Key   string    `json:"key"`
 	Count int       `json:"count"`
 	Last  time.Time `json:"last"`
 }
 
-// Host is the host the agent runs on.
+// Host is the host that the agent runs on.
 type Host struct {
 	ID       string `json:"id"` // UUID
 	Name     string `json:"name"`
@@ -83,21 +88,21 @@ type Host struct {
 	Datapath string `json:"datapath"` // system or netdev
 }
 
-// States of a host as another one sees it.
+// Values of Peer.State and Member.State.
 const (
 	StateAlive   = "alive"
 	StateSuspect = "suspect" // its session has ended
-	StateGone    = "gone"    // its machine is dead, and nothing is sent to it
+	StateGone    = "gone"    // its machine is dead; this host sends it nothing
 )
 
-// Peer is another host as seen from here.
+// Peer is another host as this host sees it.
 type Peer struct {
 	ID     string `json:"id"`
 	Name   string `json:"name"`
 	VTEP   string `json:"vtep"`
 	State  string `json:"state"`  // StateAlive, StateSuspect or StateGone
-	Tunnel string `json:"tunnel"` // port on the integration bridge; empty: not yet
-	// PathMTU is the largest packet that reaches it, in bytes; 0: not known (yet), as
-	// of hosts whose release does not answer probes.
+	Tunnel string `json:"tunnel"` // port on the integration bridge; empty: none yet
+	// PathMTU is the largest packet that reaches the peer, in bytes. It is 0 while not
+	// known. It stays 0 for hosts whose release does not answer probes.
 	PathMTU int `json:"path_mtu,omitempty"`
 }

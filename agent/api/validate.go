@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// MaxNameLen bounds names of networks and ids of endpoints, in bytes. 64 is
-// also the length of a Docker container id in hex.
+// MaxNameLen bounds names of networks and ids of endpoints, in bytes. 64 is also the
+// length of a Docker container id in hex.
 const MaxNameLen = 64
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// reservedNetworks are names that mean something else to Docker; socketplane is
-// what the default network is called there.
+// reservedNetworks are names with a special meaning in Docker. socketplane is Docker's
+// name for our default network.
 var reservedNetworks = map[string]bool{"bridge": true, "host": true, "none": true, "socketplane": true}
 
-// CheckNetworkName says whether s can name a network.
+// CheckNetworkName returns an error if s cannot be the name of a new network.
 func CheckNetworkName(s string) error {
 	if err := checkName("network name", s); err != nil {
 		return err
@@ -30,11 +30,12 @@ func CheckNetworkName(s string) error {
 	return nil
 }
 
-// CheckNetworkRef says whether s can name an existing network. Unlike
-// CheckNetworkName it lets Docker's names pass, so that they are "not found".
+// CheckNetworkRef returns an error if s cannot refer to an existing network. Unlike
+// CheckNetworkName it accepts Docker's names, so that they are "not found".
 func CheckNetworkRef(s string) error { return checkName("network name", s) }
 
-// checkEndpointRef says whether s can be an id, its beginning, or a container's name.
+// checkEndpointRef returns an error if s cannot be an id, a prefix of one, or a container
+// name.
 func checkEndpointRef(s string) error {
 	if s == "" {
 		return Errorf(CodeInvalid, "container is empty; give its id or name")
@@ -42,10 +43,11 @@ func checkEndpointRef(s string) error {
 	return CheckContainerName(s)
 }
 
-// CheckEndpointID says whether s can be the id of an endpoint.
+// CheckEndpointID returns an error if s cannot be the id of an endpoint.
 func CheckEndpointID(s string) error { return checkName("id", s) }
 
-// CheckContainerName says whether s can be a container's name; empty is fine.
+// CheckContainerName returns an error if s cannot be the name of a container. The empty
+// name is valid.
 func CheckContainerName(s string) error {
 	if s == "" {
 		return nil
@@ -71,7 +73,7 @@ func checkName(what, s string) error {
 	return nil
 }
 
-// ParseSubnet reads a network's subnet: IPv4, /8 to /30, host bits zero.
+// ParseSubnet parses the subnet of a network: IPv4, /8 to /30, host bits zero.
 func ParseSubnet(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
@@ -93,7 +95,7 @@ func ParseSubnet(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// ParseRange reads a part of a subnet: a CIDR with host bits zero.
+// ParseRange parses a part of a subnet: an IPv4 CIDR whose host bits are zero.
 func ParseRange(s string, subnet netip.Prefix) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	switch {
@@ -107,9 +109,9 @@ func ParseRange(s string, subnet netip.Prefix) (netip.Prefix, error) {
 	return p, nil
 }
 
-// ParseCIDR reads a subnet whose host bits may be set, as the programs of 2015
-// wrote it: they are cut off, and are given as the gateway that they name. The
-// zero Addr: they are zero.
+// ParseCIDR parses a subnet whose host bits may be set, as programs of 2015 write it. It
+// returns the subnet with host bits cleared, and the original address as the gateway. The
+// gateway is the zero Addr if the host bits are zero.
 func ParseCIDR(s string) (subnet netip.Prefix, gateway netip.Addr, err error) {
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
@@ -124,7 +126,7 @@ func ParseCIDR(s string) (subnet netip.Prefix, gateway netip.Addr, err error) {
 	return subnet, gateway, nil
 }
 
-// ParseIP reads an IPv4 address that somebody asks for.
+// ParseIP parses a requested IPv4 address.
 func ParseIP(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || !a.Is4() {
@@ -138,8 +140,8 @@ func checkAddress(s string) error {
 	return err
 }
 
-// ParseMAC reads a MAC address that somebody asks for: 48 bits, unicast, and
-// not zero. It gives the form in which addresses are compared.
+// ParseMAC parses a requested MAC address: 48 bits, unicast, not zero. It returns the
+// canonical form that is used for comparison.
 func ParseMAC(s string) (string, error) {
 	hw, err := net.ParseMAC(s)
 	if err != nil || len(hw) != 6 || hw[0]&1 != 0 || bytes.Equal(hw, make([]byte, 6)) {
@@ -148,8 +150,9 @@ func ParseMAC(s string) (string, error) {
 	return hw.String(), nil
 }
 
-// CheckIfName says whether s can name a network interface: at most 15 bytes
-// (IFNAMSIZ), and what the kernel's dev_valid_name refuses is refused.
+// CheckIfName returns an error if s cannot name a network interface. A name has at most 15
+// bytes (IFNAMSIZ). CheckIfName rejects every name that the kernel's dev_valid_name
+// rejects.
 func CheckIfName(s string) error {
 	if s == "lo" {
 		return Errorf(CodeInvalid, "interface name \"lo\" is the loopback interface's, which every namespace has; name another")
@@ -160,7 +163,7 @@ func CheckIfName(s string) error {
 	return nil
 }
 
-// shown quotes what came from outside for one line of a message, cut short.
+// shown quotes external text for a one-line message, and truncates it to 80 bytes.
 func shown(s string) string {
 	if len(s) > 80 {
 		return fmt.Sprintf("%q...", s[:80])

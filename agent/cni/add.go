@@ -11,12 +11,12 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// undoTimeout bounds the way back after an ADD that cannot tell its result.
+// undoTimeout bounds the rollback of an ADD that cannot write its result.
 const undoTimeout = 10 * time.Second
 
-// add gives the container its interface. An interface of that name that is there
-// already is an error, as the specification requires, also when an earlier ADD
-// made it: a runtime that tries again after a failure calls DEL first.
+// add attaches the container. It fails if an interface of that name exists, as the
+// specification requires, even if an earlier ADD created it: a runtime that retries after
+// a failure calls DEL first.
 func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, true)
 	if err != nil {
@@ -44,7 +44,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	if err := p.tell(c, prev, e, args.Netns); err != nil {
-		// Nobody will know of the interface: it goes again.
+		// The runtime will not know of the interface, so remove it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		return errors.Join(err, svc.Release(ctx, e.ID))
@@ -52,8 +52,8 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	return nil
 }
 
-// del takes it away. It needs nothing of what ADD made: neither the namespace,
-// nor the network, nor that there was an ADD.
+// del removes the interface. It works without the namespace, without the network, and
+// without a preceding ADD.
 func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, false)
 	if err != nil {

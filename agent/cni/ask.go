@@ -12,7 +12,7 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// portMapping is one of the capability portMappings (CNI CONVENTIONS.md).
+// portMapping is one entry of the capability portMappings (CNI CONVENTIONS.md).
 type portMapping struct {
 	HostPort      int    `json:"hostPort"`
 	ContainerPort int    `json:"containerPort"`
@@ -20,20 +20,19 @@ type portMapping struct {
 	HostIP        string `json:"hostIP"`
 }
 
-// envArgs are the CNI_ARGS that mean something to us.
+// envArgs are the keys of CNI_ARGS that the plugin uses.
 type envArgs struct {
 	types.CommonArgs
 	IP, MAC types.UnmarshallableString
-	// Podman and Kubernetes name the container here.
+	// Podman and Kubernetes pass the container's name here.
 	K8S_POD_NAME               types.UnmarshallableString //nolint:revive // the name is the key
 	K8S_POD_NAMESPACE          types.UnmarshallableString //nolint:revive // the name is the key
 	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive // the name is the key
 	K8S_POD_UID                types.UnmarshallableString //nolint:revive // the name is the key
 }
 
-// asked makes the agent's request of what a runtime asks for. Where an address
-// is asked for in several ways, runtimeConfig comes before args, and that
-// before CNI_ARGS.
+// asked converts the request of a runtime to a request for the agent. If several sources
+// specify an address, runtimeConfig takes precedence over args, and args over CNI_ARGS.
 func asked(c config, args *skel.CmdArgs) (api.AttachRequest, error) {
 	req := api.AttachRequest{
 		ID: endpointID(c.Name, args.ContainerID, args.IfName), Network: c.Network, Source: api.SourceCNI,
@@ -99,13 +98,13 @@ func asked(c config, args *skel.CmdArgs) (api.AttachRequest, error) {
 	return req, nil
 }
 
-// oneAddress gives the one address of a list, empty for an empty list. The same
-// address may be listed again: `podman network reload` does so.
+// oneAddress returns the one address in a list, or "" for an empty list. The same address
+// may be listed twice, as `podman network reload` does.
 func oneAddress(ips []string) (string, error) {
 	var last string
 	all := map[string]bool{}
 	for _, s := range ips {
-		bare, _, _ := strings.Cut(s, "/") // some runtimes append the length of the subnet
+		bare, _, _ := strings.Cut(s, "/") // some runtimes append the prefix length
 		ip, err := api.ParseIP(bare)
 		if err != nil {
 			return "", failf(types.ErrInvalidNetworkConfig, "%v", err)
@@ -119,9 +118,9 @@ func oneAddress(ips []string) (string, error) {
 	return last, nil
 }
 
-// name says whose the interface is. Ids of runtimes may be longer than ours
-// (containerd puts its namespace before them): one that does not fit is shown
-// as the name instead.
+// name sets the container of the endpoint. Runtimes may use longer ids than ours
+// (containerd prefixes its namespace). name uses an id that does not fit as the
+// container's name.
 func name(req *api.AttachRequest, containerID, given string) error {
 	if err := api.CheckContainerName(containerID); err != nil {
 		return failf(types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID: %v", err)
@@ -159,7 +158,7 @@ func ports(value json.RawMessage) ([]api.PortMapping, error) {
 			}
 			p.HostIP = ip.Unmap()
 		}
-		if !listed[p.String()] { // as with addresses, listed again is listed once
+		if !listed[p.String()] { // as with addresses, duplicates are allowed
 			listed[p.String()] = true
 			all = append(all, p)
 		}

@@ -13,11 +13,10 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// check says whether the container still has what ADD gave it: by the agent's
-// word, by the result of the chain, and by what the kernel has. It repairs
-// nothing. It refuses what ADD would refuse: a runtime that reloads a network
-// calls DEL before ADD, and CHECK is the last chance to tell before the
-// interface is gone.
+// check reports whether the container still has what ADD gave it, according to the agent,
+// the result of the chain, and the kernel. It repairs nothing. It also rejects every
+// request that ADD would reject, because a runtime that reloads a network calls DEL before
+// ADD, and CHECK is the last chance to report the error before the interface is gone.
 func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, true)
 	if err != nil {
@@ -61,7 +60,7 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	return inside.same(e.IfName, e.MAC, netip.PrefixFrom(e.IP, e.PrefixLen))
 }
 
-// given says whether an endpoint has the addresses that a runtime asks for.
+// given returns an error unless the endpoint has the addresses that the runtime requests.
 func given(req api.AttachRequest, e api.Endpoint) error {
 	if req.IP != "" && req.IP != e.IP.String() {
 		return failf(codeDiffers, "address %s is asked for, the endpoint of interface %q has %s", req.IP, e.IfName, e.IP)

@@ -12,16 +12,17 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// DefaultSocket is where the agent is looked for: a plugin reads no settings.
+// DefaultSocket is the default path of the agent's socket. It is a constant because a
+// plugin reads no settings.
 const DefaultSocket = "/run/socketplane/socketplane.sock"
 
-// maxSocket is the length of a unix socket's path (sun_path less its NUL).
+// maxSocket is the longest path of a unix socket, in bytes (sun_path less its NUL).
 const maxSocket = 107
 
-// config is what we read of a network configuration.
+// config is the part of a network configuration that the plugin uses.
 type config struct {
 	types.PluginConf
-	Network       string                     `json:"network"` // SocketPlane's; empty: the configuration's name
+	Network       string                     `json:"network"` // name in SocketPlane; empty: the name of the configuration
 	Socket        string                     `json:"socket"`
 	Allow         []string                   `json:"allowAddresses"` // for every container of this configuration
 	Forwarding    bool                       `json:"forwarding"`
@@ -34,27 +35,27 @@ type config struct {
 		} `json:"cni"`
 	} `json:"args"`
 
-	// Attachments is the valid attachments' key as libcni 1.2.0 writes it,
-	// after a slip in the specification.
+	// Attachments has the key of the valid attachments as libcni 1.2.0 writes it, which
+	// follows an error in the specification.
 	Attachments []types.GCAttachment `json:"cni.dev/attachments"`
 }
 
-// keys are those of a configuration that we use, or that belong to the runtime.
+// keys are the configuration keys that the plugin uses or that belong to the runtime.
 var keys = map[string]bool{
 	"cniVersion": true, "cniVersions": true, "name": true, "type": true, "capabilities": true, "runtimeConfig": true,
 	"args": true, "dns": true, "ipam": true, "ipMasq": true, "prevResult": true,
 	"network": true, "socket": true, "allowAddresses": true, "forwarding": true,
 }
 
-// decode reads a network configuration. It is strict about what is ours, so
-// that a mistyped key is not a network with other properties than meant; a
-// configuration with which something is taken away is not judged.
+// decode decodes a network configuration. If judge is true, it rejects unknown keys, so
+// that a typing error does not silently change the network. Commands that remove something
+// set judge to false, because an invalid configuration must not prevent the removal.
 func decode(data []byte, judge bool) (config, error) {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(data, &all); err != nil {
 		return config{}, failf(types.ErrDecodingFailure, "network configuration is not a JSON object: %v", err)
 	}
-	// Go's decoder takes "Network" for "network". To runtimes they are two.
+	// Go's decoder accepts "Network" for "network". For runtimes these are two keys.
 	for key, value := range all {
 		if keys[key] || strings.HasPrefix(key, "cni.dev/") {
 			continue
@@ -94,7 +95,7 @@ func decode(data []byte, judge bool) (config, error) {
 	return c, nil
 }
 
-// previous decodes the result of the plugin before us, nil when there is none.
+// previous decodes the result of the previous plugin. It returns nil if there is none.
 func (c *config) previous() (types.Result, error) {
 	if c.RawPrevResult == nil {
 		return nil, nil
@@ -105,7 +106,7 @@ func (c *config) previous() (types.Result, error) {
 	return c.PrevResult, nil
 }
 
-// strictly decodes one value of ours.
+// strictly decodes one value and rejects unknown fields.
 func strictly(data []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()

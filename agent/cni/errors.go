@@ -11,18 +11,18 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Codes of our own; the specification leaves 100 and above to plugins.
+// Error codes of the plugin. The specification reserves 100 and above for plugins.
 const (
 	codeInternal  uint = 100 + iota
-	codeNotFound       // the network, or what CHECK looks for, is not there
-	codeConflict       // something else has it: an address, an interface name, a port
-	codeInUse          // it cannot go while others use it
+	codeNotFound       // the network, or the object that CHECK looks for, does not exist
+	codeConflict       // the address, interface name or port is taken
+	codeInUse          // it cannot be removed while others use it
 	codeExhausted      // the network has no free address
-	codeDiffers        // CHECK: what is there is not what the result says
+	codeDiffers        // CHECK: the actual state differs from the result
 )
 
-// codes says which code of the specification each of the agent's means. It is
-// the one place where that is decided.
+// codes maps the agent's error codes to those of the specification. No other code does
+// this.
 var codes = map[api.Code]uint{
 	api.CodeInvalid:     types.ErrInvalidNetworkConfig,
 	api.CodeNotFound:    codeNotFound,
@@ -40,10 +40,11 @@ func codeOf(err error) uint {
 	if code, ok := codes[api.CodeOf(err)]; ok {
 		return code
 	}
-	return codeInternal // a newer agent's code
+	return codeInternal // a code that only a newer agent knows
 }
 
-// failf makes an error of the specification: one line, free of control characters.
+// failf returns an error of the specification. Its message is one line without control
+// characters.
 func failf(code uint, format string, args ...any) *types.Error {
 	return types.NewError(code, oneLine(fmt.Sprintf(format, args...)), "")
 }
@@ -52,7 +53,7 @@ func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }), "; ")
 }
 
-// shown quotes what came from outside, cut short.
+// shown quotes external text and truncates it to 80 bytes.
 func shown(s string) string {
 	if len(s) > 80 {
 		return fmt.Sprintf("%q...", s[:80])
@@ -60,7 +61,7 @@ func shown(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// short is JSON from outside, cut short.
+// short truncates external JSON to 80 bytes.
 func short(s string) string {
 	if len(s) > 80 {
 		return strings.ToValidUTF8(s[:80], "") + "..."

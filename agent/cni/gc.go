@@ -12,9 +12,8 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// gc releases every endpoint that this network configuration made and that is
-// not in the list of valid attachments. It goes on after a failure, and tells
-// all of them.
+// gc releases every endpoint that this network configuration created and that is not in
+// the list of valid attachments. It continues after a failure and returns all errors.
 func (p *plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, false)
 	if err != nil {
@@ -45,11 +44,11 @@ func (p *plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 	return errors.Join(failed...)
 }
 
-// valid gives the ids of the endpoints that stay. The specification requires the
-// list. One that is missing or mistyped would free the network of every
-// container, so it is an error; null is an empty list, since libcni writes that.
+// valid returns the ids of the endpoints to keep. The specification requires the list. A
+// missing or mistyped list is an error, because it would otherwise release the endpoints
+// of all containers. null is an empty list, because libcni writes it.
 func (c *config) valid(data []byte) (map[string]bool, error) {
-	var keys map[string]json.RawMessage // in their own spelling: Go's decoder ignores case
+	var keys map[string]json.RawMessage // in their exact spelling, because Go's decoder ignores case
 	if err := json.Unmarshal(data, &keys); err != nil {
 		return nil, failf(types.ErrDecodingFailure, "network configuration: %v", err)
 	}

@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// seen is what an interface has inside its namespace.
+// seen is the state of an interface inside its namespace.
 type seen struct {
 	mac       string
 	up        bool
 	addrs     []netip.Prefix
-	isDefault bool // an IPv4 default route goes out by it
+	isDefault bool // an IPv4 default route uses it
 }
 
-// look reads an interface inside a namespace, and changes nothing. The agent
-// owns all changes; CHECK must be able to tell when its word and the kernel's
-// differ.
+// look reads the state of an interface inside a namespace. It reads the kernel itself,
+// instead of asking the agent, so that CHECK can detect differences between the two. It
+// changes nothing, because only the agent makes changes.
 func look(netns, ifName string) (seen, error) {
 	type answer struct {
 		seen seen
@@ -30,7 +30,7 @@ func look(netns, ifName string) (seen, error) {
 	}
 	done := make(chan answer)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread, which is elsewhere now, ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread is in another namespace and ends with the goroutine
 		s, err := lookInside(netns, ifName)
 		done <- answer{s, err}
 	}()
@@ -63,8 +63,8 @@ func lookInside(netns, ifName string) (seen, error) {
 	return s, err
 }
 
-// enter takes the thread into a network namespace. The kernel refuses what is
-// none (EINVAL); O_NONBLOCK since the path may be a FIFO's.
+// enter moves the thread into a network namespace. The kernel returns EINVAL if the path
+// is not a namespace. O_NONBLOCK is set because the path may be a FIFO.
 func enter(netns string) error {
 	fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -77,8 +77,9 @@ func enter(netns string) error {
 	return nil
 }
 
-// hasDefault reads the thread's table of IPv4 routes (proc(5), net/route):
-// name, destination, gateway, flags, and the mask as the eighth, in hex.
+// hasDefault reports whether the thread's IPv4 routes (proc(5), net/route) include a
+// default route through ifName. The first fields are name, destination, gateway and flags;
+// the eighth is the mask. All numbers are in hex.
 func hasDefault(ifName string) (bool, error) {
 	f, err := os.Open("/proc/thread-self/net/route")
 	if err != nil {
@@ -95,21 +96,21 @@ func hasDefault(ifName string) (bool, error) {
 	return false, lines.Err()
 }
 
-// there says whether a namespace has an interface of this name. What cannot be
-// looked at has none: the agent says what is wrong with a namespace.
+// there reports whether a namespace has an interface of this name. It returns false if the
+// namespace is unreadable, because the agent reports that error.
 func there(netns, ifName string) bool {
 	_, err := look(netns, ifName)
 	return err == nil
 }
 
-// otherMAC is the error for an interface whose MAC address was changed after
-// ADD. The switch drops its packets.
+// otherMAC returns the error for an interface whose MAC address was changed after ADD. The
+// switch drops its packets.
 func otherMAC(who, ifName, has, want string) error {
 	return failf(codeDiffers, "%sinterface %q has MAC address %s, its endpoint has %s, so its packets are dropped; "+
 		"set a MAC address by the capability \"mac\" of %s or MAC= in CNI_ARGS, not by another plugin such as tuning", who, ifName, has, want, Name)
 }
 
-// same says what the kernel has that is not as the agent has it.
+// same returns an error if the kernel's state differs from the agent's.
 func (s seen) same(ifName, mac string, addr netip.Prefix) error {
 	if !s.up {
 		return failf(codeDiffers, "interface %q is down", ifName)

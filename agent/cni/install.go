@@ -13,26 +13,25 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// DefaultName is the name of the default network among CNI configurations:
-// "default" means something else to those who read them. No network can be
-// called so.
+// DefaultName is the CNI name of the default network, because "default" has another
+// meaning for programs that read them. No other network can have this name.
 const DefaultName = "socketplane"
 
-// program is what we are called when we are not the plugin.
+// program is the base name of this program when it is not called as the plugin.
 const program = "socketplane"
 
-// Setup is where the plugin and its configurations go.
+// Setup describes where to install the plugin and its configurations.
 type Setup struct {
 	Program  string   // path of this program
-	BinDir   string   // of CNI plugins
-	ConfDir  string   // of network configurations
-	Networks []string // of which a configuration is written
+	BinDir   string   // directory of CNI plugins
+	ConfDir  string   // directory of network configurations
+	Networks []string // networks to write a configuration for
 	Socket   string   // of the agent
 }
 
-// conflist is a list of plugins, as we write it. Programs with a library older
-// than CNI 1.1 (containerd 1, Podman) refuse cniVersion 1.1.0 and know no
-// cniVersions; newer ones take the highest of these.
+// conflist is a plugin list as Install writes it. Programs with a library older than CNI
+// 1.1 (containerd 1, Podman) reject cniVersion 1.1.0 and ignore cniVersions. Newer ones
+// use the highest version in cniVersions.
 type conflist struct {
 	CNIVersion  string        `json:"cniVersion"`
 	CNIVersions []string      `json:"cniVersions,omitempty"`
@@ -47,8 +46,8 @@ type conflistOne struct {
 	Capabilities map[string]bool `json:"capabilities,omitempty"`
 }
 
-// Install links the plugin and writes the configurations. It says what it did,
-// a line each. Everything is looked at before anything is done.
+// Install links the plugin and writes the configurations. It returns a description of its
+// changes, one line each. It checks everything before it changes anything.
 func (s *Setup) Install() (done []string, err error) {
 	link := filepath.Join(s.BinDir, Name)
 	linked, err := ourLink(link)
@@ -87,7 +86,8 @@ func (s *Setup) Install() (done []string, err error) {
 	return done, nil
 }
 
-// Uninstall removes what Install made. It says what it did, a line each.
+// Uninstall removes the files of Install. It returns a description of its changes, one
+// line each.
 func (s *Setup) Uninstall() (done []string, err error) {
 	paths, err := filepath.Glob(filepath.Join(s.ConfDir, "1[01]-"+program+"*.conflist"))
 	if err != nil {
@@ -95,7 +95,7 @@ func (s *Setup) Uninstall() (done []string, err error) {
 	}
 	for _, path := range paths {
 		if ours, err := isOurs(path); err != nil || !ours {
-			continue // it only looks like one of ours
+			continue // only its name looks like ours
 		}
 		if err := os.Remove(path); err != nil {
 			return done, err
@@ -117,8 +117,8 @@ func (s *Setup) Uninstall() (done []string, err error) {
 	return done, nil
 }
 
-// fileName: the first in the order of names is what Kubernetes takes, and that
-// is the default one where both are.
+// fileName returns the file name of a network's configuration. Kubernetes uses the first
+// file in name order, so the default network comes first.
 func fileName(network string) string {
 	if network == api.DefaultNetwork {
 		return "10-" + program + ".conflist"
@@ -138,8 +138,9 @@ func (s *Setup) conflist(network string) conflist {
 	return conflist{CNIVersion: "1.0.0", CNIVersions: []string{"0.4.0", "1.0.0", "1.1.0"}, Name: name, Plugins: []conflistOne{one}}
 }
 
-// isOurs says whether a configuration is there that Install wrote, perhaps
-// edited since; one of others is an error.
+// isOurs reports whether path is a configuration that Install wrote, which may have been
+// edited since. It returns false if the file does not exist, and an error if it belongs to
+// someone else.
 func isOurs(path string) (bool, error) {
 	foreign := api.Errorf(api.CodeConflict, "%s is there and is not one of ours; move it away", path)
 	f, err := os.Open(path)
@@ -166,8 +167,8 @@ func isOurs(path string) (bool, error) {
 	return false, foreign
 }
 
-// ourLink gives what the plugin's link leads to, "" when none is there; what is
-// no link to this program, here or elsewhere, is an error.
+// ourLink returns the target of the plugin's link, or "" if it does not exist. It fails if
+// path is not a link to a program of our name.
 func ourLink(path string) (string, error) {
 	target, err := os.Readlink(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -179,8 +180,7 @@ func ourLink(path string) (string, error) {
 	return target, nil
 }
 
-// replaceLink makes a link, in place of an older one of ours. There is a link
-// at every moment.
+// replaceLink creates a link, or replaces an older one atomically.
 func replaceLink(target, path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -195,7 +195,7 @@ func replaceLink(target, path string) error {
 	return os.Rename(next, path)
 }
 
-// writeNew writes a file that is not there yet; readers see all of it or none.
+// writeNew writes a new file atomically. It fails if the file exists.
 func writeNew(path string, c conflist) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err

@@ -1,7 +1,7 @@
-// Package cni is the CNI plugin (containernetworking/cni, SPEC.md 1.1): it says
-// to the agent what a container runtime asks for, and gives the agent's answer
-// back in the specification's terms. It decides nothing about networks and
-// keeps no state: what it needs to know later is in an endpoint's id.
+// Package cni is the CNI plugin (containernetworking/cni, SPEC.md 1.1). It passes the
+// requests of a container runtime to the agent and returns the agent's results in the
+// format of the specification. It makes no decisions about networks and stores no state:
+// the id of an endpoint contains what it needs later.
 package cni
 
 import (
@@ -20,30 +20,30 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Name is what the program is called when it is the plugin: the `type` of a
+// Name is the program's name when it is called as the plugin. It is the `type` in a
 // network configuration.
 const Name = "socketplane-cni"
 
-// Versions are the versions of the specification that the plugin speaks.
+// Versions are the versions of the specification that the plugin supports.
 var Versions = version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
-// maxConfig bounds a configuration, in bytes: the list of valid attachments of
-// a host with some ten thousand containers is below it.
+// maxConfig bounds a configuration, in bytes. The list of valid attachments of a host with
+// about ten thousand containers fits in it.
 const maxConfig = 4 << 20
 
-// configTimeout bounds the wait for the configuration: a runtime writes it at once.
+// configTimeout bounds the wait for the configuration. A runtime writes it at once.
 const configTimeout = 10 * time.Second
 
-// callTimeout bounds one command. It is above the agent's own limit, so that
-// the agent's reason is what the runtime gets to see.
+// callTimeout bounds one command. It is longer than the agent's own limit, so that the
+// runtime gets the agent's error.
 const callTimeout = 25 * time.Second
 
-// IsPlugin says whether the program was called as the plugin.
+// IsPlugin reports whether the program was called as the plugin.
 func IsPlugin(argv0 string) bool { return filepath.Base(argv0) == Name }
 
-// Main is one call of the plugin: the command in the environment, the
-// configuration on stdin, the answer or the error on stdout. It gives the exit
-// code.
+// Main runs one call of the plugin. The command is in the environment and the
+// configuration on stdin. Main writes the result or the error to stdout and returns the
+// exit code.
 func Main() int { return run(configTimeout) }
 
 func run(patience time.Duration) int {
@@ -57,21 +57,21 @@ func run(patience time.Duration) int {
 		return 0
 	}
 	if failed := err.Print(); failed != nil {
-		_, _ = io.WriteString(os.Stderr, Name+": "+err.Error()+"\n") // the last way to tell anybody
+		_, _ = io.WriteString(os.Stderr, Name+": "+err.Error()+"\n") // there is no other way to report it
 	}
 	return 1
 }
 
-// boundStdin puts what is on standard input, if it is not too much and comes in
-// time, in its place again: the library reads all there is, and waits for it.
+// boundStdin reads standard input with limits on size and time, and replaces os.Stdin with
+// a pipe that contains the data. The CNI library itself reads without limits.
 func boundStdin(patience time.Duration) *types.Error {
 	switch os.Getenv("CNI_COMMAND") {
-	case "", "VERSION": // nothing is read
+	case "", "VERSION": // these read nothing
 		return nil
 	}
 	var data []byte
 	read := make(chan error, 1)
-	go func() { // a file that is no pipe has no deadline; the program ends with it, or soon after
+	go func() { // in a goroutine, because a file other than a pipe has no deadline; it ends with the program at the latest
 		var err error
 		data, err = io.ReadAll(io.LimitReader(os.Stdin, maxConfig+1))
 		read <- err
@@ -94,14 +94,14 @@ func boundStdin(patience time.Duration) *types.Error {
 		return failf(types.ErrIOFailure, "network configuration: %v", err)
 	}
 	go func() {
-		_, _ = bytes.NewReader(data).WriteTo(w) // who reads less has his reasons
+		_, _ = bytes.NewReader(data).WriteTo(w) // it is no failure if the reader reads less
 		_ = w.Close()
 	}()
 	os.Stdin = r
 	return nil
 }
 
-// plugin has what the commands need of the world.
+// plugin contains the dependencies of the commands.
 type plugin struct {
 	out     io.Writer
 	connect func(socket string) api.Service
@@ -113,7 +113,7 @@ func (p *plugin) commands() skel.CNIFuncs {
 	}
 }
 
-// timed bounds a command, and gives its failure the code that says what kind it is.
+// timed bounds the time of a command and converts its error to a CNI error code.
 func timed(command func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)

@@ -11,8 +11,8 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// tell writes ADD's result: the one of the plugin before us, when there is one,
-// and our interface.
+// tell writes the result of ADD: the result of the previous plugin, if any, extended by
+// our interface.
 func (p *plugin) tell(c config, prev types.Result, e api.Endpoint, netns string) error {
 	r := &types100.Result{}
 	if prev != nil {
@@ -37,8 +37,8 @@ func (p *plugin) tell(c config, prev types.Result, e api.Endpoint, netns string)
 	return nil
 }
 
-// extend adds an endpoint to a result: its end on the host, its end in the
-// container, and the address there.
+// extend adds an endpoint to a result: its interface on the host, its interface in the
+// container, and its address.
 func extend(r *types100.Result, c config, e api.Endpoint, netns string, isDefault bool) {
 	r.Interfaces = append(r.Interfaces,
 		&types100.Interface{Name: e.Port, Mtu: e.MTU},
@@ -58,7 +58,7 @@ func extend(r *types100.Result, c config, e api.Endpoint, netns string, isDefaul
 	}
 }
 
-// sameInterface says what a result says of our interface that is not so.
+// sameInterface returns an error if our interface in a result differs from the endpoint.
 func sameInterface(r *types100.Result, e api.Endpoint, netns string) error {
 	for i, iface := range r.Interfaces {
 		if iface == nil || iface.Name != e.IfName || iface.Sandbox == "" {

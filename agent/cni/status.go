@@ -9,13 +9,13 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// statusTimeout bounds STATUS: runtimes ask every few seconds.
+// statusTimeout bounds STATUS, because runtimes call it every few seconds.
 const statusTimeout = 5 * time.Second
 
-// status says whether an ADD would succeed now: the agent is there and has
-// brought its host to what it should be once, and knows the network. While it
-// is not there, packets go on (50); when it cannot bring the host to what it
-// should be, they may not (51).
+// status reports whether an ADD would succeed now: the agent answers, has brought its host
+// to the desired state once, and knows the network. Code 50 means that the agent is
+// unavailable, but existing containers keep their connectivity. Code 51 means that the
+// agent cannot bring the host to the desired state, so they may have lost it.
 func (p *plugin) status(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := decode(args.StdinData, true)
 	if err != nil {

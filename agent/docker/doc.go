@@ -1,5 +1,5 @@
-// Package docker owns what stands between Docker and the api: the registration
-// of our runtime (package oci) with dockerd; the watcher that releases what
-// belonged to removed containers; and the few calls of Docker's API that
-// `socketplane run` makes. It never touches a network itself.
+// Package docker owns the connection between Docker and the api: the registration of our
+// runtime (package oci) with dockerd, the watcher that releases the endpoints of removed
+// containers, and the few calls of Docker's API that `socketplane run` makes. It never
+// changes a network itself.
 package docker

@@ -20,16 +20,16 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Engine is a connection to dockerd.
+// Engine is a client of dockerd.
 type Engine struct{ cli *client.Client }
 
-// Dial prepares a connection to host, such as unix:///run/docker.sock. Nothing
-// is sent before the first call; the API's version is then agreed upon.
+// Dial returns an Engine for host, such as unix:///run/docker.sock. It sends nothing. The
+// first call connects and negotiates the API version.
 func Dial(host string) (*Engine, error) {
 	return dial(host)
 }
 
-// DialOver prepares a connection that sends its requests over transport.
+// DialOver returns an Engine that sends its requests over transport.
 func DialOver(transport http.RoundTripper) (*Engine, error) {
 	const host = "http://docker"
 	return dial(host, client.WithHTTPClient(&http.Client{Transport: transport}))
@@ -43,10 +43,10 @@ func dial(host string, options ...client.Opt) (*Engine, error) {
 	return &Engine{cli: cli}, nil
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (e *Engine) Close() error { return e.cli.Close() }
 
-// Name gives a container's name.
+// Name returns the name of a container.
 func (e *Engine) Name(ctx context.Context, id string) (string, error) {
 	got, err := e.cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil {
@@ -55,8 +55,8 @@ func (e *Engine) Name(ctx context.Context, id string) (string, error) {
 	return strings.TrimPrefix(got.Container.Name, "/"), nil
 }
 
-// Exposed lists the ports that a container's image, and whoever made it, declare.
-// Those that are neither over tcp nor over udp are left out.
+// Exposed returns the tcp and udp ports that a container exposes, as declared by its image
+// or its creator. They are sorted by port and protocol.
 func (e *Engine) Exposed(ctx context.Context, id string) ([]api.PortMapping, error) {
 	got, err := e.cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil {
@@ -77,9 +77,9 @@ func (e *Engine) Exposed(ctx context.Context, id string) ([]api.PortMapping, err
 	return ports, nil
 }
 
-// EverStarted says whether the container's process has run; one that is
-// gone counts as never started: --rm removes such a one, and then Docker's words
-// tell which it was.
+// EverStarted reports whether the container's process has ever run. It returns false for a
+// container that is gone. Docker removes a --rm container whose start failed, and the
+// error of the start contains the reason.
 func (e *Engine) EverStarted(ctx context.Context, id string) bool {
 	got, err := e.cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil || got.Container.State == nil {
@@ -88,8 +88,8 @@ func (e *Engine) EverStarted(ctx context.Context, id string) bool {
 	return !strings.HasPrefix(got.Container.State.StartedAt, "0001-01-01")
 }
 
-// Remove removes a container with its anonymous volumes, whatever it does.
-// One that is gone is no error.
+// Remove removes a container and its anonymous volumes, even if it is running. It succeeds
+// if the container is gone.
 func (e *Engine) Remove(ctx context.Context, id string) error {
 	_, err := e.cli.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -98,7 +98,7 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// Start starts a container; a failure is a *StartError.
+// Start starts a container. It returns a *StartError on failure.
 func (e *Engine) Start(ctx context.Context, id string) error {
 	if _, err := e.cli.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
 		return &StartError{cause: err}
@@ -106,11 +106,11 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	return nil
 }
 
-// StartError is a container that did not start, in Docker's words.
+// StartError reports that a container did not start. It wraps Docker's error.
 type StartError struct{ cause error }
 
-// Error gives one of our hooks' own sentence where that is the reason, without
-// the layers that carried it.
+// Error returns only the message of our hook if the hook caused the failure, without the
+// layers around it.
 func (e *StartError) Error() string {
 	_, sentence, ours := strings.Cut(e.cause.Error(), "stderr: socketplane: ")
 	if !ours {
@@ -119,10 +119,11 @@ func (e *StartError) Error() string {
 	return "the container did not start: " + strings.TrimSuffix(sentence, ": unknown")
 }
 
-// Unwrap gives the cause.
+// Unwrap returns Docker's error.
 func (e *StartError) Unwrap() error { return e.cause }
 
-// Streams are what a container without a terminal is joined with; nil ones are not.
+// Streams are the streams to attach to a container without a terminal. Run does not attach
+// nil ones.
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -130,8 +131,9 @@ type Streams struct {
 	Signals        <-chan os.Signal // forwarded to the container
 }
 
-// Run starts a created container, joined with streams, and gives its exit code
-// when it has ended; with autoRemove, when it is gone.
+// Run attaches streams to a created container and starts it. It returns the exit code when
+// the container has ended or, with autoRemove, when it has been removed. Without stdout
+// and stderr it returns 0 at the end of stdin, like docker run -a stdin.
 func (e *Engine) Run(ctx context.Context, id string, s Streams, autoRemove bool) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -142,7 +144,7 @@ func (e *Engine) Run(ctx context.Context, id string, s Streams, autoRemove bool)
 		return 0, fmt.Errorf("attach to container %s: %w", id, err)
 	}
 	defer conn.Close()
-	// Before the start, or a short-lived container is missed.
+	// Wait before the start, so that a short-lived container is not missed.
 	condition := container.WaitConditionNextExit
 	if autoRemove {
 		condition = container.WaitConditionRemoved
@@ -155,9 +157,9 @@ func (e *Engine) Run(ctx context.Context, id string, s Streams, autoRemove bool)
 
 	fed := make(chan struct{})
 	if s.Stdin != nil {
-		go func() { // ends with the program when nobody closes stdin
+		go func() { // if stdin is never closed, this ends with the program
 			defer close(fed)
-			_, _ = io.Copy(conn.Conn, s.Stdin) // a container that does not read on is no failure
+			_, _ = io.Copy(conn.Conn, s.Stdin) // it is no failure if the container stops reading
 			_ = conn.CloseWrite()
 		}()
 	}
@@ -165,7 +167,7 @@ func (e *Engine) Run(ctx context.Context, id string, s Streams, autoRemove bool)
 		if s.Stdin != nil {
 			<-fed
 		}
-		return 0, nil // as docker run -a stdin
+		return 0, nil // like docker run -a stdin
 	}
 	if err := copyOutput(s, conn.Reader); err != nil {
 		return 0, fmt.Errorf("output of container %s: %w", id, err)
@@ -193,7 +195,7 @@ func copyOutput(s Streams, from io.Reader) error {
 	return err
 }
 
-// forward sends our signals to the container, as docker run --sig-proxy does.
+// forward sends the signals of this process to the container, like docker run --sig-proxy.
 func (e *Engine) forward(ctx context.Context, id string, signals <-chan os.Signal) {
 	for {
 		select {
@@ -201,17 +203,17 @@ func (e *Engine) forward(ctx context.Context, id string, signals <-chan os.Signa
 			return
 		case s := <-signals:
 			n, ok := s.(syscall.Signal)
-			// Those are about this process: its children, pipes, and Go's preemption.
+			// These concern this process itself: its children, pipes, and Go's preemption.
 			if !ok || n == syscall.SIGCHLD || n == syscall.SIGPIPE || n == syscall.SIGURG {
 				continue
 			}
-			// A container that has ended cannot be signalled, and need not be.
+			// Fails if the container has ended, which is harmless.
 			_, _ = e.cli.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: strconv.Itoa(int(n))})
 		}
 	}
 }
 
-// runtimes gives the runtimes that dockerd knows, by name.
+// runtimes returns the runtimes that dockerd knows, by name.
 func (e *Engine) runtimes(ctx context.Context) (map[string]runtimeEntry, error) {
 	info, err := e.cli.Info(ctx, client.InfoOptions{})
 	if err != nil {

@@ -8,23 +8,24 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// NamedAddress is an address that a container asked for by name (--ip). It is part
-// of the container's configuration: Docker asks for it at every start.
+// NamedAddress is an address that a container requests by name (--ip). It is part of the
+// container's configuration, so Docker requests it at every start.
 type NamedAddress struct {
 	Container, Name string // id and name
-	Network         string // Docker's name of the network, or its id where the user gave that
+	Network         string // Docker's name of the network, or its id if the user gave the id
 	NetworkID       string // empty before the first start
 	Endpoint        string // empty while the container is stopped
 	IP              netip.Addr
 }
 
-// NamedAddresses lists the addresses that Docker's containers asked for by name,
-// those of stopped containers too.
+// NamedAddresses lists the addresses that Docker's containers request by name, including
+// those of stopped containers.
 func (e *Engine) NamedAddresses(ctx context.Context) ([]NamedAddress, error) {
 	return e.namedAddresses(ctx, nil)
 }
 
-// NamedAddressesOf lists those of these containers, as far as they have never run.
+// NamedAddressesOf is like NamedAddresses, but only for those of the given containers that
+// have never run.
 func (e *Engine) NamedAddressesOf(ctx context.Context, ids []string) ([]NamedAddress, error) {
 	if len(ids) == 0 {
 		return nil, nil

@@ -16,15 +16,15 @@ import (
 type Network struct {
 	ID, Name string
 	Driver   string
-	Subnet   netip.Prefix          // the first, if it has any
+	Subnet   netip.Prefix          // the first one, if any
 	Gateway  netip.Addr            // of that subnet
-	Aux      map[string]netip.Addr // of that subnet: addresses that no container is given
+	Aux      map[string]netip.Addr // of that subnet: addresses that no container gets
 	Options  map[string]string
 	Labels   map[string]string
 	Created  time.Time
 }
 
-// Networks lists Docker's networks, of every driver.
+// Networks lists all networks of Docker, whatever their driver.
 func (e *Engine) Networks(ctx context.Context) ([]Network, error) {
 	got, err := e.cli.NetworkList(ctx, client.NetworkListOptions{})
 	if err != nil {
@@ -45,7 +45,7 @@ func networkOf(n network.Network) Network {
 	return out
 }
 
-// Network inspects one; the zero Network when it is gone.
+// Network returns one network, or the zero Network if it is gone.
 func (e *Engine) Network(ctx context.Context, id string) (Network, error) {
 	got, err := e.cli.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
 	if errdefs.IsNotFound(err) {
@@ -57,8 +57,8 @@ func (e *Engine) Network(ctx context.Context, id string) (Network, error) {
 	return networkOf(got.Network.Network), nil
 }
 
-// NetworkSpec is a network that Docker is asked to make. Driver and IPAM driver
-// have the same name.
+// NetworkSpec describes a network to create. Driver is the name of both the network driver
+// and the IPAM driver.
 type NetworkSpec struct {
 	Name, Driver string
 	Subnet       netip.Prefix
@@ -68,7 +68,7 @@ type NetworkSpec struct {
 	Labels       map[string]string
 }
 
-// CreateNetwork makes a network and gives its id.
+// CreateNetwork creates a network and returns its id.
 func (e *Engine) CreateNetwork(ctx context.Context, n NetworkSpec) (string, error) {
 	got, err := e.cli.NetworkCreate(ctx, n.Name, client.NetworkCreateOptions{
 		Driver: n.Driver, Options: n.Options, Labels: n.Labels,
@@ -80,7 +80,7 @@ func (e *Engine) CreateNetwork(ctx context.Context, n NetworkSpec) (string, erro
 	return got.ID, nil
 }
 
-// RemoveNetwork removes a network; one that is gone is no error.
+// RemoveNetwork removes a network. It succeeds if the network is gone.
 func (e *Engine) RemoveNetwork(ctx context.Context, id string) error {
 	if _, err := e.cli.NetworkRemove(ctx, id, client.NetworkRemoveOptions{}); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove docker network %s: %w", id, err)
@@ -88,8 +88,8 @@ func (e *Engine) RemoveNetwork(ctx context.Context, id string) error {
 	return nil
 }
 
-// Disconnect takes a container off a network, also one that runs; one that is not
-// on it, or gone, is no error.
+// Disconnect disconnects a container from a network, even if it is running. It succeeds if
+// the container is not on the network or is gone.
 func (e *Engine) Disconnect(ctx context.Context, network, container string) error {
 	_, err := e.cli.NetworkDisconnect(ctx, network, client.NetworkDisconnectOptions{Container: container, Force: true})
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -98,8 +98,8 @@ func (e *Engine) Disconnect(ctx context.Context, network, container string) erro
 	return nil
 }
 
-// NetworkEndpoints lists the endpoints of a network that Docker has, by id, each
-// with the container that has joined it, or without one; none when the network is
+// NetworkEndpoints returns the container of each endpoint of a network, by endpoint id.
+// The container is "" if none has joined the endpoint. The map is nil if the network is
 // gone.
 func (e *Engine) NetworkEndpoints(ctx context.Context, id string) (map[string]string, error) {
 	got, err := e.cli.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
@@ -111,7 +111,7 @@ func (e *Engine) NetworkEndpoints(ctx context.Context, id string) (map[string]st
 	}
 	endpoints := map[string]string{}
 	for container, ep := range got.Network.Containers {
-		if strings.HasPrefix(container, "ep-") { // an endpoint that nobody has joined
+		if strings.HasPrefix(container, "ep-") { // an endpoint that no container has joined
 			container = ""
 		}
 		endpoints[ep.EndpointID] = container
@@ -119,13 +119,13 @@ func (e *Engine) NetworkEndpoints(ctx context.Context, id string) (map[string]st
 	return endpoints, nil
 }
 
-// Container is what a container says of itself.
+// Container is the part of a container's description that the agent uses.
 type Container struct {
 	ID, Name  string
 	Endpoints []string // ids, of the networks that it is on now
 }
 
-// Container inspects one; the zero Container when it is gone.
+// Container returns one container, or the zero Container if it is gone.
 func (e *Engine) Container(ctx context.Context, id string) (Container, error) {
 	got, err := e.cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if errdefs.IsNotFound(err) {

@@ -17,19 +17,19 @@ import (
 	"github.com/socketplane/socketplane/agent/wholefile"
 )
 
-// embedded has the socketplane-runc.gz that scripts/build.sh made last in this tree;
-// nothing in a tree that was never built so.
+// embedded contains the socketplane-runc.gz that scripts/build.sh last built in this tree.
+// It contains no program if the script has not run in this tree.
 //
 //go:embed all:embedded
 var embedded embed.FS
 
-// maxRuntime bounds the size of the runtime's program, in bytes.
+// maxRuntime bounds the size of the runtime program, in bytes.
 const maxRuntime = 64 << 20
 
-// InstallRuntime puts the runtime into dir and gives its path. That is a small
-// program of its own, since a start and an end of a container run it five times,
-// and this program needs 2 ms more for each. Where there is none, or programs in dir
-// cannot be run (noexec), it is a link to this program, which does the same.
+// InstallRuntime installs the runtime in dir and returns its path. The runtime is a small
+// program of its own, because Docker runs it five times per start and end of a container,
+// and this program would take 2 ms more each time. If no such program is embedded, or dir
+// is mounted noexec, InstallRuntime creates a link to this program, which does the same.
 func InstallRuntime(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("runtime's directory: %w", err)
@@ -45,13 +45,13 @@ func InstallRuntime(dir string) (string, error) {
 	return path, nil
 }
 
-// noexec says whether programs in dir cannot be run, by its mount.
+// noexec reports whether dir is on a mount that forbids running programs.
 func noexec(dir string) bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(dir, &fs) == nil && fs.Flags&unix.ST_NOEXEC != 0
 }
 
-// runtimeProgram gives what is embedded, nil where nothing is.
+// runtimeProgram returns the embedded program, or nil if there is none.
 func runtimeProgram() ([]byte, error) {
 	f, err := embedded.Open("embedded/" + oci.RuntimeProgram + ".gz")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,8 +68,8 @@ func runtimeProgram() ([]byte, error) {
 	return io.ReadAll(io.LimitReader(z, maxRuntime))
 }
 
-// installProgram writes the program unless it is there already: containers may
-// be starting with it.
+// installProgram writes the program unless the file has this content already, because
+// containers may be starting with it.
 func installProgram(path string, program []byte) error {
 	if info, err := os.Lstat(path); err == nil && info.Mode() == 0o755 && info.Size() == int64(len(program)) {
 		if have, err := wholefile.Read(path, maxRuntime); err == nil && bytes.Equal(have, program) {

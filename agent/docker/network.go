@@ -11,15 +11,15 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// DriverName is our network driver's name in Docker.
+// DriverName is the name of our network driver in Docker.
 const DriverName = "socketplane"
 
-// networkWait bounds how long Docker may take to have a network that is new on
-// this host.
+// networkWait bounds how long Docker may take to create a network that is new on this
+// host.
 const networkWait = 10 * time.Second
 
-// NetworkName is the name of a network of ours in Docker, which keeps "default"
-// for itself.
+// NetworkName returns the Docker name of a network of the cluster. They differ for the
+// default network, because Docker reserves the name "default".
 func NetworkName(network string) string {
 	if network == api.DefaultNetwork {
 		return DriverName
@@ -27,29 +27,30 @@ func NetworkName(network string) string {
 	return network
 }
 
-// OptionNetwork is the option of a Docker network that names its network in the
-// cluster: docker network create -o socketplane.network=web.
+// OptionNetwork is the option of a Docker network that names its network of the cluster:
+// docker network create -o socketplane.network=web.
 const OptionNetwork = "socketplane.network"
 
-// LabelAgent marks a Docker network that an agent has made for a network of the
-// cluster. Docker keeps com.docker to itself and its drivers; Compose passes such labels over.
+// LabelAgent marks a Docker network that an agent has created for a network of the
+// cluster. Docker reserves the prefix com.docker for itself and its drivers. Compose
+// ignores labels with it.
 const LabelAgent = "com.docker.network.socketplane.agent"
 
-// ByAgent says whether an agent has made the Docker network.
+// ByAgent reports whether an agent has created the Docker network.
 func (n Network) ByAgent() bool { return n.Labels[LabelAgent] != "" }
 
-// StandsFor gives the network of the cluster that a Docker network of our driver
-// stands for: the one that it names, or that is called like it.
+// StandsFor returns the network of the cluster that a Docker network of our driver stands
+// for. OptionNetwork takes precedence over the name of the Docker network.
 func (n Network) StandsFor() string { return cmp.Or(n.Options[OptionNetwork], ClusterName(n.Name)) }
 
-// hashLen is how many digits of a name's hash ClusterName appends.
+// hashLen is the number of hex digits of the hash that ClusterName appends.
 const hashLen = 8
 
-// ClusterName gives the name in the cluster of a network that was made through
-// Docker. That is Docker's name where it can be one. Docker allows more: spaces,
-// slashes, any letter, any length. Of such a name the characters that the cluster
-// does not take become '-', and the beginning of its SHA-256 follows, so that two
-// names never become one. Names that are reserved stay as they are, and are refused.
+// ClusterName returns the cluster's name for a network that was created through Docker. It
+// is Docker's name if that is valid in the cluster. Docker also allows spaces, slashes,
+// any letter and any length. ClusterName replaces the invalid characters of such a name by
+// '-' and appends the first digits of its SHA-256, so that two names stay different. It
+// does not change reserved names, which the cluster then rejects.
 func ClusterName(name string) string {
 	if api.CheckNetworkRef(name) == nil {
 		return name
@@ -71,8 +72,9 @@ func ClusterName(name string) string {
 	return strings.TrimRight(b.String(), "-") + "-" + hex.EncodeToString(hash[:])[:hashLen]
 }
 
-// AwaitNetwork waits until Docker has a network of ours, which it gets a moment
-// after the agent, and gives its name in Docker, which may be one of a user's.
+// AwaitNetwork waits until Docker has the Docker network of a network, and returns its
+// name in Docker. Docker gets it shortly after the agent does. The name may be one that a
+// user chose. AwaitNetwork fails with CodeUnavailable after 10 s.
 func (e *Engine) AwaitNetwork(ctx context.Context, network string) (string, error) {
 	name := NetworkName(network)
 	ctx, cancel := context.WithTimeout(ctx, networkWait)
@@ -100,8 +102,8 @@ func (e *Engine) AwaitNetwork(ctx context.Context, network string) (string, erro
 	}
 }
 
-// ourNetwork gives the name of the Docker network that stands for a network;
-// empty: there is none yet. It fails when there can be none.
+// ourNetwork returns the name of the Docker network that stands for a network, or "" if
+// there is none yet. It fails if a network of another driver has the name.
 func ourNetwork(list []Network, network string) (string, error) {
 	for _, n := range list {
 		if n.Driver == DriverName && n.StandsFor() == network {

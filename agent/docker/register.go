@@ -21,23 +21,23 @@ import (
 	"github.com/socketplane/socketplane/agent/wholefile"
 )
 
-// RuntimeName is what Docker calls our runtime (docker run --runtime).
+// RuntimeName is the name of our runtime in Docker (docker run --runtime).
 const RuntimeName = "socketplane"
 
-// maxDaemonJSON bounds dockerd's configuration, in bytes.
+// maxDaemonJSON bounds dockerd's configuration file, in bytes.
 const maxDaemonJSON = 1 << 20
 
-// Registration says how our runtime is made known to dockerd.
+// Registration describes how to register our runtime with dockerd.
 type Registration struct {
-	DaemonJSON  string // dockerd's configuration, such as /etc/docker/daemon.json
+	DaemonJSON  string // dockerd's configuration file, such as /etc/docker/daemon.json
 	PIDFile     string // of dockerd; empty: /var/run/docker.pid
-	Host        string // where dockerd answers, such as unix:///run/docker.sock
-	RuntimePath string // what InstallRuntime gave
-	Socket      string // of the agent; empty: the usual one
+	Host        string // address of dockerd, such as unix:///run/docker.sock
+	RuntimePath string // path from InstallRuntime
+	Socket      string // of the agent; empty: oci.DefaultSocket
 	Logger      *slog.Logger
 }
 
-// runtimeEntry is one runtime in daemon.json, and in what docker info tells.
+// runtimeEntry is one runtime in daemon.json and in docker info.
 type runtimeEntry struct {
 	Path        string   `json:"path"`
 	RuntimeArgs []string `json:"runtimeArgs,omitempty"`
@@ -47,17 +47,17 @@ func (e runtimeEntry) equal(o runtimeEntry) bool {
 	return e.Path == o.Path && slices.Equal(e.RuntimeArgs, o.RuntimeArgs)
 }
 
-// ErrNotAnswering means that dockerd runs and does not answer: it is starting,
-// for one, and waits for containers that come back.
+// ErrNotAnswering means that dockerd runs but does not answer. For example, it is starting
+// and waits for containers to come back.
 var ErrNotAnswering = errors.New("dockerd does not answer")
 
-// answerTimeout is how long a dockerd may take to answer before it counts as one
-// that does not.
+// answerTimeout bounds how long dockerd may take to answer before Register returns
+// ErrNotAnswering.
 const answerTimeout = time.Second
 
-// Register names our runtime in daemon.json, leaving all else as it is, and has
-// a running dockerd read it again. When dockerd runs, it knows the runtime on
-// return. ErrNotAnswering says that Register has to be called again later.
+// Register adds our runtime to daemon.json, keeps everything else in it, and makes a
+// running dockerd reload it. On return, a running dockerd knows the runtime. If Register
+// returns ErrNotAnswering, the caller must call it again later.
 func Register(ctx context.Context, r Registration) error {
 	entry := runtimeEntry{Path: r.RuntimePath}
 	if r.Socket != "" && r.Socket != oci.DefaultSocket {
@@ -81,11 +81,11 @@ func Register(ctx context.Context, r Registration) error {
 	})
 }
 
-// Unregister takes our runtime out of daemon.json again. Containers that were
-// made with it cannot be started afterwards.
+// Unregister removes our runtime from daemon.json. Containers that were created with it
+// cannot be started afterwards.
 func Unregister(ctx context.Context, r Registration) error {
-	// dockerd forgets a runtime only when it reads a list without it: an empty
-	// one is written first and taken out when dockerd has read it.
+	// dockerd drops a runtime only when it reads a list without it. So write an empty list
+	// first, and remove it when dockerd has read it.
 	changed, err := r.edit(func(config, runtimes *jsonobject.Object) error {
 		if runtimes.Get(RuntimeName) != nil {
 			runtimes.Remove(RuntimeName)
@@ -112,12 +112,12 @@ func Unregister(ctx context.Context, r Registration) error {
 	return err
 }
 
-// edit changes the runtimes in daemon.json. The file is written only when its
-// meaning changes, and never when it cannot be read as JSON.
+// edit changes the runtimes in daemon.json. It writes the file only if its meaning
+// changes, and never if it is not valid JSON.
 func (r Registration) edit(change func(config, runtimes *jsonobject.Object) error) (changed bool, err error) {
 	path := r.DaemonJSON
 	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // what a link points at is changed, the link stays
+		path = real // write the target and keep the link
 	}
 	mode := os.FileMode(0o644)
 	data, err := wholefile.Read(path, maxDaemonJSON)
@@ -143,7 +143,7 @@ func (r Registration) edit(change func(config, runtimes *jsonobject.Object) erro
 	return true, wholefile.Replace(path, mended, mode, true)
 }
 
-// editRuntimes gives the changed text, or nil when nothing changes.
+// editRuntimes returns the changed text, or nil if nothing changes.
 func editRuntimes(data []byte, change func(config, runtimes *jsonobject.Object) error) ([]byte, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		data = []byte("{}")
@@ -179,8 +179,9 @@ func compact(raw json.RawMessage) []byte {
 	return b.Bytes()
 }
 
-// reload has dockerd read its configuration and waits until docker info shows
-// what is wanted (done). A dockerd that does not run will read it when it starts.
+// reload makes dockerd reload its configuration and waits until docker info shows the
+// wanted state (done). It does nothing if dockerd does not run, because dockerd reads the
+// configuration when it starts.
 func (r Registration) reload(ctx context.Context, changed bool, done func(known map[string]runtimeEntry) bool) error {
 	pid, err := r.dockerd()
 	if err != nil {
@@ -195,7 +196,7 @@ func (r Registration) reload(ctx context.Context, changed bool, done func(known 
 		return err
 	}
 	defer engine.Close() //nolint:errcheck // only read from
-	// A dockerd that is only starting does not answer, and a SIGHUP would end it.
+	// A dockerd that is still starting does not answer, and a SIGHUP would end it.
 	first, cancelFirst := context.WithTimeout(ctx, answerTimeout)
 	known, err := engine.runtimes(first)
 	cancelFirst()
@@ -226,7 +227,7 @@ func (r Registration) reload(ctx context.Context, changed bool, done func(known 
 	}
 }
 
-// dockerd gives dockerd's pid, 0 when it does not run.
+// dockerd returns the pid of dockerd, or 0 if it does not run.
 func (r Registration) dockerd() (int, error) {
 	path := r.PIDFile
 	if path == "" {

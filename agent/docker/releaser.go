@@ -11,9 +11,9 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Releaser releases what belonged to containers of `socketplane run` that were
-// removed, also those that were removed while nobody watched. It passes on the new
-// names of those that are renamed.
+// Releaser releases the endpoints of removed containers of `socketplane run`, including
+// containers that were removed while no one watched. It also reports new names of
+// containers to the agent.
 type Releaser struct {
 	svc    api.Service
 	logger *slog.Logger
@@ -21,13 +21,13 @@ type Releaser struct {
 
 var _ Follower = (*Releaser)(nil)
 
-// NewReleaser makes a Releaser that releases through svc.
+// NewReleaser returns a Releaser that calls svc.
 func NewReleaser(svc api.Service, logger *slog.Logger) *Releaser {
 	return &Releaser{svc: svc, logger: logger}
 }
 
-// Event implements Follower: it releases the endpoint of a removed container, if
-// it has one, and renames that of a renamed one.
+// Event implements Follower. It releases the endpoint of a removed container and updates
+// the name of a renamed one.
 func (r *Releaser) Event(ctx context.Context, _ *Engine, ev Event) error {
 	if ev.Kind != ContainerRemoved && ev.Kind != ContainerRenamed {
 		return nil
@@ -49,21 +49,21 @@ func (r *Releaser) Event(ctx context.Context, _ *Engine, ev Event) error {
 	return nil
 }
 
-// rename tells the agent the name that a container has now.
+// rename reports the current name of a container to the agent.
 func (r *Releaser) rename(ctx context.Context, e api.Endpoint, name string) {
 	if name == "" || name == e.ContainerName {
 		return
 	}
 	_, err := r.svc.Describe(ctx, api.DescribeRequest{ID: e.ID, ContainerID: e.ID, ContainerName: name})
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
-		// It works under its old name; the next sweep tries again.
+		// The endpoint works under its old name. The next sweep tries again.
 		r.logger.Warn("a container's new name is not known to the agent", "container", e.ID, "name", name, "err", err)
 	}
 }
 
-// Sweep implements Follower: it releases the endpoints whose container is gone,
-// and passes on the names of those that were renamed unseen. The endpoints are
-// read first: a container that is made meanwhile is in the later list at least.
+// Sweep implements Follower. It releases the endpoints whose container is gone, and
+// updates the names of containers that were renamed unseen. It lists the endpoints first,
+// so that the later list of containers includes any that are created in the meantime.
 func (r *Releaser) Sweep(ctx context.Context, engine *Engine) error {
 	endpoints, err := r.svc.Endpoints(ctx)
 	if err != nil {
@@ -73,7 +73,7 @@ func (r *Releaser) Sweep(ctx context.Context, engine *Engine) error {
 	if err != nil {
 		return fmt.Errorf("docker's containers: %w", err)
 	}
-	names := make(map[string]string, len(list.Items)) // of the containers that are there
+	names := make(map[string]string, len(list.Items)) // existing containers
 	for _, c := range list.Items {
 		names[c.ID] = nameOf(c.Names)
 	}
@@ -92,8 +92,8 @@ func (r *Releaser) Sweep(ctx context.Context, engine *Engine) error {
 	return nil
 }
 
-// nameOf gives a container's own name of those that Docker lists; the others,
-// with two slashes, are what containers linked to it call it.
+// nameOf returns the container's own name from Docker's list of its names. The other
+// names, with two slashes, are those that linked containers use for it.
 func nameOf(names []string) string {
 	for _, n := range names {
 		if own := strings.TrimPrefix(n, "/"); !strings.Contains(own, "/") {

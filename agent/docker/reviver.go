@@ -14,43 +14,43 @@ import (
 // reviveTimeout bounds the starts of one sweep.
 const reviveTimeout = 30 * time.Second
 
-// LostCall is what the network driver says to a call of dockerd's that has lost
-// what it asked for.
+// LostCall is part of the network driver's error for a call whose body dockerd could not
+// send again.
 const LostCall = "the agent went away while Docker spoke to it"
 
-// LateCall is what it says to one that the agent has no answer to in time.
+// LateCall is part of the network driver's error for a call that the agent did not answer
+// in time.
 const LateCall = "the agent did not answer in time"
 
-// Reviver starts the containers that Docker was to bring back, with its own start
-// or after a crash, and could not, because the agent, the store or the switch was
-// not there yet.
+// Reviver starts containers that Docker tried to restart, at its own start or after a
+// crash, but could not because the agent, the store or the switch was not available yet.
 type Reviver struct{ logger *slog.Logger }
 
 var _ Follower = (*Reviver)(nil)
 
-// NewReviver makes a Reviver.
+// NewReviver returns a Reviver.
 func NewReviver(logger *slog.Logger) *Reviver { return &Reviver{logger: logger} }
 
-// Event implements Follower; there is none that calls for it.
+// Event implements Follower. It ignores all events.
 func (r *Reviver) Event(context.Context, *Engine, Event) error { return nil }
 
-// Sweep implements Follower. A container that fails again for another reason
-// is Docker's and its user's matter; so is one that has never run: whoever asked
-// for it was told that it did not start, and Docker brings back no such one either.
+// Sweep implements Follower. It leaves a container alone that fails again for another
+// reason. It also leaves a container alone that has never run, because its user saw the
+// error of the start, and Docker does not restart such a container either.
 func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 	list, err := engine.cli.ContainerList(ctx, client.ContainerListOptions{
-		All: true, Filters: make(client.Filters).Add("status", "exited"), // "created" is what has never run
+		All: true, Filters: make(client.Filters).Add("status", "exited"), // "created" would be those that have never run
 	})
 	if err != nil {
 		return fmt.Errorf("docker's containers: %w", err)
 	}
-	// One that hangs must not keep us from what else goes on.
+	// A start that hangs must not block the sweep.
 	ctx, cancel := context.WithTimeout(ctx, reviveTimeout)
 	defer cancel()
 	for _, c := range list.Items {
 		got, err := engine.cli.ContainerInspect(ctx, c.ID, client.ContainerInspectOptions{})
 		if err != nil {
-			continue // gone meanwhile
+			continue // removed in the meantime
 		}
 		if !forsaken(got.Container) {
 			continue
@@ -58,7 +58,7 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 		if err := engine.Start(ctx, c.ID); err != nil {
 			r.logger.Warn("a container that Docker could not bring back does not start", "container", c.ID, "err", err)
 			if passing(err.Error()) {
-				return nil // nor would the others; the next sweep tries again
+				return nil // the others would fail too; the next sweep tries again
 			}
 			continue
 		}
@@ -67,15 +67,16 @@ func (r *Reviver) Sweep(ctx context.Context, engine *Engine) error {
 	return nil
 }
 
-// forsaken says whether a container is one that should run, whose last start
-// failed for want of the agent or of what the agent needs. Who was stopped by hand
-// has no such error.
+// forsaken reports whether a container should run and its last start failed because the
+// agent, or something that the agent needs, was unavailable. A container that was stopped
+// by hand has no such error.
 func forsaken(c container.InspectResponse) bool {
 	if c.HostConfig == nil || c.State == nil || c.State.Running {
 		return false
 	}
-	// Of on-failure nobody knows whether it should: Docker counts its tries, and one
-	// that ended well and was started by hand looks the same.
+	// With on-failure it is unknown whether the container should run. Docker counts its
+	// attempts, and a container that exited successfully after a start by hand looks the
+	// same.
 	switch c.HostConfig.RestartPolicy.Name {
 	case container.RestartPolicyAlways, container.RestartPolicyUnlessStopped:
 		return passing(c.State.Error)
@@ -83,19 +84,19 @@ func forsaken(c container.InspectResponse) bool {
 	return false
 }
 
-// passing says whether a failure to start is one that passes by itself: the words
-// of our hook, of the agent, or of a plugin that cannot be reached.
+// passing reports whether a start failed for a temporary reason. It recognizes the
+// messages of our hook, of the agent, and of Docker about an unreachable plugin.
 func passing(said string) bool {
 	for _, words := range []string{
-		"the agent cannot be reached",    // our hook's (api.ErrUnreachable)
-		"no answer from the agent",       // the same, by deadline
-		"plugins/socketplane.sock",       // Docker's, of a socket that nobody answers
-		`plugin "socketplane" not found`, // Docker's, of one that is not there
-		"are not known yet, since",       // the agent's, until the store has answered
-		"the store cannot be reached",    // the agent's, when it is away later (state.ErrUnavailable)
-		"Open vSwitch cannot be reached", // (ovs.ErrUnavailable)
-		LostCall,                         // the driver's, of a call during which the agent went away
-		LateCall,                         // the driver's, of one that lasted too long: the switch hangs, say
+		"the agent cannot be reached",    // our hook (api.ErrUnreachable)
+		"no answer from the agent",       // the same, on timeout
+		"plugins/socketplane.sock",       // Docker: no program answers on the socket
+		`plugin "socketplane" not found`, // Docker: the socket does not exist
+		"are not known yet, since",       // the agent, until the store has answered
+		"the store cannot be reached",    // the agent, when the store goes away later (state.ErrUnavailable)
+		"Open vSwitch cannot be reached", // the agent (ovs.ErrUnavailable)
+		LostCall,                         // the driver: the agent went away during a call
+		LateCall,                         // the driver: a call took too long, for example because the switch hangs
 	} {
 		if strings.Contains(said, words) {
 			return true

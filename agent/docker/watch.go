@@ -13,35 +13,35 @@ import (
 )
 
 const (
-	// slowestRetry is the longest pause before dockerd is tried again.
+	// slowestRetry is the longest pause between attempts to connect to dockerd.
 	slowestRetry = 2 * time.Second
-	// sweepEvery is how often the comparison is made although events come: dockerd
-	// drops those that a listener is too slow for.
+	// sweepEvery is the interval of sweeps during a connection. They are needed because
+	// dockerd drops events if a listener is too slow.
 	sweepEvery = time.Minute
 )
 
-// Follower is told what goes on in Docker. An error begins the connection anew,
-// and with it the sweep.
+// Follower receives Docker's events. If a method returns an error, the Watcher reconnects
+// and sweeps again.
 type Follower interface {
-	// Sweep compares what is there, at the beginning of every connection and now
-	// and then: nothing that happened unseen stays unnoticed.
+	// Sweep compares the state of Docker with that of the agent, at the start of every
+	// connection and at intervals, so that changes are found whose events were missed.
 	Sweep(ctx context.Context, engine *Engine) error
-	// Event is one thing that happened. It may come twice.
+	// Event handles one event. The same event may arrive twice.
 	Event(ctx context.Context, engine *Engine, e Event) error
 }
 
-// Event is one that followers care for.
+// Event is a Docker event that followers handle.
 type Event struct {
 	Kind      EventKind
 	ID        string // of the container or network
 	Name      string // of the network, or the new one of the container
-	Container string // that joined the network, or left it
+	Container string // container that joined or left the network
 }
 
-// EventKind says what happened.
+// EventKind is the kind of an Event.
 type EventKind string
 
-// The kinds.
+// Kinds of events.
 const (
 	ContainerMade    EventKind = "container made"
 	ContainerRemoved EventKind = "container removed"
@@ -52,35 +52,35 @@ const (
 	NetworkLeft      EventKind = "network left"
 )
 
-// WatcherConfig says where dockerd is.
+// WatcherConfig configures a Watcher.
 type WatcherConfig struct {
 	Socket    string // unix socket of dockerd
 	Followers []Follower
-	// Slow are followers that may take long. Each has a connection of its own, so that
-	// the others hear of Docker's events meanwhile.
+	// Slow are followers that may take long. Each has its own connection, so that it does
+	// not delay events for the others.
 	Slow   []Follower
 	Logger *slog.Logger
 }
 
-// Watcher tells its followers what goes on in Docker, also what went on while
-// nobody watched.
+// Watcher passes Docker's events to its followers. Sweeps cover the time when it was not
+// connected.
 type Watcher struct {
 	config WatcherConfig
-	up     bool   // dockerd answered last time
+	up     bool   // the last connection worked
 	said   string // the last failure that was logged
 }
 
-// NewWatcher makes a Watcher.
+// NewWatcher returns a Watcher.
 func NewWatcher(config WatcherConfig) *Watcher { return &Watcher{config: config} }
 
-// Run watches until ctx ends; then it gives nil. dockerd may be absent, come,
-// go and come again.
+// Run watches until ctx ends and then returns nil. dockerd may be absent, start and stop
+// in the meantime.
 func (w *Watcher) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	for _, slow := range w.config.Slow {
 		own := NewWatcher(WatcherConfig{Socket: w.config.Socket, Followers: []Follower{slow}, Logger: w.config.Logger.With("follower", fmt.Sprintf("%T", slow))})
-		beside.Go(func() { _ = own.Run(ctx) }) // it gives nil
+		beside.Go(func() { _ = own.Run(ctx) }) // always returns nil
 	}
 	pause := 100 * time.Millisecond
 	for {
@@ -88,7 +88,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if w.up { // it had worked: begin with short pauses again
+		if w.up { // the connection had worked: start with short pauses again
 			pause = 100 * time.Millisecond
 		}
 		w.down(err)
@@ -103,7 +103,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// down logs that watching failed, once until it works again or fails otherwise.
+// down logs that watching failed. It does not log the same failure twice in a row.
 func (w *Watcher) down(err error) {
 	if w.up || w.said != err.Error() {
 		w.config.Logger.Warn("docker is not being watched; trying again", "err", err)
@@ -111,8 +111,8 @@ func (w *Watcher) down(err error) {
 	w.up, w.said = false, err.Error()
 }
 
-// session is one connection: subscribe, compare, then follow the events. It
-// ends with an error.
+// session handles one connection: it subscribes, sweeps, and follows the events. It always
+// returns an error.
 func (w *Watcher) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -121,8 +121,8 @@ func (w *Watcher) session(ctx context.Context) error {
 		return err
 	}
 	defer engine.Close() //nolint:errcheck // only read from
-	// dockerd answers a moment before it has subscribed us: ask for the last
-	// seconds too. What is told twice does no harm.
+	// dockerd answers shortly before it has subscribed us, so request the events of the
+	// last two seconds too. Duplicates are harmless.
 	filters := make(client.Filters).
 		Add("type", string(events.ContainerEventType), string(events.NetworkEventType)).
 		Add("event", string(events.ActionDestroy), string(events.ActionCreate), string(events.ActionConnect), string(events.ActionDisconnect), string(events.ActionRename))

@@ -15,10 +15,10 @@ import (
 	"github.com/socketplane/socketplane/agent/jsonobject"
 )
 
-// undoTimeout bounds the way back after a setup that cannot tell its result.
+// undoTimeout bounds the rollback of a setup that cannot write its result.
 const undoTimeout = 10 * time.Second
 
-// portMapping is one of a container's ports, or a range of them.
+// portMapping is one port of a container, or a range of ports.
 type portMapping struct {
 	ContainerPort int    `json:"container_port"`
 	HostIP        string `json:"host_ip"`
@@ -27,7 +27,7 @@ type portMapping struct {
 	Range         int    `json:"range"`
 }
 
-// container is what setup and teardown are called with: one container on one network.
+// container is the input of setup and teardown: one container on one network.
 type container struct {
 	id, name string
 	ports    []portMapping
@@ -75,20 +75,20 @@ func readContainer(input []byte) (container, error) {
 	return c, api.CheckIfName(c.ifName)
 }
 
-// endpointID names the endpoint of one interface of a container on a network. Names and
-// ids of Podman are longer than ours may be, hence the hash.
+// endpointID returns the endpoint id of a container's interface on a network. It contains
+// hashes, because Podman's names and ids may be longer than ours.
 func (c container) endpointID() string {
 	return "netavark-" + digest(16, c.network.name) + "-" + digest(32, c.id, c.ifName)
 }
 
-// digest is n hex digits of a hash of words; a NUL, which none can hold, stands between
-// them.
+// digest returns n hex digits of a hash of words. It separates the words with a NUL, which
+// no word can contain.
 func digest(n int, words ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
 	return hex.EncodeToString(sum[:])[:n]
 }
 
-// asked makes the agent's request of what Podman asks for.
+// asked converts Podman's request to a request for the agent.
 func (c container) asked(netns string) (api.AttachRequest, error) {
 	req := api.AttachRequest{
 		ID: c.endpointID(), Network: c.network.cluster(), Source: api.SourceNetavark, NetNS: netns, IfName: c.ifName,
@@ -124,7 +124,7 @@ func (c container) asked(netns string) (api.AttachRequest, error) {
 	return req, err
 }
 
-// oneAddress gives the one address of a list, empty for an empty list. `podman network
+// oneAddress returns the one address in a list, or "" for an empty list. `podman network
 // reload` lists the same address twice.
 func oneAddress(ips []string) (string, error) {
 	last := ""
@@ -141,14 +141,14 @@ func oneAddress(ips []string) (string, error) {
 	return last, nil
 }
 
-// published gives Podman's port mappings one by one: it may write several ports, and
-// several protocols, as one mapping.
+// published splits Podman's port mappings into single ports. Podman may combine several
+// ports and several protocols in one mapping.
 func published(list []portMapping) ([]api.PortMapping, error) {
 	var all []api.PortMapping
 	listed := map[string]bool{}
 	for _, m := range list {
 		n := max(m.Range, 1)
-		if m.HostPort < 1 || m.ContainerPort < 1 || n > 65535 || m.HostPort > 65536-n || m.ContainerPort > 65536-n { // no sum that overflows
+		if m.HostPort < 1 || m.ContainerPort < 1 || n > 65535 || m.HostPort > 65536-n || m.ContainerPort > 65536-n { // written so that no sum overflows
 			return nil, fmt.Errorf("published ports: host port %d and container port %d, %d ports from there, must be within 1 to 65535", m.HostPort, m.ContainerPort, n)
 		}
 		var host netip.Addr
@@ -165,7 +165,7 @@ func published(list []portMapping) ([]api.PortMapping, error) {
 		for proto := range strings.SplitSeq(strings.ToLower(m.Protocol), ",") {
 			for i := range n {
 				p := api.PortMapping{Proto: proto, HostIP: host, HostPort: uint16(m.HostPort + i), ContainerPort: uint16(m.ContainerPort + i)}
-				if listed[p.String()] { // listed again is listed once
+				if listed[p.String()] { // duplicates are allowed
 					continue
 				}
 				if listed[p.String()] = true; len(all) == api.MaxPorts {
@@ -178,7 +178,7 @@ func published(list []portMapping) ([]api.PortMapping, error) {
 	return all, api.CheckPorts(all)
 }
 
-// statusBlock is setup's answer.
+// statusBlock is the result of setup.
 type statusBlock struct {
 	SearchDomains []string                 `json:"dns_search_domains"`
 	NameServers   []string                 `json:"dns_server_ips"`
@@ -195,7 +195,7 @@ type addressMade struct {
 	IPNet   string     `json:"ipnet"`
 }
 
-// setup gives the container its interface. The same request again gives the same one.
+// setup attaches the container. Repeating the request returns the same interface.
 func (p *plugin) setup(ctx context.Context, netns string, input []byte) error {
 	c, err := parseContainer(input)
 	if err != nil {
@@ -232,7 +232,7 @@ func (p *plugin) setup(ctx context.Context, netns string, input []byte) error {
 		}},
 	})
 	if err != nil {
-		// Nobody knows of the interface, so it goes again.
+		// Podman does not know of the interface, so remove it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		return errors.Join(err, svc.Release(ctx, e.ID))
@@ -240,8 +240,8 @@ func (p *plugin) setup(ctx context.Context, netns string, input []byte) error {
 	return nil
 }
 
-// teardown takes the interface away. It needs nothing of what setup made, and judges
-// nothing that it does not need.
+// teardown removes the interface. It works without a preceding setup, and checks only the
+// input that it needs.
 func (p *plugin) teardown(ctx context.Context, input []byte) error {
 	c, err := parseContainer(input)
 	if err != nil {

@@ -13,31 +13,32 @@ import (
 	"github.com/socketplane/socketplane/agent/jsonobject"
 )
 
-// DefaultSocket is where the agent is looked for: a plugin reads no settings.
+// DefaultSocket is the default path of the agent's socket. It is a constant because a
+// plugin reads no settings.
 const DefaultSocket = "/run/socketplane/socketplane.sock"
 
-// maxSocket is the length of a unix socket's path (sun_path less its NUL).
+// maxSocket is the longest path of a unix socket, in bytes (sun_path less its NUL).
 const maxSocket = 107
 
-// The options of a network (podman network create --opt).
+// Options of a network (podman network create --opt).
 const (
-	optionNetwork = "network" // SocketPlane's network; without it that of Podman's name
-	optionSocket  = "socket"  // the agent's
-	optionDNS     = "dns"     // name servers of the containers, with commas between them
+	optionNetwork = "network" // name in SocketPlane; default: Podman's name
+	optionSocket  = "socket"  // path of the agent's socket
+	optionDNS     = "dns"     // name servers of the containers, separated by commas
 )
 
-// maxNameServers is the most that resolv.conf(5) reads.
+// maxNameServers is the number of name servers that resolv.conf(5) supports.
 const maxNameServers = 3
 
-// subnet is one of a network's subnets.
+// subnet is one subnet of a network.
 type subnet struct {
 	Subnet     string          `json:"subnet"`
 	Gateway    string          `json:"gateway"`
 	LeaseRange json.RawMessage `json:"lease_range"`
 }
 
-// podmanNetwork is a network as Podman describes it, as far as we read it. Newer versions
-// of Podman have more fields, which stay as they are.
+// podmanNetwork is the part of Podman's network description that the plugin uses. The
+// plugin keeps the other fields of newer Podman versions unchanged.
 type podmanNetwork struct {
 	name        string
 	ifName      string // network_interface
@@ -50,7 +51,7 @@ type podmanNetwork struct {
 	options     map[string]string
 }
 
-// parseNetwork reads a network's description. It judges nothing.
+// parseNetwork decodes a network description. It checks only that there is a name.
 func parseNetwork(o *jsonobject.Object) (podmanNetwork, error) {
 	var n podmanNetwork
 	for key, into := range map[string]any{
@@ -67,7 +68,7 @@ func parseNetwork(o *jsonobject.Object) (podmanNetwork, error) {
 	return n, nil
 }
 
-// field reads one value; an absent one and null leave what is there.
+// field decodes one value. It leaves into unchanged if the value is absent or null.
 func field(o *jsonobject.Object, key string, into any) error {
 	raw := o.Get(key)
 	if jsonobject.IsNull(raw) {
@@ -79,7 +80,7 @@ func field(o *jsonobject.Object, key string, into any) error {
 	return nil
 }
 
-// cluster gives the name of the cluster's network.
+// cluster returns the name of the network in the cluster.
 func (n podmanNetwork) cluster() string {
 	if given := n.options[optionNetwork]; given != "" {
 		return given
@@ -87,7 +88,7 @@ func (n podmanNetwork) cluster() string {
 	return n.name
 }
 
-// socket gives the path of the agent's socket.
+// socket returns the path of the agent's socket.
 func (n podmanNetwork) socket() (string, error) {
 	path := n.options[optionSocket]
 	if path == "" {
@@ -99,13 +100,13 @@ func (n podmanNetwork) socket() (string, error) {
 	return path, nil
 }
 
-// resolvers gives the name servers of the network's containers.
+// resolvers returns the name servers for the network's containers, without duplicates.
 func (n podmanNetwork) resolvers() ([]string, error) {
 	given := n.nameServers
 	if n.options[optionDNS] != "" {
 		given = append(strings.Split(n.options[optionDNS], ","), given...)
 	}
-	list := []string{} // never null
+	list := []string{} // must not be encoded as null
 	for _, s := range given {
 		ip, err := netip.ParseAddr(s)
 		if err != nil || ip.Zone() != "" {
@@ -121,7 +122,7 @@ func (n podmanNetwork) resolvers() ([]string, error) {
 	return list, nil
 }
 
-// check refuses what a network of the cluster cannot be.
+// check rejects a network with properties that the cluster does not support.
 func (n podmanNetwork) check() error {
 	for key := range n.options {
 		if key != optionNetwork && key != optionSocket && key != optionDNS {
@@ -150,8 +151,8 @@ func (n podmanNetwork) check() error {
 	return nil
 }
 
-// place checks what decides a new network's addresses, and gives its subnet and gateway,
-// empty where none was given.
+// place checks the address settings of a new network and returns its subnet and gateway.
+// They are "" if not set.
 func (n podmanNetwork) place() (cidr, gateway string, err error) {
 	if driver := n.ipam["driver"]; driver != "" && driver != ipamNone {
 		return "", "", fmt.Errorf("--ipam-driver %s cannot be used: the cluster assigns the addresses; leave it out", shown(driver))
@@ -168,12 +169,12 @@ func (n podmanNetwork) place() (cidr, gateway string, err error) {
 	return cidr, gateway, nil
 }
 
-// ipamNone keeps Podman from assigning addresses, which it would do for each host alone.
+// ipamNone keeps Podman from assigning addresses, because it would do so per host.
 const ipamNone = "none"
 
-// create makes the cluster's network, if there is none of this name, and answers with
-// Podman's description of it: without what the cluster decides, and what Podman would
-// refuse or do a second time. The same request again changes nothing.
+// create creates the network in the cluster if it does not exist, and returns Podman's
+// description of it. It removes from that description what the cluster decides, and what
+// Podman would reject or do a second time. Repeating the request changes nothing.
 func (p *plugin) create(ctx context.Context, input []byte) error {
 	o, err := jsonobject.Parse(input)
 	if err != nil {
@@ -190,8 +191,8 @@ func (p *plugin) create(ctx context.Context, input []byte) error {
 	if err != nil {
 		return fmt.Errorf("network %s: %w", shown(n.name), err)
 	}
-	dns, _ := n.resolvers() // check has
-	socket, _ := n.socket() // checked both
+	dns, _ := n.resolvers() // check has already
+	socket, _ := n.socket() // validated both
 	svc := p.connect(socket)
 	err = api.WhileUnreachable(ctx, api.Patience, func() error {
 		_, err := svc.CreateNetwork(ctx, api.CreateNetworkRequest{ID: n.cluster(), Subnet: cidr, Gateway: gateway})
@@ -202,8 +203,8 @@ func (p *plugin) create(ctx context.Context, input []byte) error {
 	}
 	o.Remove("subnets")
 	o.Set("ipam_options", json.RawMessage(`{"driver":"`+ipamNone+`"}`))
-	// Podman serves no names on a network without addresses of its own, and would refuse
-	// its list of name servers.
+	// Podman has no DNS service on a network without its own address management, and would
+	// reject the list of name servers.
 	o.Set("dns_enabled", json.RawMessage("false"))
 	o.Remove("network_dns_servers")
 	if len(dns) > 0 {

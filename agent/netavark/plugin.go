@@ -1,7 +1,7 @@
-// Package netavark is the netavark plugin (containers/netavark, plugin-API.md 1.0.0), by
-// which Podman 5 puts containers on networks: it passes to the agent what Podman asks
-// for, and gives the agent's answer back in netavark's terms. It decides nothing about
-// networks and keeps no state: an endpoint's id holds what teardown needs to know.
+// Package netavark is the netavark plugin (containers/netavark, plugin-API.md 1.0.0),
+// through which Podman 5 connects containers to networks. It passes Podman's requests to
+// the agent and returns the agent's results in netavark's format. It makes no decisions
+// about networks and stores no state: the id of an endpoint contains what teardown needs.
 package netavark
 
 import (
@@ -18,28 +18,29 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// Name is what the program is called when it is the plugin: Podman's name for the driver
-// of a network.
+// Name is the program's name when it is called as the plugin. It is Podman's name of the
+// network driver.
 const Name = "socketplane-netavark"
 
 // APIVersion is the version of the plugin API.
 const APIVersion = "1.0.0"
 
-// maxInput bounds what is read, in bytes. What Podman sends is a few kilobytes.
+// maxInput bounds the input, in bytes. Podman sends a few kilobytes.
 const maxInput = 1 << 20
 
-// inputTimeout bounds the wait for the input: netavark writes it at once.
+// inputTimeout bounds the wait for the input. netavark writes it at once.
 const inputTimeout = 10 * time.Second
 
-// callTimeout bounds one command. It is above the agent's own limit, so that the user
-// sees the agent's reason.
+// callTimeout bounds one command. It is longer than the agent's own limit, so that the
+// user sees the agent's error.
 const callTimeout = 25 * time.Second
 
-// IsPlugin says whether the program was called as the plugin.
+// IsPlugin reports whether the program was called as the plugin.
 func IsPlugin(argv0 string) bool { return filepath.Base(argv0) == Name }
 
-// Main is one call of the plugin: the command in args, the input on stdin, the answer or
-// the error on stdout. It gives the exit code. version is the program's.
+// Main runs one call of the plugin. The command is in args and the input on stdin. version
+// is the version of the program. Main writes the result or the error to stdout and returns
+// the exit code.
 func Main(args []string, version string) int {
 	p := plugin{
 		in: os.Stdin, out: os.Stdout, patience: inputTimeout, version: version, rootless: rootless(os.Geteuid(), os.Getenv),
@@ -50,7 +51,7 @@ func Main(args []string, version string) int {
 	return p.run(ctx, args)
 }
 
-// plugin has what the commands need of the world.
+// plugin contains the dependencies of the commands.
 type plugin struct {
 	in       io.Reader
 	out      io.Writer
@@ -60,8 +61,8 @@ type plugin struct {
 	connect  func(socket string) api.Service
 }
 
-// run executes a command and tells its failure as the API wants it: netavark passes the
-// sentence on to Podman's user.
+// run executes a command. It writes an error in the format of the API, and netavark passes
+// the message to Podman's user.
 func (p *plugin) run(ctx context.Context, args []string) int {
 	err := p.command(ctx, args)
 	if err == nil {
@@ -71,7 +72,7 @@ func (p *plugin) run(ctx context.Context, args []string) int {
 		Error string `json:"error"`
 	}{oneLine(err.Error())})
 	if said != nil {
-		_, _ = io.WriteString(os.Stderr, Name+": "+err.Error()+"\n") // the last way to tell anybody
+		_, _ = io.WriteString(os.Stderr, Name+": "+err.Error()+"\n") // there is no other way to report it
 	}
 	return 1
 }
@@ -109,11 +110,12 @@ func (p *plugin) command(ctx context.Context, args []string) error {
 	}
 }
 
-// read gives what is on standard input, if it is not too much and ends in time.
+// read returns the content of standard input. It fails if the input is too long or does
+// not end in time.
 func (p *plugin) read() ([]byte, error) {
 	var data []byte
 	read := make(chan error, 1)
-	go func() { // a file that is no pipe has no deadline; the program ends soon after
+	go func() { // in a goroutine, because a file other than a pipe has no deadline; it ends with the program at the latest
 		var err error
 		data, err = io.ReadAll(io.LimitReader(p.in, maxInput+1))
 		read <- err
@@ -134,7 +136,7 @@ func (p *plugin) read() ([]byte, error) {
 	return data, nil
 }
 
-// tell writes an answer.
+// tell writes a result as one line of JSON.
 func (p *plugin) tell(answer any) error {
 	line, err := json.Marshal(answer)
 	if err != nil {
@@ -146,8 +148,9 @@ func (p *plugin) tell(answer any) error {
 	return nil
 }
 
-// rootless says whether Podman runs without root's rights. In a user namespace that it
-// made its children see themselves as root; this variable is what Podman goes by too.
+// rootless reports whether Podman runs without root privileges. In Podman's own user
+// namespace its children have euid 0, so rootless also checks the environment variable
+// that Podman itself uses.
 func rootless(euid int, getenv func(string) string) bool {
 	return euid != 0 || getenv("_CONTAINERS_USERNS_CONFIGURED") != ""
 }
@@ -156,7 +159,7 @@ func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }), "; ")
 }
 
-// shown quotes what came from outside, cut short.
+// shown quotes external text and truncates it to 80 bytes.
 func shown(s string) string {
 	if len(s) > 80 {
 		return fmt.Sprintf("%q...", s[:80])

@@ -13,27 +13,28 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// HookCommand is the first argument with which the OCI runtime calls this program.
+// HookCommand is the first argument when the OCI runtime calls this program as a hook.
 const HookCommand = "hook"
 
 const hookCreateRuntime = "create-runtime"
 
-// DefaultSocket is where the agent is looked for: a hook has no environment and
-// reads no settings.
+// DefaultSocket is the default path of the agent's socket. It is a constant because a hook
+// has no environment and reads no settings.
 const DefaultSocket = "/run/socketplane/socketplane.sock"
 
-// maxState bounds what is read of the container's state, in bytes.
+// maxState bounds the container state on stdin, in bytes.
 const maxState = 1 << 20
 
-// ociState is what a hook reads on stdin (OCI runtime-spec, runtime.md).
+// ociState is the state that a hook reads from stdin (OCI runtime-spec, runtime.md).
 type ociState struct {
 	ID     string `json:"id"`
 	PID    int    `json:"pid"`
 	Bundle string `json:"bundle"`
 }
 
-// RunHook is one OCI hook: args are its name and, where it is not the default,
-// the agent's socket. It gives the exit code; failing, the container does not start.
+// RunHook runs one OCI hook. args are the name of the hook and, if it is not
+// DefaultSocket, the path of the agent's socket. RunHook returns the exit code. If it is
+// not 0, the container does not start.
 func RunHook(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer) int {
 	if err := runHook(ctx, args, stdin); err != nil {
 		fmt.Fprintf(stderr, "socketplane: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -76,13 +77,13 @@ func readState(r io.Reader) (ociState, error) {
 	return s, api.CheckEndpointID(s.ID)
 }
 
-// createRuntime gives the container its interface. An agent that is just being
-// restarted does not fail a container's start.
+// createRuntime attaches the container to its network. It waits for an agent that is
+// restarting, so that the start of the container does not fail.
 func createRuntime(ctx context.Context, svc api.Service, s ociState) error {
 	if s.PID <= 0 {
 		return fmt.Errorf("container %s: its state has no process", s.ID)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 25*time.Second) // below the hook's own limit, to say why
+	ctx, cancel := context.WithTimeout(ctx, 25*time.Second) // shorter than the timeout of the hook, so that the error is reported
 	defer cancel()
 	var e api.Endpoint
 	err := api.WhileUnreachable(ctx, api.Patience, func() (err error) {

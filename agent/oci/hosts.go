@@ -19,7 +19,7 @@ import (
 // maxHosts bounds a container's hosts file, in bytes.
 const maxHosts = 1 << 20
 
-// bundleConfig is what we read of config.json.
+// bundleConfig is the part of config.json that nameInHosts uses.
 type bundleConfig struct {
 	Hostname string `json:"hostname"`
 	Mounts   []struct {
@@ -28,9 +28,8 @@ type bundleConfig struct {
 	} `json:"mounts"`
 }
 
-// nameInHosts writes the container's address and names into its /etc/hosts, as
-// Docker does on its own networks. A hosts file that is not Docker's own (the
-// user mounted one) is left alone.
+// nameInHosts writes the container's address and names into its /etc/hosts, as Docker does
+// on its own networks. It does not change a hosts file that the user mounted.
 func nameInHosts(config, id string, e api.Endpoint) error {
 	data, err := wholefile.Read(config, maxConfig)
 	if err != nil {
@@ -48,14 +47,16 @@ func nameInHosts(config, id string, e api.Endpoint) error {
 	return nil
 }
 
-// isDockersHosts knows the file by its place: <data-root>/containers/<id>/hosts.
+// isDockersHosts reports whether path is Docker's hosts file of the container:
+// <data-root>/containers/<id>/hosts.
 func isDockersHosts(path, id string) bool {
 	dir := filepath.Dir(path)
 	return filepath.IsAbs(path) && filepath.Clean(path) == path && filepath.Base(path) == "hosts" &&
 		filepath.Base(dir) == id && filepath.Base(filepath.Dir(dir)) == "containers"
 }
 
-// hostNames gives the words of our line; what is no word is left out.
+// hostNames returns the names for our line. It drops names that are not single words, and
+// duplicates.
 func hostNames(names ...string) []string {
 	var out []string
 	for _, n := range names {
@@ -66,8 +67,8 @@ func hostNames(names ...string) []string {
 	return out
 }
 
-// editHosts changes the file in place, because it is mounted into the
-// container: another inode would not be seen there.
+// editHosts changes the file in place. The file is mounted into the container, which would
+// not see a new inode.
 func editHosts(path string, ip netip.Addr, names []string) error {
 	if len(names) == 0 || !ip.IsValid() {
 		return nil
@@ -101,8 +102,8 @@ func editHosts(path string, ip netip.Addr, names []string) error {
 	return nil
 }
 
-// withHost gives the file's text with one line for names, in place of one that
-// we wrote for them at a former start.
+// withHost returns the text of the file with one line for names. It replaces the line that
+// an earlier start of the container added.
 func withHost(text string, ip netip.Addr, names []string) string {
 	ours := ip.String() + "\t" + strings.Join(names, " ")
 	var b strings.Builder
@@ -119,8 +120,8 @@ func withHost(text string, ip netip.Addr, names []string) string {
 	return b.String()
 }
 
-// isOurLine: an address that is no loopback, followed by our names and nothing
-// else.
+// isOurLine reports whether a line consists of an IPv4 address that is not loopback, our
+// first name, and at most one more name.
 func isOurLine(line string, names []string) bool {
 	fields := strings.Fields(line)
 	if len(fields) < 2 || fields[1] != names[0] {
@@ -130,6 +131,6 @@ func isOurLine(line string, names []string) bool {
 	if err != nil || !ip.Is4() || ip.IsLoopback() {
 		return false
 	}
-	// The container may have been renamed since: its second name is any word.
+	// The second name may be any word, because the container may have been renamed.
 	return len(fields) <= 3
 }

@@ -10,21 +10,20 @@ import (
 	"github.com/socketplane/socketplane/agent/wholefile"
 )
 
-// maxConfig bounds a bundle's config.json, in bytes; Docker's are below 100 KiB.
+// maxConfig bounds a bundle's config.json, in bytes. Docker's are below 100 KiB.
 const maxConfig = 16 << 20
 
-// ociHook is one entry of config.json's hooks (OCI runtime-spec, config.md).
+// ociHook is one entry of the hooks in config.json (OCI runtime-spec, config.md).
 type ociHook struct {
 	Path    string   `json:"path"`
 	Args    []string `json:"args"`
 	Timeout int      `json:"timeout"` // seconds
 }
 
-// phase is when our hook runs: in the host's namespaces, when the container's
+// phase is when our hook runs: in the host's namespaces, after the container's namespaces
 // exist and before its process runs.
 const phase = "createRuntime"
 
-// hookEntry is our hook.
 func hookEntry(self, socket string) ociHook {
 	h := ociHook{Path: self, Args: []string{"socketplane", HookCommand, hookCreateRuntime}, Timeout: 30}
 	if socket != "" {
@@ -33,7 +32,7 @@ func hookEntry(self, socket string) ociHook {
 	return h
 }
 
-// injectHook adds our hook to config.json and leaves all else as it is.
+// injectHook adds our hook to config.json and keeps everything else.
 func injectHook(path, self, socket string) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -50,7 +49,7 @@ func injectHook(path, self, socket string) error {
 	if bytes.Equal(mended, data) {
 		return nil
 	}
-	// The bundle lives on a tmpfs and ends with the container: no sync.
+	// No sync: the bundle is on a tmpfs and is deleted with the container.
 	return wholefile.Replace(path, mended, info.Mode().Perm(), false)
 }
 
@@ -82,7 +81,7 @@ func withHook(config []byte, self, socket string) ([]byte, error) {
 	return o.Bytes(), nil
 }
 
-// contains says whether a hook of ours is in the list already.
+// contains reports whether our hook is in the list already.
 func contains(list []json.RawMessage, h ociHook) bool {
 	for _, raw := range list {
 		var have ociHook
@@ -94,7 +93,7 @@ func contains(list []json.RawMessage, h ociHook) bool {
 	return false
 }
 
-// join writes a JSON array of values as they are.
+// join returns a JSON array of the unchanged values.
 func join(list []json.RawMessage) json.RawMessage {
 	parts := make([][]byte, len(list))
 	for i, raw := range list {

@@ -1,8 +1,8 @@
-// Package oci is what stands between the OCI runtime and the agent: the wrapper
-// that Docker calls instead of runc, and the hook that it puts into each bundle,
-// which attaches a container before its process runs. Both are run several times
-// for each container, so they are a program of their own with next to nothing in
-// it; the package imports no more than the api's client.
+// Package oci connects the OCI runtime with the agent. It contains the wrapper that Docker
+// calls instead of runc, and the hook that the wrapper adds to each bundle. The hook
+// attaches a container before its process runs. Both run several times per container, so
+// they are in a small program of their own, and the package imports only the client of
+// package api.
 package oci
 
 import (
@@ -23,16 +23,16 @@ import (
 // RuntimeProgram is the name of the program that is Docker's runtime.
 const RuntimeProgram = "socketplane-runc"
 
-// SocketFlag is our own flag among the runtime's arguments. Docker passes it
-// from daemon.json where the agent's socket is not at its usual place.
+// SocketFlag is our own flag among the runtime's arguments. Docker passes it from
+// daemon.json if the agent's socket is not DefaultSocket.
 const SocketFlag = "--socketplane-socket="
 
-// IsRuntime says whether the program was called as the runtime.
+// IsRuntime reports whether the program was called as the runtime.
 func IsRuntime(argv0 string) bool { return filepath.Base(argv0) == RuntimeProgram }
 
-// RunRuntime is runc with our hooks put into every container that is created:
-// it mends the bundle's config.json and becomes the real runc. It returns, with
-// an exit code, only when it fails.
+// RunRuntime is runc with our hook added to every container that it creates. It edits the
+// bundle's config.json and then replaces itself with the real runc. It returns only on
+// failure, with an exit code.
 func RunRuntime(argv, env []string, stderr io.Writer) int {
 	err := runRuntime(argv, env)
 	fmt.Fprintf(stderr, "%s: %v\n", RuntimeProgram, err)
@@ -56,8 +56,8 @@ func runRuntime(argv, env []string) error {
 			return err
 		}
 	case "delete":
-		// The container has ended. This spares it a poststop hook, which would be
-		// one more process in the way of its end.
+		// The container has ended. Reporting this here avoids a poststop hook, whose extra
+		// process would delay the end.
 		ended(rest, socket)
 	}
 	if err := syscall.Exec(runc, append([]string{runc}, args...), env); err != nil {
@@ -66,7 +66,7 @@ func runRuntime(argv, env []string) error {
 	return nil
 }
 
-// findRunc finds the real runc where distributions and Docker put it.
+// findRunc finds the real runc where distributions and Docker install it.
 func findRunc(lookPath func(string) (string, error)) (string, error) {
 	for _, name := range []string{"/usr/bin/runc", "/usr/sbin/runc", "/usr/local/sbin/runc", "runc", "docker-runc"} {
 		path, err := lookPath(name)
@@ -77,7 +77,7 @@ func findRunc(lookPath func(string) (string, error)) (string, error) {
 	return "", errors.New("runc is not installed; install the package runc or containerd.io")
 }
 
-// takeSocket removes our own flag.
+// takeSocket removes our own flag from the global flags and returns its value.
 func takeSocket(args []string) (rest []string, socket string) {
 	for i, arg := range args {
 		if !strings.HasPrefix(arg, "-") {
@@ -92,8 +92,8 @@ func takeSocket(args []string) (rest []string, socket string) {
 	return rest, socket
 }
 
-// subcommand gives runc's subcommand and what follows it; none is empty. runc's
-// flags are those of urfave/cli: -x v, --x v or --x=v, global ones in front.
+// subcommand returns runc's subcommand and the arguments after it. The verb is "" if there
+// is none. runc parses flags like urfave/cli: -x v, --x v or --x=v, global flags first.
 func subcommand(args []string) (verb string, rest []string) {
 	valued := map[string]bool{"log": true, "log-format": true, "root": true, "criu": true, "rootless": true}
 	i := 0
@@ -108,7 +108,7 @@ func subcommand(args []string) (verb string, rest []string) {
 	return args[i], args[i+1:]
 }
 
-// bundleOf gives the bundle that create or run, with args, makes a container from.
+// bundleOf returns the path of the bundle in the arguments of create or run.
 func bundleOf(args []string) string {
 	bundle := "." // runc's default
 	for i := 0; i < len(args) && strings.HasPrefix(args[i], "-"); i++ {
@@ -129,12 +129,12 @@ func bundleOf(args []string) string {
 	return bundle
 }
 
-// endedWait bounds how long a container's end may wait for an agent that does
-// not answer. The converge loop finds what nobody told.
+// endedWait bounds how long the end of a container waits for an agent that does not
+// answer. The converge loop finds containers whose end was not reported.
 const endedWait = 2 * time.Second
 
-// ended tells the agent that a container has ended; its address stays. What goes
-// wrong must not keep runc from taking the container away.
+// ended reports to the agent that a container has ended. The container keeps its address.
+// ended ignores errors, because they must not keep runc from deleting the container.
 func ended(args []string, socket string) {
 	if len(args) == 0 || api.CheckEndpointID(args[len(args)-1]) != nil {
 		return
@@ -144,5 +144,5 @@ func ended(args []string, socket string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endedWait)
 	defer cancel()
-	_ = api.NewClient(socket).Detach(ctx, args[len(args)-1]) // see above: what nobody told is found
+	_ = api.NewClient(socket).Detach(ctx, args[len(args)-1]) // see above: the converge loop finds unreported ends
 }

@@ -1,7 +1,7 @@
-// Package powerstrip owns what changes a Docker API request on its way: the
-// adapter of Powerstrip's protocol 1, and a small proxy in front of dockerd that
-// runs the same hook in process. It names the network of a container that is
-// being created; it never touches a network itself.
+// Package powerstrip owns the code that changes a Docker API request on its way: the
+// adapter for protocol 1 of Powerstrip, and a small proxy in front of dockerd that runs
+// the same hook in process. It sets the network of a container that is being created. It
+// never changes a network itself.
 package powerstrip
 
 import (
@@ -23,55 +23,56 @@ import (
 	"github.com/socketplane/socketplane/agent/jsonobject"
 )
 
-// Protocol is the version of Powerstrip's protocol that the adapter speaks.
+// Protocol is the version of Powerstrip's protocol that the adapter supports.
 const Protocol = 1
 
-// MaxCreate bounds the body of a container's creation, in bytes. Docker's own
+// MaxCreate bounds the body of a request that creates a container, in bytes. Docker's own
 // clients stay below 100 KiB.
 const MaxCreate = 4 << 20
 
-// maxEnvelope bounds what Powerstrip sends: a body as a JSON string, whose
-// quotes each take two bytes.
+// maxEnvelope bounds a message of Powerstrip, in bytes. It contains the body as a JSON
+// string, in which each quote takes two bytes.
 const maxEnvelope = 2*MaxCreate + 64<<10
 
-// Networks is what the adapter asks of an agent.
+// Networks is the part of the agent that the adapter needs.
 type Networks interface {
 	Networks(ctx context.Context) ([]api.Network, error)
 	Network(ctx context.Context, id string) (api.Network, error)
 	CreateNetwork(ctx context.Context, req api.CreateNetworkRequest) (api.Network, error)
 }
 
-// Config is what an adapter works with.
+// Config configures an Adapter.
 type Config struct {
 	Networks Networks
-	// DockerNetwork gives the name under which Docker on this host knows a
-	// network of ours. It waits some seconds for Docker to have it.
+	// DockerNetwork returns the Docker name of a network on this host. It waits a few
+	// seconds until Docker has the network.
 	DockerNetwork func(ctx context.Context, network string) (string, error)
-	BodyTimeout   time.Duration // how long a body that is read whole may take to come; 0: 30 s
+	BodyTimeout   time.Duration // limit for the arrival of a body that is read as a whole; 0: 30 s
 	Logger        *slog.Logger
 }
 
 // Adapter serves Powerstrip's protocol over HTTP, and Create in process.
 type Adapter struct{ cfg Config }
 
-// NewAdapter makes an adapter.
+// NewAdapter returns an Adapter.
 func NewAdapter(cfg Config) *Adapter {
 	cfg.BodyTimeout = cmp.Or(cfg.BodyTimeout, bodyTimeout)
 	return &Adapter{cfg: cfg}
 }
 
-// createPath is Docker's path of a container's creation, with and without a version.
+// createPath matches Docker's path for the creation of a container, with and without an
+// API version.
 var createPath = regexp.MustCompile(`^(/v[0-9][0-9.]*)?/containers/create$`)
 
-// IsCreate says whether a request, its path decoded and without its query,
-// creates a container.
+// IsCreate reports whether a request creates a container. path is decoded and without the
+// query.
 func IsCreate(method, path string) bool {
 	return method == http.MethodPost && createPath.MatchString(path)
 }
 
-// ServeHTTP answers a hook with the changed request or response. A refusal is an
-// answer too, since Powerstrip knows no other; see refusedCreate. What is no
-// message of the protocol is an HTTP error.
+// ServeHTTP answers a hook with the changed request or response. It also sends a rejection
+// as one of these, because Powerstrip ignores the status of an answer; see refusedCreate.
+// ServeHTTP returns an HTTP error if the body is not a message of the protocol.
 func (a *Adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	data, err := a.readBody(w, r, maxEnvelope)
 	var answer json.RawMessage
@@ -89,10 +90,10 @@ func (a *Adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(answer) // nobody is left to be told
+	_, _ = w.Write(answer) // the caller has gone if this fails
 }
 
-// hook answers one message of the protocol. It fails for what is none.
+// hook answers one message. It fails if data is not a message of the protocol.
 func (a *Adapter) hook(ctx context.Context, data []byte) (json.RawMessage, error) {
 	m, err := jsonobject.Parse(data)
 	if err != nil {
@@ -133,7 +134,7 @@ func (a *Adapter) hook(ctx context.Context, data []byte) (json.RawMessage, error
 	return m.Bytes(), nil
 }
 
-// object reads an object that a message has to have.
+// object returns the object under a required key of a message.
 func object(m *jsonobject.Object, key string) (*jsonobject.Object, error) {
 	if jsonobject.IsNull(m.Get(key)) {
 		return nil, api.Errorf(api.CodeInvalid, "the hook's message has no %s", key)
@@ -145,7 +146,8 @@ func object(m *jsonobject.Object, key string) (*jsonobject.Object, error) {
 	return o, nil
 }
 
-// pre changes the body of a request that creates a container, and nothing else.
+// pre changes the body of a request that creates a container. It leaves other requests
+// alone.
 func (a *Adapter) pre(ctx context.Context, request *jsonobject.Object) error {
 	var method, target string
 	if json.Unmarshal(request.Get("Method"), &method) != nil || json.Unmarshal(request.Get("Request"), &target) != nil {
@@ -153,7 +155,7 @@ func (a *Adapter) pre(ctx context.Context, request *jsonobject.Object) error {
 	}
 	path, _, _ := strings.Cut(target, "?")
 	if decoded, err := url.PathUnescape(path); err == nil {
-		path = decoded // as dockerd reads it
+		path = decoded // as dockerd does
 	}
 	if !IsCreate(method, path) || jsonobject.IsNull(request.Get("Body")) {
 		return nil
@@ -175,23 +177,22 @@ func (a *Adapter) pre(ctx context.Context, request *jsonobject.Object) error {
 	return nil
 }
 
-// bodyTimeout bounds how long a body that is read whole may take to come,
-// unless the Config says otherwise.
+// bodyTimeout is the default of Config.BodyTimeout.
 const bodyTimeout = 30 * time.Second
 
-// errTooLarge is a body that is larger than what is read whole.
+// errTooLarge means that a body exceeds its size limit.
 var errTooLarge = errors.New("too large")
 
 func tooLarge(limit int64) error {
 	return fmt.Errorf("request body is %w: %d bytes is the most", errTooLarge, limit)
 }
 
-// readBody reads a body whole, within limit bytes and the body's timeout.
+// readBody reads a whole body, up to limit bytes and BodyTimeout.
 func (a *Adapter) readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	// Not every ResponseWriter has deadlines; the server's own then bound it.
+	// Errors are ignored: if the ResponseWriter has no deadlines, the server's own apply.
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(a.cfg.BodyTimeout))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))

@@ -11,18 +11,18 @@ import (
 	"github.com/socketplane/socketplane/agent/jsonobject"
 )
 
-// Variables of a container that name its network.
+// Environment variables of a container that name its network.
 const (
 	envNetwork = "SP_NETWORK"
 	envCIDR    = "SOCKETPLANE_CIDR"
 )
 
-// Create gives the body with which Docker is to create a container: the one that
-// came, byte by byte, unless its environment names a network of ours. Every
-// failure is an *api.Error.
+// Create returns the body with which Docker should create a container. It returns the body
+// unchanged, byte for byte, unless the environment in it names a network. Every error is
+// an *api.Error.
 func (a *Adapter) Create(ctx context.Context, body []byte) ([]byte, error) {
 	if len(strings.TrimSpace(string(body))) == 0 {
-		return body, nil // Docker says what it lacks
+		return body, nil // Docker reports what is missing
 	}
 	whole, env, err := parseEnv(body)
 	if err != nil {
@@ -43,7 +43,7 @@ func (a *Adapter) Create(ctx context.Context, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Nothing is made for a container that is refused.
+	// Create no network for a container that will be rejected.
 	if !c.free() && !found {
 		return nil, c.refuse(w)
 	}
@@ -66,7 +66,8 @@ func unreadable(err error) error {
 	return api.Errorf(api.CodeInvalid, "the container's configuration cannot be read: %w", err)
 }
 
-// parseEnv reads a configuration as far as it has to be for every container.
+// parseEnv decodes only the part of a configuration that every container needs: the
+// environment.
 func parseEnv(body []byte) (whole *jsonobject.Object, env []string, err error) {
 	if whole, err = jsonobject.Parse(body); err != nil {
 		return nil, nil, err
@@ -81,8 +82,8 @@ func parseEnv(body []byte) (whole *jsonobject.Object, env []string, err error) {
 	return whole, env, nil
 }
 
-// config is what a container is to be, as far as its network goes. Keys are
-// those that the client spelt.
+// config is the network part of a container's configuration. The keys are in the client's
+// spelling.
 type config struct {
 	whole        *jsonobject.Object
 	hostKey      string
@@ -113,7 +114,7 @@ func parseConfig(whole *jsonobject.Object) (c config, err error) {
 	return c, err
 }
 
-// child reads an object below o, whatever the case of its key.
+// child returns the object under the key name of o. The key may be in any case.
 func child(o *jsonobject.Object, name string) (key string, c *jsonobject.Object, err error) {
 	if key, err = o.Fold(name); err != nil {
 		return "", nil, err
@@ -122,16 +123,16 @@ func child(o *jsonobject.Object, name string) (key string, c *jsonobject.Object,
 	return key, c, err
 }
 
-// free says whether the container asks for no network of Docker's by itself.
+// free reports whether the container itself requests no network of Docker.
 func (c config) free() bool { return c.mode == "" || c.mode == "default" || c.mode == "bridge" }
 
 func (c config) refuse(w wish) error {
 	return api.Errorf(api.CodeInvalid, "the container asks for network mode %.80q and for %s; leave one of them out", c.mode, w)
 }
 
-// on gives the configuration with the container on a network of Docker's. What
-// it says of its endpoint on Docker's default network (an address, aliases) it
-// then says of this one.
+// on returns the configuration with the container on Docker network name. Endpoint
+// settings for Docker's default network, such as an address or aliases, then apply to this
+// network.
 func (c config) on(name string) ([]byte, error) {
 	for _, key := range c.endpoints.Keys() {
 		if key != "default" && key != "bridge" && key != cmp.Or(c.mode, "default") {

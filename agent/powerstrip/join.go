@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// lingerTime is how long a client may keep a stream that dockerd has ended. By
-// then dockerd takes nothing any more, it only waits for the client to close.
+// lingerTime is how long a client may keep a stream open that dockerd has ended. dockerd
+// accepts no more data then and only waits for the client to close.
 const lingerTime = 10 * time.Second
 
 // end is one of the two connections of a stream.
 type end struct {
 	conn  net.Conn
-	ahead *bufio.Reader // what was read with the head is in its buffer
+	ahead *bufio.Reader // its buffer contains the data that was read with the head
 }
 
-// join copies both ways. The end of one direction is told to its receiver and
-// leaves the other; it is over when both have ended, or one has failed.
+// join copies in both directions. When one direction ends, join closes it at its receiver
+// and continues the other. It returns when both directions have ended or one has failed.
 func join(front, back end) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if pass(back, front) != nil { // the other direction has nobody to speak to
+		if pass(back, front) != nil { // the other direction has no peer any more
 			_ = front.conn.Close()
 			_ = back.conn.Close()
 		}
@@ -35,17 +35,17 @@ func join(front, back end) {
 			_ = front.conn.Close()
 			_ = back.conn.Close()
 		}
-		_ = front.conn.SetReadDeadline(time.Now().Add(lingerTime)) // closed already: so much the better
+		_ = front.conn.SetReadDeadline(time.Now().Add(lingerTime)) // fails if closed already, which is fine
 	})
 	wg.Wait()
 }
 
-// pass copies one direction until it ends, and tells the receiver.
+// pass copies one direction until it ends, and then closes the write side of the receiver.
 func pass(to, from end) error {
 	if _, err := io.CopyN(to.conn, from.ahead, int64(from.ahead.Buffered())); err != nil {
 		return err
 	}
-	// From the connection itself: the kernel then copies (splice(2)).
+	// From the connection itself, so that the kernel copies (splice(2)).
 	if _, err := io.Copy(to.conn, from.conn); err != nil {
 		return err
 	}
@@ -56,10 +56,11 @@ func pass(to, from end) error {
 	return half.CloseWrite()
 }
 
-// errEnding refuses a stream that begins while the proxy ends.
+// errEnding rejects a stream that starts while the proxy shuts down.
 var errEnding = errors.New("the proxy is ending; try again")
 
-// streams are those under way: an http.Server forgets what was hijacked.
+// streams tracks the active streams, because http.Server does not track hijacked
+// connections.
 type streams struct {
 	mu    sync.Mutex
 	wg    sync.WaitGroup
@@ -68,7 +69,8 @@ type streams struct {
 	stop  map[int]context.CancelFunc
 }
 
-// begin adds a stream. Its context ends when all have to.
+// begin adds a stream. It returns a context that ends when the stream must end, and a
+// function to call when the stream has ended.
 func (s *streams) begin(ctx context.Context) (context.Context, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,8 +94,8 @@ func (s *streams) begin(ctx context.Context) (context.Context, func(), error) {
 	}, nil
 }
 
-// Shutdown waits until the streams under way have ended, and ends them when ctx
-// does. New ones are refused.
+// Shutdown waits until the active streams have ended, and ends them when ctx ends. It
+// rejects new streams.
 func (p *Proxy) Shutdown(ctx context.Context) {
 	s := &p.streams
 	s.mu.Lock()

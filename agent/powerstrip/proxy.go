@@ -17,32 +17,34 @@ import (
 // dialTimeout bounds how long dockerd may take to accept a connection.
 const dialTimeout = 5 * time.Second
 
-// ProxyConfig is what a proxy works with.
+// ProxyConfig configures a Proxy.
 type ProxyConfig struct {
 	Socket  string // dockerd's unix socket
 	Adapter *Adapter
 	Logger  *slog.Logger
 }
 
-// Proxy passes Docker's API on to dockerd, and what creates a container through
-// the adapter first. Everything else streams: nothing is kept, whatever its size.
+// Proxy forwards Docker's API to dockerd, and passes requests that create a container
+// through the adapter first. It streams all other requests without buffering, whatever
+// their size.
 type Proxy struct {
 	cfg     ProxyConfig
 	reverse *httputil.ReverseProxy
 	streams streams
 }
 
-// NewProxy makes a proxy.
+// NewProxy returns a Proxy.
 func NewProxy(cfg ProxyConfig) *Proxy {
 	p := &Proxy{cfg: cfg}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: "docker"})
-			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came: dockerd decides what it means
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // unchanged: dockerd interprets it
 		},
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx) },
-			// A connection a request: one that dockerd has closed is never taken up again.
+			// One connection per request, so that no connection is reused that dockerd has
+			// closed.
 			DisableKeepAlives:  true,
 			DisableCompression: true,
 		},
@@ -53,10 +55,10 @@ func NewProxy(cfg ProxyConfig) *Proxy {
 	return p
 }
 
-// ServeHTTP passes one request on.
+// ServeHTTP forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
-	case r.URL.Path == "/v1/ping" && r.Method == http.MethodGet: // Powerstrip's, which dockerd has not
+	case r.URL.Path == "/v1/ping" && r.Method == http.MethodGet: // a path of Powerstrip that dockerd does not have
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, "pong")
 	case IsCreate(r.Method, r.URL.Path):
@@ -68,7 +70,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// create runs the hook and passes on what it made of the body.
+// create runs the hook and forwards the changed body.
 func (p *Proxy) create(w http.ResponseWriter, r *http.Request) {
 	body, err := p.cfg.Adapter.readBody(w, r, MaxCreate)
 	if err == nil {
@@ -83,7 +85,7 @@ func (p *Proxy) create(w http.ResponseWriter, r *http.Request) {
 	r.ContentLength = int64(len(body))
 	r.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	r.TransferEncoding = nil
-	// Nothing of a creation is a stream, whatever the client says.
+	// A creation is never a stream, whatever the client requests.
 	r.Header.Del("Connection")
 	r.Header.Del("Upgrade")
 	p.reverse.ServeHTTP(w, r)
@@ -98,10 +100,10 @@ func (p *Proxy) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// fail answers a request that did not get through to dockerd.
+// fail answers a request that did not reach dockerd.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the client has gone; to return would be to answer 200
+		panic(http.ErrAbortHandler) // the client has gone; returning would send status 200
 	}
 	p.cfg.Logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	Refuse(w, http.StatusBadGateway, err.Error())

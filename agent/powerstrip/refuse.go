@@ -13,14 +13,14 @@ import (
 	"github.com/socketplane/socketplane/agent/jsonobject"
 )
 
-// prefix begins every sentence of ours that dockerd's client shows.
+// prefix starts each of our messages that a Docker client shows.
 const prefix = "socketplane: "
 
-// maxSentence bounds a refusal's sentence in a request, in bytes: it stands in
-// the request's line, too.
+// maxSentence bounds the message of a rejection in a request, in bytes, because it is also
+// in the request line.
 const maxSentence = 1000
 
-// sentence is what dockerd's client shows of a refusal: one line.
+// sentence returns the message that a Docker client shows, as one line.
 func sentence(err error) string {
 	s := prefix + strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
 	if len(s) > maxSentence {
@@ -29,12 +29,12 @@ func sentence(err error) string {
 	return strings.ToValidUTF8(s, "")
 }
 
-// refusedCreate gives the request with which Powerstrip goes on after a refusal.
-// Powerstrip ignores the status of an adapter's answer, and hangs when the answer
-// has no ModifiedClientRequest. So it gets a request that dockerd itself refuses,
-// with our sentence in the error: a container with an impossible variable, which
-// dockerd checks before it looks for the image. Versions that do not check it
-// refuse the name, which is not one either.
+// refusedCreate returns the request that makes Powerstrip reject a container. Powerstrip
+// ignores the status of an adapter's response, and hangs if the response has no
+// ModifiedClientRequest. So it gets a request that dockerd rejects with our message in the
+// error: it creates a container with an invalid variable, which dockerd checks before it
+// looks for the image. dockerd versions without this check reject the container's name,
+// which is also invalid.
 func refusedCreate(request *jsonobject.Object, err error) *jsonobject.Object {
 	if request == nil {
 		request = jsonobject.New()
@@ -57,14 +57,14 @@ func refusedCreate(request *jsonobject.Object, err error) *jsonobject.Object {
 	return request
 }
 
-// isUnread says whether a message was not read to its end, for a reason that
-// Powerstrip's client is to hear.
+// isUnread reports whether a message was not read to its end for a reason that
+// Powerstrip's client should see.
 func isUnread(err error) bool {
 	return errors.Is(err, errTooLarge) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// refusedUnread answers a message that was not read to its end. Only a pre-hook
-// is that large: it carries what a client sent.
+// refusedUnread answers a message that was not read to its end. Only a pre-hook can be
+// that large, because it contains the client's data.
 func refusedUnread(err error) json.RawMessage {
 	m := jsonobject.New()
 	m.Set("PowerstripProtocolVersion", json.RawMessage(strconv.Itoa(Protocol)))
@@ -72,8 +72,7 @@ func refusedUnread(err error) json.RawMessage {
 	return m.Bytes()
 }
 
-// refusedResponse is the response that a client gets in place of one that the
-// hook's message lacks.
+// refusedResponse returns the client's response if the hook's message has none.
 func refusedResponse(err error) *jsonobject.Object {
 	body := jsonobject.New()
 	body.Set("message", jsonobject.String(sentence(err)))
@@ -84,11 +83,11 @@ func refusedResponse(err error) *jsonobject.Object {
 	return response
 }
 
-// writeError answers with a status and a sentence, as dockerd does.
+// writeError writes an error with its status and message in dockerd's format.
 func writeError(w http.ResponseWriter, err error) {
 	status := api.CodeOf(err).HTTPStatus()
 	switch {
-	case status == http.StatusNotFound: // which Docker's client takes for an image that it has to pull
+	case status == http.StatusNotFound: // Docker's client would try to pull an image
 		status = http.StatusBadRequest
 	case errors.Is(err, errTooLarge):
 		status = http.StatusRequestEntityTooLarge
@@ -101,11 +100,11 @@ func writeError(w http.ResponseWriter, err error) {
 	Refuse(w, status, err.Error())
 }
 
-// Refuse answers with a status and a sentence in the shape of dockerd's.
+// Refuse writes an error with a status and a message in dockerd's format.
 func Refuse(w http.ResponseWriter, status int, message string) {
 	o := jsonobject.New()
 	o.Set("message", jsonobject.String(prefix+message))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(o.Bytes(), '\n')) // nobody is left to be told
+	_, _ = w.Write(append(o.Bytes(), '\n')) // the caller has gone if this fails
 }

@@ -12,22 +12,23 @@ import (
 	"strings"
 )
 
-// streamPaths are the calls that older clients turn into a stream without
-// asking for an upgrade: dockerd answers 200 and then both sides just send.
+// streamPaths matches the calls that older clients turn into a stream without requesting
+// an upgrade: dockerd answers 200, and then both sides just send.
 var streamPaths = regexp.MustCompile(`^(/v[0-9][0-9.]*)?/(containers/[^/]+/attach|exec/[^/]+/start)$`)
 
-// rawStreams are the types of an answer that is no HTTP any more.
+// rawStreams are the content types of responses after which the connection is no longer
+// HTTP.
 var rawStreams = []string{"application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream"}
 
-// wantsStream says whether a request may end HTTP on its connection. For these
-// httputil.ReverseProxy will not do: it knows nothing of the older way, drops
-// what the client sent ahead, and ends both directions when the client's ends, so
-// that `cat | docker exec -i` loses its output (Go 1.26).
+// wantsStream reports whether a request may end HTTP on its connection.
+// httputil.ReverseProxy cannot handle these requests: it does not support the older way,
+// drops data that the client sent ahead, and ends both directions when the client's
+// direction ends, so that `cat | docker exec -i` loses its output (Go 1.26).
 func wantsStream(r *http.Request) bool {
 	return upgrade(r.Header) != "" || r.Method == http.MethodPost && streamPaths.MatchString(r.URL.Path)
 }
 
-// upgrade is the protocol that a header asks for, or agrees to.
+// upgrade returns the protocol in the Upgrade header if Connection includes "upgrade".
 func upgrade(h http.Header) string {
 	for _, line := range h["Connection"] {
 		for token := range strings.SplitSeq(line, ",") {
@@ -39,11 +40,11 @@ func upgrade(h http.Header) string {
 	return ""
 }
 
-// stream passes a request on over a connection of its own. When dockerd agrees,
-// the two connections become one.
+// stream forwards a request over its own connection. If dockerd agrees to a stream, stream
+// joins the two connections.
 func (p *Proxy) stream(w http.ResponseWriter, r *http.Request) {
-	// A client that has sent all of its input, and closed that half, counts as gone
-	// to http.Server; here it waits for the output.
+	// Without the request's context: http.Server cancels it when the client closes its
+	// sending half, but here the client still waits for the output.
 	ctx, done, err := p.streams.begin(context.WithoutCancel(r.Context()))
 	if err != nil {
 		Refuse(w, http.StatusServiceUnavailable, err.Error())
@@ -56,7 +57,7 @@ func (p *Proxy) stream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer back.Close() //nolint:errcheck // each direction was ended before, or has failed
-	// Whatever waits on either side ends with the proxy.
+	// Shutdown of the proxy ends both sides, whatever they wait for.
 	defer context.AfterFunc(ctx, func() { _ = back.Close() })()
 
 	resp, from, err := ask(back, r)
@@ -83,7 +84,7 @@ func (p *Proxy) stream(w http.ResponseWriter, r *http.Request) {
 	join(end{front, sent.Reader}, end{back, from})
 }
 
-// ask sends the request and reads the head of the answer.
+// ask sends the request and reads the head of the response.
 func ask(back net.Conn, r *http.Request) (*http.Response, *bufio.Reader, error) {
 	out := r.Clone(r.Context())
 	out.URL.Scheme, out.URL.Host, out.Host = "http", "docker", "docker"
@@ -95,7 +96,7 @@ func ask(back net.Conn, r *http.Request) (*http.Response, *bufio.Reader, error) 
 		out.Header.Set("Upgrade", protocol)
 	}
 	if _, named := out.Header["User-Agent"]; !named {
-		out.Header.Set("User-Agent", "") // Go would write its own
+		out.Header.Set("User-Agent", "") // otherwise Go adds its own
 	}
 	if err := out.Write(back); err != nil {
 		return nil, nil, fmt.Errorf("send to dockerd: %w", err)
@@ -106,31 +107,32 @@ func ask(back net.Conn, r *http.Request) (*http.Response, *bufio.Reader, error) 
 		if err != nil {
 			return nil, nil, fmt.Errorf("answer of dockerd: %w", err)
 		}
-		// 1xx but 101 says only that more is to come.
+		// Other 1xx responses only announce that more follows.
 		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
 			return resp, from, nil
 		}
 	}
 }
 
-// isStream says whether HTTP ends with the head of this answer.
+// isStream reports whether HTTP ends with the head of this response.
 func isStream(resp *http.Response) bool {
 	return resp.StatusCode == http.StatusSwitchingProtocols ||
 		resp.StatusCode == http.StatusOK && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 &&
 			slices.Contains(rawStreams, resp.Header.Get("Content-Type"))
 }
 
-// writeHead writes status and header as they came.
+// writeHead writes the status and the header unchanged.
 func writeHead(to io.Writer, resp *http.Response) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "HTTP/1.1 %s\r\n", resp.Status)
-	_ = resp.Header.Write(&b) // a Builder takes everything
+	_ = resp.Header.Write(&b) // writing to a Builder cannot fail
 	b.WriteString("\r\n")
 	_, err := io.WriteString(to, b.String())
 	return err
 }
 
-// copyAnswer passes an answer on that is no stream: a refusal, or a detached exec.
+// copyAnswer forwards a response that is not a stream: an error, or that of a detached
+// exec.
 func copyAnswer(w http.ResponseWriter, resp *http.Response) {
 	dropHopByHop(resp.Header)
 	for key, values := range resp.Header {
@@ -138,10 +140,10 @@ func copyAnswer(w http.ResponseWriter, resp *http.Response) {
 	}
 	w.WriteHeader(resp.StatusCode)
 	flushing := &flusher{w: w, flush: http.NewResponseController(w).Flush}
-	_, _ = io.Copy(flushing, resp.Body) // the client sees where it ends
+	_, _ = io.Copy(flushing, resp.Body) // the client sees where the response ends
 }
 
-// flusher passes on each piece at once.
+// flusher flushes after every write.
 type flusher struct {
 	w     io.Writer
 	flush func() error
@@ -155,7 +157,7 @@ func (f *flusher) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// dropHopByHop takes out what is about one connection only (RFC 9110, 7.6.1).
+// dropHopByHop removes the headers that apply to one connection only (RFC 9110, 7.6.1).
 func dropHopByHop(h http.Header) {
 	for _, line := range h["Connection"] {
 		for token := range strings.SplitSeq(line, ",") {

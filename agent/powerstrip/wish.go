@@ -9,12 +9,12 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// wish is the network that a container's environment asks for.
+// wish is the network that a container's environment requests.
 type wish struct {
 	name    string       // SP_NETWORK
-	cidr    string       // SOCKETPLANE_CIDR, as it was written
+	cidr    string       // SOCKETPLANE_CIDR, as written
 	subnet  netip.Prefix // of cidr, host bits zero
-	gateway netip.Addr   // the host address that cidr names; the zero Addr: none
+	gateway netip.Addr   // the host address in cidr; the zero Addr if there is none
 }
 
 func (w wish) empty() bool { return w.name == "" && w.cidr == "" }
@@ -29,8 +29,8 @@ func (w wish) String() string {
 	return envNetwork + "=" + w.name + " and " + envCIDR + "=" + w.cidr
 }
 
-// wishOf reads an environment. Of a variable that is set twice the last counts,
-// as it does in the container.
+// wishOf parses an environment. If a variable is set twice, the last value counts, as in
+// the container.
 func wishOf(env []string) (w wish, err error) {
 	for _, entry := range env {
 		name, value, set := strings.Cut(entry, "=")
@@ -52,8 +52,8 @@ func wishOf(env []string) (w wish, err error) {
 	return w, nil
 }
 
-// find looks for a network that is there already. One that is named must be;
-// false says that it is to be made.
+// find looks for an existing network. It fails if a named network does not exist. It
+// returns false if the network must be created.
 func (a *Adapter) find(ctx context.Context, w wish) (api.Network, bool, error) {
 	if w.name != "" {
 		n, err := a.cfg.Networks.Network(ctx, w.name)
@@ -78,8 +78,8 @@ func (a *Adapter) find(ctx context.Context, w wish) (api.Network, bool, error) {
 	return api.Network{}, false, nil
 }
 
-// make makes the network of a wish that names a subnet only. Where somebody
-// else makes one of the same subnet at the same moment, that is the network.
+// make creates the network of a wish that has only a subnet. If someone else creates one
+// with the same subnet at the same moment, make returns that one.
 func (a *Adapter) make(ctx context.Context, w wish) (api.Network, error) {
 	req := api.CreateNetworkRequest{ID: "cidr-" + strings.ReplaceAll(w.subnet.String(), "/", "-"), Subnet: w.subnet.String()}
 	if w.gateway.IsValid() {

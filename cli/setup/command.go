@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// Commander runs programs; their arguments never pass a shell.
+// Commander runs programs without a shell.
 type Commander interface {
-	// Find gives a program's path; an error when the host lacks it.
+	// Find returns the path of a program. It fails if the host does not have it.
 	Find(name string) (string, error)
-	// Run runs a program to its end and gives what it printed on stdout. The error
-	// carries the last lines of what it said.
+	// Run runs a program until it ends and returns its standard output. The error contains
+	// the last lines of its output.
 	Run(ctx context.Context, name string, args ...string) (string, error)
 }
 
-// Programs runs the programs of this machine.
+// Programs runs programs on this machine.
 type Programs struct {
 	Env []string // added to the environment
 }
 
-// systemDirs hold programs that a user's PATH may lack.
+// systemDirs are directories of programs that may be missing in a user's PATH.
 var systemDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
-// Find looks at the PATH, then where the system has its programs.
+// Find searches the PATH first, and then systemDirs.
 func (Programs) Find(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	for _, dir := range systemDirs {
@@ -40,7 +40,7 @@ func (Programs) Find(name string) (string, error) {
 	return path, err
 }
 
-// Run runs a program of this machine.
+// Run implements Commander.
 func (p Programs) Run(ctx context.Context, name string, args ...string) (string, error) {
 	path, err := p.Find(name)
 	if err != nil {
@@ -50,7 +50,7 @@ func (p Programs) Run(ctx context.Context, name string, args ...string) (string,
 	cmd.Env = append(os.Environ(), p.Env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	// A daemon that a package starts may keep the pipes.
+	// A daemon that a package starts may keep the pipes open.
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return stdout.String(), fmt.Errorf("%s failed (%w): %s", name, err, lastLines(stdout.String()+"\n"+stderr.String(), 3))
@@ -58,7 +58,7 @@ func (p Programs) Run(ctx context.Context, name string, args ...string) (string,
 	return stdout.String(), nil
 }
 
-// lastLines are the last n lines with anything on them, as one.
+// lastLines returns the last n nonempty lines, joined to one.
 func lastLines(text string, n int) string {
 	var lines []string
 	for line := range strings.Lines(text) {
@@ -72,10 +72,10 @@ func lastLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "; ")
 }
 
-// tellEvery is how often somebody who waits is told that it goes on.
+// tellEvery is the interval of progress messages.
 const tellEvery = 15 * time.Second
 
-// telling runs something long and says now and then how long it has taken.
+// telling runs a long operation and prints the elapsed time at intervals.
 func (h *Host) telling(what string, do func() error) error {
 	start := time.Now()
 	done := make(chan error, 1)

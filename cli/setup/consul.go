@@ -11,20 +11,20 @@ import (
 	"strings"
 )
 
-// ConsulProgram is where install puts Consul when the host has none.
+// ConsulProgram is where install puts Consul if the host has none.
 const ConsulProgram = "/usr/local/bin/consul"
 
-// Consul says where Consul may come from.
+// Consul describes where to get Consul.
 type Consul struct {
-	From    string       // a directory that holds consul, or its release's archive; nothing is downloaded then
-	Release Release      // what is downloaded
-	Client  *http.Client // to download with
-	Needed  bool         // false: a host on its own can do without
-	Given   string       // address of a Consul that is there already; none is needed here
+	From    string       // directory that contains consul or its release archive; if set, nothing is downloaded
+	Release Release      // release to download
+	Client  *http.Client // for the download
+	Needed  bool         // false: a host without a cluster can do without
+	Given   string       // address of an existing Consul; if set, none is installed
 }
 
-// consul sees to it that there is a Consul: the one that is here, or the given
-// one, or the release.
+// consul makes sure that the host has a Consul: the given one, an installed one, or the
+// release.
 func (h *Host) consul(c Consul, stateDir string) Step {
 	remedy := "put a consul on the PATH, or give a directory that holds it (or " + filepath.Base(c.Release.URL) + ") with --from DIR"
 	return Step{Name: "consul", Remedy: remedy, Do: func(ctx context.Context) (string, error) {
@@ -47,7 +47,7 @@ func (h *Host) consul(c Consul, stateDir string) Step {
 		}
 		version, err := h.consulVersion(ctx, h.path(ConsulProgram))
 		if err != nil {
-			_ = os.Remove(h.path(ConsulProgram)) // it is none for this machine; the error says it
+			_ = os.Remove(h.path(ConsulProgram)) // it does not run on this machine, as the error says
 			return "", err
 		}
 		err = h.note(stateDir, func(r *Record) { r.Consul = ConsulProgram })
@@ -55,7 +55,7 @@ func (h *Host) consul(c Consul, stateDir string) Step {
 	}}
 }
 
-// bringConsul puts Consul in its place and says where it came from.
+// bringConsul installs Consul and returns a description of its source.
 func (h *Host) bringConsul(ctx context.Context, c Consul) (string, error) {
 	into := h.path(ConsulProgram)
 	if c.From != "" {
@@ -78,8 +78,8 @@ func (h *Host) bringConsul(ctx context.Context, c Consul) (string, error) {
 	return c.Release.URL + ", its checksum verified", unpack(f, "consul", into)
 }
 
-// consulFrom takes the program, or the release's archive, of a directory. The
-// archive's checksum has to be the release's; the program is the user's own.
+// consulFrom installs the program, or the program in the release archive, from a
+// directory. It checks the checksum of the archive, but trusts the user's program.
 func consulFrom(dir string, r Release, into string) (string, error) {
 	program := filepath.Join(dir, "consul")
 	f, err := os.Open(program)
@@ -108,7 +108,8 @@ func consulFrom(dir string, r Release, into string) (string, error) {
 	return archive + ", its checksum verified", unpack(f, "consul", into)
 }
 
-// consulVersion asks Consul for its version, which also shows that it runs here.
+// consulVersion returns the version of Consul, which also shows that the program runs
+// here.
 func (h *Host) consulVersion(ctx context.Context, path string) (string, error) {
 	out, err := h.Command.Run(ctx, path, "version")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// At is the release as a mirror has it: below base, in the layout of
+// At returns the release on a mirror at base with the layout of
 // releases.hashicorp.com/consul.
 func (r Release) At(base string) Release {
 	if r.URL != "" {
@@ -18,8 +18,8 @@ func (r Release) At(base string) Release {
 	return r
 }
 
-// FetchConsul downloads a release of Consul, verifies it, and makes its program the
-// file. The archive is kept beside the file meanwhile.
+// FetchConsul downloads a release of Consul, verifies it, and writes its program to file.
+// It stores the archive in the same directory until it is done.
 func FetchConsul(ctx context.Context, client *http.Client, r Release, file string) error {
 	archive, err := os.CreateTemp(filepath.Dir(file), ".consul-*.zip")
 	if err != nil {

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	maxArchive   = 256 << 20 // Consul's is some 60 MB
+	maxArchive   = 256 << 20 // Consul's is about 60 MB
 	maxProgram   = 512 << 20 // unpacked, 180 MB
 	fetchTimeout = 10 * time.Minute
 )
 
-// fetch downloads a release's archive into the file, and is done when its
-// checksum is right; until then nobody may look into it.
+// fetch downloads a release archive into a file and verifies its checksum. The file must
+// not be used if fetch fails.
 func fetch(ctx context.Context, client *http.Client, r Release, into *os.File) error {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
@@ -59,7 +59,7 @@ func fetch(ctx context.Context, client *http.Client, r Release, into *os.File) e
 	return verify(into, r.SHA256)
 }
 
-// verify compares a file's checksum, sha256 in hexadecimal digits.
+// verify compares the SHA-256 checksum of a file, in hexadecimal digits.
 func verify(f *os.File, want string) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -74,7 +74,7 @@ func verify(f *os.File, want string) error {
 	return nil
 }
 
-// unpack writes the one program of a zip archive.
+// unpack extracts one program from a zip archive.
 func unpack(archive *os.File, name, into string) error {
 	info, err := archive.Stat()
 	if err != nil {
@@ -101,7 +101,8 @@ func unpack(archive *os.File, name, into string) error {
 	return fmt.Errorf("%s holds no %s", archive.Name(), name)
 }
 
-// sameContent compares two files; one that is missing is not the same.
+// sameContent reports whether two files have the same content. It returns false if b does
+// not exist.
 func sameContent(a, b string) (bool, error) {
 	var sums [2]string
 	for i, path := range []string{a, b} {

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 )
 
-// maxFile bounds what is read of a host's small files, in bytes.
+// maxFile bounds small files of the host, in bytes.
 const maxFile = 1 << 20
 
-// readFile reads a small file; nil without an error when it is not there.
+// readFile reads a small file. It returns nil without an error if the file does not exist.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -33,7 +33,8 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// ensureFile makes a file hold data and says whether it had to.
+// ensureFile makes sure that a file has this content and mode. It reports whether it
+// changed the file.
 func ensureFile(path string, data []byte, mode os.FileMode) (bool, error) {
 	have, err := readFile(path)
 	if err != nil {
@@ -47,8 +48,8 @@ func ensureFile(path string, data []byte, mode os.FileMode) (bool, error) {
 	return true, writeFile(path, mode, bytes.NewReader(data))
 }
 
-// writeFile replaces a file: readers, and a program that runs from it, have all
-// of the old or all of the new.
+// writeFile replaces a file atomically, so that readers, and a program that runs from it,
+// see either the old or the new content.
 func writeFile(path string, mode os.FileMode, from io.Reader) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -69,8 +70,8 @@ func writeFile(path string, mode os.FileMode, from io.Reader) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// ensureLink makes a symbolic link and says whether it had to. What is no link is
-// somebody else's and is not replaced.
+// ensureLink makes sure that a symbolic link exists, and reports whether it changed it. It
+// fails if path is not a link, because then the file belongs to someone else.
 func ensureLink(path, target string) (bool, error) {
 	have, err := os.Readlink(path)
 	switch {
@@ -89,8 +90,8 @@ func ensureLink(path, target string) (bool, error) {
 	return true, os.Symlink(target, path)
 }
 
-// remove removes files, and the directories among them that are empty. It gives
-// those that were there.
+// remove removes files, and directories if they are empty. It returns the names that
+// existed.
 func (h *Host) remove(names ...string) (removed []string, err error) {
 	for _, name := range names {
 		err := os.Remove(h.path(name))

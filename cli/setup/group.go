@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Group may speak to the agent.
+// Group is the group whose members may call the agent.
 const Group = "socketplane"
 
 func (h *Host) groupExists() bool {
@@ -15,7 +15,7 @@ func (h *Host) groupExists() bool {
 	return err == nil && strings.Contains("\n"+string(data), "\n"+Group+":")
 }
 
-// group makes the group whose members may use the agent without being root.
+// group creates the group whose members may call the agent without being root.
 func (h *Host) group() Step {
 	return Step{Name: "group", Do: func(ctx context.Context) (string, error) {
 		if h.groupExists() {

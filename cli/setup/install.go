@@ -2,17 +2,17 @@ package setup
 
 import "context"
 
-// Install is what is to be set up.
+// Install describes what to install.
 type Install struct {
 	Self       string // path of this program
 	StateDir   string
 	DaemonJSON string
-	Missing    func() []string // the distribution's packages for what is missing
+	Missing    func() []string // returns the packages that contain missing programs
 	Consul     Consul
 	Completion func(shell string) ([]byte, error)
 }
 
-// Install gives the steps after which the agent can be started.
+// Install returns the installation steps. After them the agent can be started.
 func (h *Host) Install(in Install) []Step {
 	packaged := h.Packaged(in.Self)
 	steps := []Step{

@@ -26,8 +26,7 @@ const modulesText = `# The switch's datapath in the kernel; without it packets p
 openvswitch
 `
 
-// kernel sets what has to hold after a boot, too. The agent sets the same values
-// when it starts.
+// kernel sets kernel settings persistently. The agent sets the same values when it starts.
 func (h *Host) kernel() Step {
 	return Step{Name: "kernel", Do: func(ctx context.Context) (string, error) {
 		text, module := sysctlText, h.hasModule("openvswitch")
@@ -65,8 +64,8 @@ func (h *Host) kernel() Step {
 	}}
 }
 
-// hasModule says whether the running kernel has a module, loaded, built in or to
-// be loaded.
+// hasModule reports whether the running kernel has a module, be it loaded, built in or
+// loadable.
 func (h *Host) hasModule(name string) bool {
 	if _, err := os.Stat(h.path("/sys/module/" + name)); err == nil {
 		return true
@@ -85,8 +84,8 @@ func (h *Host) hasModule(name string) bool {
 	return false
 }
 
-// applySysctls writes the values of a sysctl.d(5) text that differ. One that the
-// host does not have, or that is read-only in a container, is left alone.
+// applySysctls writes the values in a sysctl.d(5) text that differ from the current ones.
+// It skips settings that the host does not have or that are read-only in a container.
 func (h *Host) applySysctls(text string) error {
 	for line := range strings.Lines(text) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), "=")
@@ -101,7 +100,7 @@ func (h *Host) applySysctls(text string) error {
 	return nil
 }
 
-// setValue writes a kernel setting where it differs.
+// setValue writes a kernel setting if it differs.
 func setValue(path, value string) error {
 	have, err := os.ReadFile(path)
 	if os.IsNotExist(err) || err == nil && strings.TrimSpace(string(have)) == value {
@@ -124,5 +123,5 @@ func setValue(path, value string) error {
 	return err
 }
 
-// isReadOnly says whether a file cannot be written because of where it lies.
+// isReadOnly reports whether a write failed because the file system is read-only.
 func isReadOnly(err error) bool { return errors.Is(err, unix.EROFS) }

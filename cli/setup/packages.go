@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// aptOptions make apt-get ask nobody: settings files stay as they are, and a dpkg
-// that is busy (unattended-upgrades at a first boot) is waited for.
+// aptOptions keep apt-get from asking questions: it keeps configuration files, and waits
+// up to 300 s for a running dpkg, such as unattended-upgrades at a first boot.
 var aptOptions = []string{
 	"-q", "-y", "--no-install-recommends",
 	"-o", "Dpkg::Options::=--force-confold", "-o", "DPkg::Lock::Timeout=300",
 }
 
-// packages installs what the distribution has of what is missing.
+// packages installs the packages of missing programs.
 func (h *Host) packages(missing func() []string, stateDir string) Step {
 	return Step{
 		Name: "packages", Remedy: "see that apt-get can reach its mirrors, or install them by hand",
 		Do: func(ctx context.Context) (string, error) {
 			var got []string
-			// Twice: newer releases have Docker's client in a package of its own.
+			// Twice, because newer releases have Docker's client in a separate package.
 			for range 2 {
 				want := missing()
 				if len(want) == 0 {

@@ -12,21 +12,21 @@ import (
 const (
 	// Program is where install puts this program.
 	Program = "/usr/local/bin/socketplane"
-	// packagedProgram is where a distribution's package has it.
+	// packagedProgram is where a package of the distribution installs it.
 	packagedProgram = "/usr/bin/socketplane"
 )
 
-// otherNames are the links under whose names the program is Docker's runtime, the CNI
-// plugin and the netavark plugin. Podman looks for the latter in this directory.
+// otherNames are links to the program. Under these names it is Docker's runtime, the CNI
+// plugin and the netavark plugin. Podman looks for the netavark plugin in this directory.
 var otherNames = []string{"/usr/local/bin/socketplane-runc", "/usr/local/bin/socketplane-cni", netavarkDir + "/socketplane-netavark"}
 
 const netavarkDir = "/usr/local/lib/netavark"
 
-// Packaged says whether self is the program of a package, whose files are the
-// package manager's to bring and to take away.
+// Packaged reports whether self is the program of a package. Only the package manager
+// installs and removes the files of a package.
 func (h *Host) Packaged(self string) bool { return self == packagedProgram }
 
-// program puts self, with its other names, where the units and users find it.
+// program installs self and the links to it where units and users find them.
 func (h *Host) program(self string) Step {
 	return Step{Name: "program", Do: func(context.Context) (string, error) {
 		target := h.path(Program)
@@ -70,22 +70,22 @@ func (h *Host) program(self string) Step {
 
 var shells = []string{"bash", "zsh", "fish"}
 
-// completions are where the shells look.
+// completions are the paths where shells look for completion scripts.
 var completions = map[string]string{
 	"bash": "/usr/share/bash-completion/completions/socketplane",
 	"zsh":  "/usr/share/zsh/vendor-completions/_socketplane",
 	"fish": "/usr/share/fish/vendor_completions.d/socketplane.fish",
 }
 
-// completion writes the completion of the shells that are there. script gives
-// one's text.
+// completion installs the completion scripts of the shells on this host. script returns
+// the script of one shell.
 func (h *Host) completion(script func(shell string) ([]byte, error)) Step {
 	return Step{Name: "completion", Do: func(context.Context) (string, error) {
 		var wrote []string
 		for _, shell := range shells {
 			dir := filepath.Dir(completions[shell])
 			if _, err := os.Stat(h.path(filepath.Dir(dir))); err != nil {
-				continue // the shell is not here
+				continue // the host does not have this shell
 			}
 			text, err := script(shell)
 			if err != nil {
@@ -106,5 +106,5 @@ func (h *Host) completion(script func(shell string) ([]byte, error)) Step {
 	}}
 }
 
-// ErrNotRoot means that the caller may not change the host.
+// ErrNotRoot means that the caller is not root.
 var ErrNotRoot = errors.New("this changes the host and must be run as root; try it with sudo")

@@ -16,10 +16,10 @@ import (
 
 var errNotEmpty error = syscall.ENOTEMPTY
 
-// recordFile, in the state directory, holds how the host was before.
+// recordFile, in the state directory, contains the Record.
 const recordFile = "before.json"
 
-// recordVersion is the layout of a Record.
+// recordVersion is the version of the layout of Record.
 const recordVersion = 1
 
 // restored are the kernel settings that the agent may change for the whole host
@@ -28,22 +28,22 @@ var restored = []string{ipForward, "net/core/rmem_default"}
 
 const ipForward = "net/ipv4/ip_forward"
 
-// Record is how the host was before we came: what uninstall puts back.
+// Record describes the host before the installation. Uninstall restores it.
 type Record struct {
 	Version    int               `json:"version"`
 	Sysctls    map[string]string `json:"sysctls,omitempty"`
-	DaemonJSON bool              `json:"daemon_json"`        // Docker had a configuration
-	Group      bool              `json:"group"`              // there was a group of our name
-	Consul     string            `json:"consul,omitempty"`   // the Consul that install brought, by path
-	Packages   []string          `json:"packages,omitempty"` // that install brought
+	DaemonJSON bool              `json:"daemon_json"`        // Docker had a configuration file
+	Group      bool              `json:"group"`              // the group existed
+	Consul     string            `json:"consul,omitempty"`   // path of the Consul that install installed
+	Packages   []string          `json:"packages,omitempty"` // packages that install installed
 
-	ForwardPolicy string `json:"forward_policy,omitempty"` // of iptables' chain FORWARD, before the agent made it DROP
+	ForwardPolicy string `json:"forward_policy,omitempty"` // policy of iptables' chain FORWARD before the agent set it to DROP
 
-	Unknown stored.Unknown `json:"-"` // what a later release has noted beside
+	Unknown stored.Unknown `json:"-"` // fields that a later release has written
 }
 
-// Remember notes how the host is, unless that was noted before. It is called
-// before anything is changed: by install, and by the agent when it starts.
+// Remember records the state of the host unless that has been done before. install and the
+// agent call it before they change anything.
 func (h *Host) Remember(stateDir, daemonJSON string) error {
 	path := h.path(filepath.Join(stateDir, recordFile))
 	if _, err := os.Stat(path); err == nil {
@@ -51,7 +51,7 @@ func (h *Host) Remember(stateDir, daemonJSON string) error {
 	}
 	r := Record{Version: recordVersion, Sysctls: map[string]string{}}
 	for _, name := range restored {
-		// A namespace of its own lacks those of the machine.
+		// A network namespace lacks some settings of the machine.
 		if value, err := os.ReadFile(h.path("/proc/sys/" + name)); err == nil {
 			r.Sysctls[name] = strings.TrimSpace(string(value))
 		}
@@ -62,7 +62,7 @@ func (h *Host) Remember(stateDir, daemonJSON string) error {
 	return h.writeRecord(stateDir, r)
 }
 
-// record reads what Remember noted; the zero Record when there is nothing.
+// record returns what Remember recorded, or the zero Record if there is nothing.
 func (h *Host) record(stateDir string) (Record, error) {
 	path := h.path(filepath.Join(stateDir, recordFile))
 	data, err := readFile(path)
@@ -80,8 +80,8 @@ func (h *Host) record(stateDir string) (Record, error) {
 	return r, nil
 }
 
-// RememberForwardPolicy notes the policy of FORWARD before the agent changes it,
-// unless that was noted before.
+// RememberForwardPolicy records the policy of FORWARD before the agent changes it, unless
+// that has been done before.
 func (h *Host) RememberForwardPolicy(stateDir, policy string) error {
 	if r, err := h.record(stateDir); err != nil || r.ForwardPolicy != "" {
 		return err
@@ -89,14 +89,15 @@ func (h *Host) RememberForwardPolicy(stateDir, policy string) error {
 	return h.note(stateDir, func(r *Record) { r.ForwardPolicy = policy })
 }
 
-// ForwardPolicy is the policy of FORWARD before the agent changed it; empty: it did
+// ForwardPolicy returns the policy of FORWARD before the agent changed it, or "" if it did
 // not.
 func (h *Host) ForwardPolicy(stateDir string) (string, error) {
 	r, err := h.record(stateDir)
 	return r.ForwardPolicy, err
 }
 
-// ForwardingWasOff says whether the host forwarded no IPv4 packets before we came.
+// ForwardingWasOff reports whether the host did not forward IPv4 packets before the
+// installation.
 func (h *Host) ForwardingWasOff(stateDir string) (bool, error) {
 	r, err := h.record(stateDir)
 	return r.Sysctls[ipForward] == "0", err

@@ -1,9 +1,9 @@
-// Package setup sets a host up for the agent, and gives it back: programs,
-// kernel settings, the group, the settings file, units, completion. It works step
-// by step. A step states the end and does what is missing, so that running all
-// again continues after a failure, and changes nothing when all is done. It
-// decides nothing about networks, and speaks to no agent but through what it is
-// handed.
+// Package setup installs and uninstalls the agent's environment on a host: programs,
+// kernel settings, the group, the settings file, units, completion. It works in steps.
+// Each step describes a desired state and does what is missing. So running all steps again
+// continues after a failure, and changes nothing if everything is done. The package makes
+// no decisions about networks, and calls the agent only through functions that it is
+// given.
 package setup
 
 import (
@@ -13,27 +13,28 @@ import (
 	"path/filepath"
 )
 
-// Host is the machine that is set up.
+// Host is the machine to set up.
 type Host struct {
-	Root    string    // put before every path; empty: this machine itself
-	Command Commander // runs programs of the machine
-	Out     io.Writer // what is done, for people
+	Root    string    // prefix of every path; empty: this machine itself
+	Command Commander // runs programs on the machine
+	Out     io.Writer // progress messages for people
 }
 
-// path is where a file of the host lies.
+// path returns the path of a file of the host.
 func (h *Host) path(name string) string { return filepath.Join("/", h.Root, name) }
 
-// Step is one thing that has to be so.
+// Step is one part of the installation or uninstallation.
 type Step struct {
 	Name string
-	// Do makes it so and says in a few words what was done, or how it was found.
+	// Do brings about the desired state. It returns a short description of what it did or
+	// found.
 	Do func(ctx context.Context) (said string, err error)
-	// Remedy is how to go on when Do fails; empty: the error says it.
+	// Remedy says how to continue if Do fails. It is empty if the error does.
 	Remedy string
 }
 
-// Run does the steps in their order, a line each. The first that fails ends
-// it: the later ones build on it.
+// Run runs the steps in order and prints one line each. It stops at the first error,
+// because later steps depend on earlier ones.
 func (h *Host) Run(ctx context.Context, verb string, steps []Step) error {
 	for _, s := range steps {
 		said, err := s.Do(ctx)

@@ -2,11 +2,11 @@ package setup
 
 import "context"
 
-// ovsService is Open vSwitch's, of Debian and Ubuntu.
+// ovsService is the service of Open vSwitch on Debian and Ubuntu.
 const ovsService = "openvswitch-switch"
 
-// openvswitch sees to it that the switch runs: a package may have been installed
-// without being started, and the agent cannot start without it.
+// openvswitch makes sure that the switch is running. A package may have been installed
+// without being started, and the agent cannot start without the switch.
 func (h *Host) openvswitch() Step {
 	return Step{Name: "switch", Remedy: "see /var/log/openvswitch", Do: func(ctx context.Context) (string, error) {
 		runs := func() error {

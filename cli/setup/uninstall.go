@@ -10,30 +10,30 @@ import (
 	"strings"
 )
 
-// Uninstall is what is to be taken away.
+// Uninstall describes what to remove.
 type Uninstall struct {
 	Self       string // path of this program
 	StateDir   string
 	DaemonJSON string
 	LogFile    string
 	Socket     string // of the agent
-	Locks      string // directory of its locks
+	Locks      string // directory of the agent's locks
 	Plugin     string // socket of Docker's plugin
-	Force      bool   // also while containers are attached
-	Purge      bool   // the settings and the state, too
+	Force      bool   // even if containers are attached
+	Purge      bool   // also remove settings and state
 
-	// What only the agent's parts can do. Each says what it did.
-	Attached       func() (int, error)                       // endpoints that have their interface
-	Leave          func(ctx context.Context) (string, error) // the cluster, while the agent runs
-	StopAgent      func(ctx context.Context) (string, error) // one that systemd does not run
+	// Steps that need parts of the agent. Each returns a description of what it did.
+	Attached       func() (int, error)                       // counts the endpoints that have an interface
+	Leave          func(ctx context.Context) (string, error) // leaves the cluster while the agent runs
+	StopAgent      func(ctx context.Context) (string, error) // stops an agent that systemd does not run
 	DockerNetworks func(ctx context.Context) (string, error)
 	DockerRuntime  func(ctx context.Context) (string, error)
 	CNI            func() (string, error)
 	Network        func(ctx context.Context) (string, error) // bridge, links, rules
 }
 
-// Uninstall gives the steps that give the host back, the last things first: what
-// the agent would make again goes after the agent.
+// Uninstall returns the steps that restore the host. They stop the agent before they
+// remove what it would create again.
 func (h *Host) Uninstall(un Uninstall) []Step {
 	packaged := h.Packaged(un.Self)
 	call := func(f func(context.Context) (string, error)) func(context.Context) (string, error) { return f }
@@ -55,7 +55,8 @@ func (h *Host) Uninstall(un Uninstall) []Step {
 	return append(steps, Step{Name: "rest", Do: func(context.Context) (string, error) { return h.rest(un) }})
 }
 
-// refuseAttached refuses while endpoints of the host have their interface.
+// refuseAttached returns an error while endpoints of the host have an interface, unless
+// Force is set.
 func refuseAttached(un Uninstall) error {
 	if un.Force {
 		return nil
@@ -67,8 +68,8 @@ func refuseAttached(un Uninstall) error {
 	return fmt.Errorf("containers are attached (%d, see: socketplane info); stop them first, or use --force, and they lose their network", n)
 }
 
-// dockerRuntime takes the runtime out of daemon.json, and the file away when
-// nothing is in it and there was none before.
+// dockerRuntime removes the runtime from daemon.json. It also removes the file if it is
+// empty and did not exist before the installation.
 func (h *Host) dockerRuntime(ctx context.Context, un Uninstall) (string, error) {
 	said, err := un.DockerRuntime(ctx)
 	if err != nil {
@@ -92,7 +93,7 @@ func (h *Host) dockerRuntime(ctx context.Context, un Uninstall) (string, error) 
 	return said, nil
 }
 
-// restoreKernel puts the kernel settings back to what they were.
+// restoreKernel restores the kernel settings.
 func (h *Host) restoreKernel(stateDir string) (string, error) {
 	r, err := h.record(stateDir)
 	if err != nil {
@@ -119,7 +120,7 @@ func (h *Host) restoreKernel(stateDir string) (string, error) {
 	return strings.Join(said, ", "), nil
 }
 
-// DockerRuns says whether dockerd runs on this host.
+// DockerRuns reports whether dockerd is running on this host.
 func (h *Host) DockerRuns() bool {
 	pid, err := readFile(h.path("/run/docker.pid"))
 	if err != nil || len(pid) == 0 {
@@ -129,8 +130,7 @@ func (h *Host) DockerRuns() bool {
 	return err == nil
 }
 
-// removeFiles removes what install and the agent have put into directories of
-// others.
+// removeFiles removes the files that install and the agent created in shared directories.
 func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 	r, err := h.record(un.StateDir)
 	if err != nil {
@@ -146,10 +146,10 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 		filepath.Join(un.StateDir, "bin", "socketplane-runc"), filepath.Join(un.StateDir, "bin"),
 		modulesFile,
 	)
-	if !h.DockerRuns() { // else its directory is dockerd's
+	if !h.DockerRuns() { // otherwise the directory is dockerd's
 		names = append(names, filepath.Dir(un.Plugin), filepath.Dir(filepath.Dir(un.Plugin)))
 	}
-	if r.Consul == ConsulProgram { // nothing else may ever be removed on a file's word
+	if r.Consul == ConsulProgram { // the record must never cause the removal of any other file
 		names = append(names, ConsulProgram)
 	}
 	if !packaged {
@@ -166,7 +166,7 @@ func (h *Host) removeFiles(un Uninstall, packaged bool) (string, error) {
 	return "removed " + strings.Join(removed, " "), nil
 }
 
-// locks gives the files in the directory of the agent's locks, and the directory.
+// locks returns the lock files of the agent and their directory.
 func (h *Host) locks(dir string) ([]string, error) {
 	if dir == "" {
 		return nil, nil
@@ -187,7 +187,7 @@ func (h *Host) locks(dir string) ([]string, error) {
 	return append(names, dir), nil
 }
 
-// removeGroup removes the group unless it was there before.
+// removeGroup removes the group unless it existed before the installation.
 func (h *Host) removeGroup(ctx context.Context, stateDir string) (string, error) {
 	r, err := h.record(stateDir)
 	if err != nil || r.Version == 0 || r.Group || !h.groupExists() {
@@ -199,7 +199,7 @@ func (h *Host) removeGroup(ctx context.Context, stateDir string) (string, error)
 	return "removed " + Group, nil
 }
 
-// rest removes the settings and the state, or says that they stay; and it says
+// rest removes the settings and the state, or reports that they stay. It also reports
 // which packages stay.
 func (h *Host) rest(un Uninstall) (string, error) {
 	r, err := h.record(un.StateDir)
@@ -214,7 +214,7 @@ func (h *Host) rest(un Uninstall) (string, error) {
 		}
 		said = append(said, gone)
 	} else {
-		// So that the next install notes anew how the host is.
+		// So that the next installation records the state of the host again.
 		if _, err := h.remove(filepath.Join(un.StateDir, recordFile)); err != nil {
 			return "", err
 		}
@@ -226,8 +226,8 @@ func (h *Host) rest(un Uninstall) (string, error) {
 	return strings.Join(said, "; "), nil
 }
 
-// purge removes the settings, the log and the state. A state directory of another
-// name may hold more than the state.
+// purge removes the settings, the log and the state. It keeps a state directory that is
+// not named socketplane, because that may contain more than the state.
 func (h *Host) purge(un Uninstall) (string, error) {
 	if err := os.RemoveAll(h.path(filepath.Dir(ConfigFile))); err != nil {
 		return "", err

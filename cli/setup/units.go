@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Units of systemd.
+// systemd units.
 const (
 	AgentUnit = "socketplane.service"
-	ProxyUnit = "socketplane-proxy.service" // off unless somebody turns it on
+	ProxyUnit = "socketplane-proxy.service" // disabled by default
 	unitDir   = "/etc/systemd/system"
 )
 
@@ -21,14 +21,14 @@ var agentUnit string
 //go:embed files/socketplane-proxy.service
 var proxyUnit string
 
-// Systemd says whether systemd runs this host, sd_booted(3).
+// Systemd reports whether systemd runs this host, see sd_booted(3).
 func (h *Host) Systemd() bool {
 	_, err := os.Stat(h.path("/run/systemd/system"))
 	return err == nil
 }
 
-// units installs the units; they are in effect from the next boot on, and
-// the agent's step starts it now.
+// units installs and enables the units. They start at the next boot; a later step starts
+// the agent now.
 func (h *Host) units(packaged bool) Step {
 	return Step{Name: "units", Remedy: "see: systemctl status socketplane", Do: func(ctx context.Context) (string, error) {
 		if !h.Systemd() {
@@ -62,7 +62,8 @@ func (h *Host) units(packaged bool) Step {
 	}}
 }
 
-// removeUnits stops the units, and takes them away unless a package has them.
+// removeUnits stops and disables the units, and removes them unless they belong to a
+// package.
 func (h *Host) removeUnits(packaged bool) Step {
 	return Step{Name: "units", Do: func(ctx context.Context) (string, error) {
 		if !h.Systemd() {
@@ -90,7 +91,7 @@ func (h *Host) removeUnits(packaged bool) Step {
 		if _, err := h.Command.Run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return "", err
 		}
-		// One that had failed would go on being listed.
+		// Otherwise systemd keeps listing a failed unit.
 		_, _ = h.Command.Run(ctx, "systemctl", "reset-failed", AgentUnit, ProxyUnit)
 		return "removed " + strings.Join(found, ", "), nil
 	}}

@@ -1,5 +1,5 @@
-// Command socketplane-runc is the wrapper runtime that Docker calls, and the OCI
-// hook. It is embedded in socketplane, which can do the same and starts slower.
+// Command socketplane-runc is the wrapper runtime that Docker calls, and the OCI hook. It
+// is embedded in socketplane, which has the same functions but starts more slowly.
 package main
 
 import (

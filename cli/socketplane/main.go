@@ -1,6 +1,7 @@
-// Command socketplane joins the hosts of a cluster into one container network.
-// It is the command line, the agent, the CNI plugin (under the name socketplane-cni), the
-// netavark plugin (socketplane-netavark), and, where socketplane-runc is a link to it, the runtime that Docker calls.
+// Command socketplane joins the hosts of a cluster into one container network. It is the
+// command line, the agent, the CNI plugin (under the name socketplane-cni), the netavark
+// plugin (socketplane-netavark), and the runtime that Docker calls (if socketplane-runc is
+// a link to it).
 package main
 
 import (
@@ -14,7 +15,7 @@ import (
 )
 
 func main() {
-	// A container's start waits for these four, so they come before all else.
+	// These four come first, because the start of a container waits for them.
 	if oci.IsRuntime(os.Args[0]) {
 		os.Exit(oci.RunRuntime(os.Args, os.Environ(), os.Stderr))
 	}

@@ -1,18 +1,18 @@
-// Testrun runs `go test -json` once for each group of arguments and judges them
-// together. Groups that are parted by a lone "--" run one after the other. A lone "++"
-// begins another lane of groups, and lanes run side by side. It prints each package's
-// result, the output of what failed, and "N passed, N failed" at
-// the end. A skipped test counts as failed: a test that could not run proves nothing.
-// With -v among a group's arguments all output of its tests is printed as it comes.
-// Words like NAME=VALUE before a group's arguments are its environment, as with env(1),
-// and its name in all that is said.
+// Testrun runs `go test -json` once for each group of arguments and judges all groups
+// together. A lone "--" separates groups that run one after the other. A lone "++" starts
+// another lane of groups, and lanes run in parallel. Testrun prints the result of each
+// package, the output of each failure, and "N passed, N failed" at the end. A skipped test
+// counts as failed, because a test that could not run proves nothing. With -v in the
+// arguments of a group, testrun prints all output of its tests immediately. Words like
+// NAME=VALUE before a group's arguments set its environment, as with env(1), and are part
+// of its name in all output.
 //
-// With "-results FILE" before all groups, the verdict of each top-level test is written
-// there: a line "ENVIRONMENT TAB PACKAGE TAB TEST TAB passed|flaky|failed".
+// With "-results FILE" before all groups, testrun writes the verdict of each top-level
+// test to FILE, one line each: "ENVIRONMENT TAB PACKAGE TAB TEST TAB passed|flaky|failed".
 //
-// A test that failed runs again, alone, when all groups are done (rerun.go). If it
-// passes then, it counts as passed; the end of the output and bin/flaky.txt say
-// that it is flaky, and how it failed.
+// When all groups are done, testrun runs each failed test again, alone (rerun.go). If the
+// test passes then, it counts as passed but flaky: the end of the output and bin/flaky.txt
+// name it and show how it failed.
 package main
 
 import (
@@ -24,7 +24,8 @@ import (
 	"time"
 )
 
-// flakyFile keeps the flaky tests of the last run; there is none when it had none.
+// flakyFile contains the flaky tests of the last run. It does not exist if there were
+// none.
 const flakyFile = "bin/flaky.txt"
 
 func main() {
@@ -45,10 +46,10 @@ func main() {
 	}
 }
 
-// run judges all groups and says whether the run passed.
+// run runs and judges all groups. It reports whether the run passed.
 func run(t *tally, args []string, flakyFile string) bool {
 	start := time.Now()
-	_ = os.Remove(flakyFile) // of an earlier run; mostly there is none
+	_ = os.Remove(flakyFile) // from an earlier run; usually missing
 	t.runLanes(args)
 	t.rerun()
 	if len(t.failed) > 0 {
@@ -62,7 +63,7 @@ func run(t *tally, args []string, flakyFile string) bool {
 	return kept && len(t.failed) == 0 && t.passed > 0
 }
 
-// runLanes runs the groups of each lane, side by side with the other lanes.
+// runLanes runs the lanes in parallel, and the groups of each lane in order.
 func (t *tally) runLanes(args []string) {
 	out := &lockedWriter{w: t.out}
 	var lanes []*tally
@@ -84,7 +85,7 @@ func (t *tally) runLanes(args []string) {
 	}
 }
 
-// lockedWriter takes one Write at a time.
+// lockedWriter serializes calls of Write.
 type lockedWriter struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -96,7 +97,7 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-// parts are what the arguments are cut into at each separator; empty ones are left out.
+// parts splits the arguments at each separator. It omits empty parts.
 func parts(args []string, separator string) func(yield func([]string) bool) {
 	return func(yield func([]string) bool) {
 		for len(args) > 0 {

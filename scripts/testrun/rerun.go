@@ -9,17 +9,19 @@ import (
 )
 
 const (
-	// maxRerunTests bounds how many different tests run again. When more fail, it is no accident.
+	// maxRerunTests bounds the number of different tests to rerun. More failures are no
+	// accident.
 	maxRerunTests = 5
-	// maxReruns bounds how often one test runs again. Its first verdict counts; the second
-	// try is for a test that was not started in the first, e.g. because TestMain failed.
+	// maxReruns bounds the attempts to rerun one test. The first verdict counts. The
+	// second attempt is for a test that did not start in the first, for example because
+	// TestMain failed.
 	maxReruns = 2
 )
 
-// rerun runs each failed test again, alone. One that passes becomes flaky. One that
-// fails again fails the run, and so does what may not run again: a data race, a
-// panic, a timeout, a build, a skip, and a package that failed without a failed test.
-// After such a failure nothing runs again, since the run has failed in any case.
+// rerun runs each failed test again, alone. A test that passes becomes flaky, and one that
+// fails again fails the run. Some failures are never rerun and fail the run: a data race,
+// a panic, a timeout, a build failure, a skip, and a package that failed without a failed
+// test. If there is such a failure, rerun runs nothing, because the run has failed anyway.
 func (t *tally) rerun() {
 	var tests []test
 	for _, f := range t.failed {
@@ -43,8 +45,8 @@ func (t *tally) rerun() {
 	}
 }
 
-// passesAgain runs a test alone. Its package has to pass too: a test that leaves
-// something behind that TestMain complains of did not pass.
+// passesAgain runs a test alone and reports whether it passed. The package must pass too:
+// a test did not pass if TestMain complains about leftovers.
 func (t *tally) passesAgain(one test) bool {
 	args := rerunArgs(strings.Split(one.group, "\x00"), one.pkg, one.name)
 	for range maxReruns {
@@ -57,7 +59,7 @@ func (t *tally) passesAgain(one test) bool {
 	return false
 }
 
-// forgive makes the failures of a test flaky.
+// forgive turns the failures of a test into flaky ones.
 func (t *tally) forgive(one test) {
 	var remain []failure
 	for _, f := range t.failed {
@@ -71,8 +73,8 @@ func (t *tally) forgive(one test) {
 	t.failed = remain
 }
 
-// keepFlaky prints the flaky tests, if there are any, with what they said when they
-// failed, and writes the same to the file.
+// keepFlaky prints the flaky tests, if any, with the output of their failures, and writes
+// the same to the file. It returns false if it cannot write the file.
 func (t *tally) keepFlaky(path string) bool {
 	if len(t.flaky) == 0 {
 		return true
@@ -96,7 +98,8 @@ func (t *tally) keepFlaky(path string) bool {
 	return err == nil
 }
 
-// rerunArgs are a group's arguments with one package and one test in place of its packages.
+// rerunArgs returns a group's arguments with one package and one test in place of its
+// packages.
 func rerunArgs(group []string, pkg, name string) []string {
 	env, group := environment(group)
 	first := 0
@@ -115,8 +118,9 @@ func rerunArgs(group []string, pkg, name string) []string {
 	return append(args, group[end:]...)
 }
 
-// takesValue says whether a flag of go test is followed by its value: all are, but
-// those with "=" and the boolean ones (`go help build`, `go help testflag`).
+// takesValue reports whether the value of a go test flag is the next argument. It is for
+// all flags except those with "=" and the boolean ones (`go help build`, `go help
+// testflag`).
 func takesValue(flag string) bool {
 	switch "-" + strings.TrimLeft(flag, "-") {
 	case "-a", "-n", "-x", "-v", "-c", "-i", "-race", "-msan", "-asan", "-cover", "-work", "-json", "-short", "-failfast",

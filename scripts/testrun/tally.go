@@ -23,61 +23,61 @@ type event struct {
 	Elapsed    float64 // seconds
 }
 
-// failure is a test, a package or a whole `go test` that failed.
+// failure is the failure of a test, a package or a whole `go test`.
 type failure struct {
 	name   string
 	test   test
 	output string
-	// rerun: the test, and nothing worse, failed; see packageState.rerun.
+	// rerun is true if the test failed and nothing worse happened; see packageState.rerun.
 	rerun bool
 }
 
-// test is a top-level test: the least that can be run alone.
+// test is a top-level test, which is the smallest unit that can run alone.
 type test struct {
 	group string // the arguments of go test, joined by NUL
 	pkg   string
 	name  string
 }
 
-// packageState is what a package's output has shown so far.
+// packageState is what the output of a package has shown so far.
 type packageState struct {
-	failed  bool // one of its tests failed, or was skipped
+	failed  bool // a test failed or was skipped
 	raced   bool // the race detector has reported
-	orderly bool // package testing said FAIL: every test had its turn, none took the process down
+	orderly bool // package testing printed FAIL: every test ran, and none ended the process
 }
 
-// rerun says whether the failed tests of a package that has ended may run again. A
-// data race is a fault whenever it shows. After a panic or a timeout
-// other tests did not run at all.
+// rerun reports whether the failed tests of a completed package may run again. A data race
+// is a bug whenever it shows. After a panic or a timeout, other tests did not run at all.
 func (p packageState) rerun() bool { return p.orderly && !p.raced }
 
-// tally is the judgement so far.
+// tally is the verdict so far.
 type tally struct {
 	out    io.Writer
 	passed int
 	failed []failure
 	flaky  []failure
-	ended  []test // top-level tests that passed at once, in their order
+	ended  []test // top-level tests that passed at the first attempt, in order
 
-	// Of the group that runs:
+	// State of the current group:
 	group    []string
-	env      string                   // what it adds to the environment
-	loud     bool                     // output is printed as it comes
-	said     map[string][]string      // output by package and test, until its end is known
+	env      string                   // its additions to the environment
+	loud     bool                     // print output immediately
+	said     map[string][]string      // output by package and test, until the test or package ends
 	packages map[string]*packageState // by import path
-	started  bool                     // a test was started
+	started  bool                     // a test has started
 }
 
 func newTally(out io.Writer) *tally { return &tally{out: out} }
 
-// run is one `go test`. That it exits 1 because a test failed is no failure of its own.
+// run runs one `go test`. If that exits with 1 because a test failed, run does not count
+// another failure.
 func (t *tally) run(args []string) {
 	t.group = args
 	env, args := environment(args)
 	t.env = strings.Join(env, " ")
 	t.loud = slices.Contains(args, "-v")
 	t.said = map[string][]string{}
-	t.packages = map[string]*packageState{} // a group may test a package again
+	t.packages = map[string]*packageState{} // empty, because a group may test a package again
 	before := len(t.failed)
 	err := t.goTest(env, args)
 	var exit *exec.ExitError
@@ -89,7 +89,7 @@ func (t *tally) run(args []string) {
 	t.failed = append(t.failed, failure{name: name})
 }
 
-// environment parts a group's arguments from the environment before them.
+// environment splits a group into its environment and its arguments.
 func environment(group []string) (env, args []string) {
 	n := 0
 	for n < len(group) && !strings.HasPrefix(group[n], "-") && strings.Contains(group[n], "=") {
@@ -110,7 +110,7 @@ func (t *tally) goTest(env, args []string) error {
 		return err
 	}
 	if err := t.read(stdout); err != nil {
-		_ = cmd.Process.Kill() // nobody reads what it writes; the error below says why
+		_ = cmd.Process.Kill() // no one reads its output any more; the error below says why
 		_ = cmd.Wait()
 		return err
 	}
@@ -154,7 +154,7 @@ func (t *tally) event(e event) {
 		}
 	case "skip":
 		t.fail(e, "(skipped)")
-		// A skip depends on the machine, not on the moment.
+		// A skip depends on the machine, so a rerun would not help.
 		t.failed[len(t.failed)-1].test = test{}
 	case "fail":
 		t.fail(e, "")
@@ -177,7 +177,7 @@ func (t *tally) packageEvent(e event) {
 	case "fail":
 		pkg := t.of(e.Package)
 		t.unfinished(e.Package)
-		// A panic, a failed build or TestMain: no test of its own to blame.
+		// A panic, a failed build or TestMain: no failed test explains the failure.
 		if !pkg.failed {
 			t.fail(e, "")
 		}
@@ -206,7 +206,7 @@ func (t *tally) output(e event) {
 	t.said[key] = append(t.said[key], e.Output)
 }
 
-// unfinished fails the tests that were started and never ended: their process died.
+// unfinished fails the tests that started but did not end, because their process died.
 func (t *tally) unfinished(pkg string) {
 	for _, key := range slices.Sorted(maps.Keys(t.said)) {
 		if name, ok := strings.CutPrefix(key, pkg+" "); ok && name != "" {
@@ -224,7 +224,7 @@ func (t *tally) result(verdict string, e event) {
 	fmt.Fprintf(t.out, "%s %s %.1fs%s\n", verdict, strings.TrimSpace(e.Package+" "+t.env), e.Elapsed, note)
 }
 
-// fail records a failure and prints all that was said on the way to it.
+// fail records a failure and prints its output.
 func (t *tally) fail(e event, why string) {
 	f := failure{
 		name:   strings.Join(strings.Fields(e.Package+" "+e.Test+" "+t.env+" "+why), " "),
@@ -249,14 +249,14 @@ func (t *tally) of(pkg string) *packageState {
 
 func (t *tally) groupKey() string { return strings.Join(t.group, "\x00") }
 
-// results gives the verdict of each top-level test, a line each. What failed otherwise
-// than by a test (a build, TestMain, a skip) has what was said of it as its name.
+// results returns the verdict of each top-level test, one line each. For a failure that is
+// not a test's (a build, TestMain, a skip), the test's name is the name of the failure.
 func (t *tally) results() []byte {
 	var lines []string
 	line := func(one test, verdict string) {
 		env, _ := environment(strings.Split(one.group, "\x00"))
 		l := strings.Join([]string{strings.Join(env, " "), one.pkg, one.name, verdict}, "\t")
-		if !slices.Contains(lines, l) { // a subtest's failure is its test's
+		if !slices.Contains(lines, l) { // failures of subtests are failures of their test
 			lines = append(lines, l)
 		}
 	}

@@ -14,20 +14,21 @@ import (
 	"github.com/socketplane/socketplane/agent/docker"
 )
 
-// A container that was made with --ip and has never run keeps its address as well
-// (docker create, Compose). Docker tells the driver nothing of it before its start, but
-// its list of containers says what it asks for. An endpoint without an interface, whose
-// id is no endpoint's of Docker's, keeps the address until the start.
+// A container that was created with --ip and has never run (docker create, Compose) also
+// keeps its address. Docker does not tell the driver about it before its start, but
+// Docker's list of containers contains the requested address. An endpoint without an
+// interface reserves the address until the start. Its id is not an endpoint id of
+// Docker's.
 
 const (
-	// createdPause is how long a new container is left to Docker: docker run starts it
-	// at once, and then Docker itself asks for the address.
+	// createdPause is how long the driver waits before it looks at a new container. docker
+	// run starts the container at once, and then Docker itself requests the address.
 	createdPause = 500 * time.Millisecond
-	// createdMost bounds the new containers that are looked at together. The sweep finds others.
+	// createdMost bounds the number of new containers per look. The sweep finds the others.
 	createdMost = 1024
 )
 
-// created has a container looked at that Docker has just made.
+// created schedules a look at a container that Docker has just created.
 func (k *kept) created(container string) {
 	if api.CheckEndpointID(container) != nil {
 		return
@@ -43,7 +44,7 @@ func (k *kept) created(container string) {
 	}
 }
 
-// createdUnseen has every container looked at.
+// createdUnseen schedules a look at every container.
 func (k *kept) createdUnseen() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -63,7 +64,7 @@ func (k *kept) takeCreated() (all bool, ids []string) {
 	return all, ids
 }
 
-// lock waits until nobody else asks the agent for an address by name.
+// lock waits until no other goroutine requests this address from the agent.
 func (k *kept) lock(ctx context.Context, addr netip.Prefix) (unlock func(), err error) {
 	for {
 		k.mu.Lock()
@@ -88,14 +89,15 @@ func (k *kept) lock(ctx context.Context, addr netip.Prefix) (unlock func(), err 
 	}
 }
 
-// awaits says whether Docker has been given an address that no endpoint has come for yet.
+// awaits reports whether Docker has been given an address whose endpoint does not exist
+// yet.
 func (k *kept) awaits(addr netip.Prefix) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.asks[addr]
 }
 
-// keep says that an endpoint keeps an address that Docker has not asked for.
+// keep records that an endpoint keeps an address that Docker has not requested.
 func (k *kept) keep(endpoint string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -105,7 +107,7 @@ func (k *kept) keep(endpoint string) {
 	k.lookLocked() // its container may be gone by now
 }
 
-// keepCreated keeps the addresses of containers that are made, until ctx ends.
+// keepCreated keeps the addresses of created containers until ctx ends.
 func (d *Driver) keepCreated(ctx context.Context, engine *docker.Engine) {
 	for {
 		select {
@@ -146,8 +148,8 @@ func (d *Driver) lookAtCreated(ctx context.Context, engine *docker.Engine) error
 	return d.keepNamed(ctx, named)
 }
 
-// keepNamed keeps the addresses that containers ask for which have no endpoint. It fails
-// while the agent has no answer.
+// keepNamed keeps the addresses that containers without an endpoint request. It fails if
+// the agent is unavailable.
 func (d *Driver) keepNamed(ctx context.Context, named namedAddresses) error {
 	for _, key := range slices.Sorted(maps.Keys(named)) {
 		c := named[key]
@@ -157,14 +159,15 @@ func (d *Driver) keepNamed(ctx context.Context, named namedAddresses) error {
 		if err := d.keepForStart(ctx, c); api.CodeOf(err) == api.CodeUnavailable {
 			return err
 		} else if err != nil {
-			// Its user is told when the container starts.
+			// The user sees the error when the container starts.
 			d.Logger.Debug("the address of a container that has never run is not kept", "container", c.Container, "network", c.cluster.network, "ip", c.IP, "err", err)
 		}
 	}
 	return nil
 }
 
-// keepForStart keeps an address, unless an endpoint here has it, or is about to.
+// keepForStart keeps an address unless an endpoint on this host has it or is about to get
+// it.
 func (d *Driver) keepForStart(ctx context.Context, c namedAddress) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -186,8 +189,8 @@ func (d *Driver) keepForStart(ctx context.Context, c namedAddress) error {
 			return nil
 		}
 	}
-	// Held first: an address that Docker was just given for another container is not taken
-	// from that one.
+	// Hold fails for an address that Docker was just given for another container. Without
+	// it, Reserve would take the address from that container.
 	if _, err := d.Service.Hold(ctx, api.HoldRequest{Network: c.cluster.network, IP: c.IP.String()}); err != nil {
 		return err
 	}
@@ -198,7 +201,7 @@ func (d *Driver) keepForStart(ctx context.Context, c namedAddress) error {
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
-		_ = d.Service.Unhold(undo, c.cluster.network, c.IP.String()) // else it is over within a minute
+		_ = d.Service.Unhold(undo, c.cluster.network, c.IP.String()) // otherwise the hold expires within a minute
 		return err
 	}
 	d.kept.keep(id)
@@ -206,15 +209,15 @@ func (d *Driver) keepForStart(ctx context.Context, c namedAddress) error {
 	return nil
 }
 
-// createdID is the id of the endpoint that keeps an address. It depends on nothing else,
-// as several containers may ask for the same one.
+// createdID returns the id of the endpoint that keeps an address. It depends only on
+// network and address, because several containers may request the same address.
 func createdID(c namedAddress) string {
 	sum := sha256.Sum256([]byte(c.cluster.network + "/" + c.IP.String()))
 	return createdPrefix + hex.EncodeToString(sum[:16])
 }
 
-// createdPrefix begins the ids of endpoints that keep an address until a container's
-// first start. Docker's own ids are hexadecimal.
+// createdPrefix starts the ids of endpoints that keep an address until the first start of
+// a container. It sets them apart from Docker's ids, which are hexadecimal.
 const createdPrefix = "created-"
 
 func keepsForStart(endpoint string) bool { return strings.HasPrefix(endpoint, createdPrefix) }

@@ -1,8 +1,8 @@
-// Package driver owns Docker's own networks: the libnetwork network and IPAM
-// driver that dockerd calls, and the Docker network that stands for each network
-// of the cluster on this host. It asks the agent for everything through the api;
-// it keeps no address and no interface itself, and never calls Docker's API from
-// within a call of Docker's.
+// Package driver owns Docker's own networks: the libnetwork network and IPAM driver that
+// dockerd calls, and the Docker network that stands for each network of the cluster on
+// this host. It requests everything from the agent through package api and stores no
+// address and no interface itself. It never calls Docker's API while it handles a call
+// from Docker.
 package driver
 
 import (
@@ -16,36 +16,36 @@ import (
 	"github.com/socketplane/socketplane/agent/docker"
 )
 
-// PluginSocket is where dockerd looks for the driver.
+// PluginSocket is the path where dockerd looks for the driver.
 const PluginSocket = "/run/docker/plugins/" + docker.DriverName + ".sock"
 
-// Service is the agent. What only Docker's users cause is not part of its api.
+// Service is the agent. It extends api.Service with methods that only Docker's users need.
 type Service interface {
 	api.Service
-	// DeleteDockersNetwork deletes a network that was made through Docker, with
-	// this subnet; another of the name stays, with an error.
+	// DeleteDockersNetwork deletes a network that was created through Docker and has this
+	// subnet. It fails, and leaves the network alone, if the subnet differs.
 	DeleteDockersNetwork(ctx context.Context, id string, subnet netip.Prefix) error
-	// UsedElsewhere fails while other hosts have endpoints on a network.
+	// UsedElsewhere returns an error while other hosts have endpoints on a network.
 	UsedElsewhere(ctx context.Context, id string) error
-	// ReserveSubnet keeps a subnet, or with the zero Prefix any that is free, for a
-	// network that Docker is making, against every host of the cluster.
+	// ReserveSubnet reserves a subnet on all hosts of the cluster for a network that
+	// Docker is creating. With the zero Prefix it selects a free one.
 	ReserveSubnet(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error)
-	// DockerSpec gives the options and labels with which a user of Docker made a network
-	// with this subnet, on whatever host.
+	// DockerSpec returns the options and labels with which a Docker user on any host
+	// created the network with this subnet.
 	DockerSpec(ctx context.Context, id string, subnet netip.Prefix) (api.DockerSpec, error)
-	// KeepSubnets gives up what this host has reserved, but for these.
+	// KeepSubnets releases all subnets that this host has reserved, except these.
 	KeepSubnets(ctx context.Context, subnets []netip.Prefix) error
 }
 
-// Config says with what a Driver works.
+// Config contains the dependencies of a Driver.
 type Config struct {
 	Service Service
-	Docker  string          // where dockerd answers, such as unix:///run/docker.sock
-	Changed <-chan struct{} // receives when the networks of the cluster may have changed
+	Docker  string          // address of dockerd, such as unix:///run/docker.sock
+	Changed <-chan struct{} // receives a value when the networks of the cluster may have changed
 	Logger  *slog.Logger
 }
 
-// Driver serves dockerd and keeps its networks.
+// Driver serves the calls of dockerd and keeps its networks in step with the cluster.
 type Driver struct {
 	Config
 	known    *registry
@@ -54,12 +54,12 @@ type Driver struct {
 	owed     *owed
 	kept     *kept
 	doubted  map[string]time.Time // endpoints that Docker did not know at the last sweep, and since when; only Sweep uses it
-	kick     chan struct{}        // compare the networks soon
+	kick     chan struct{}        // receives a value to request a comparison of the networks
 }
 
 var _ docker.Follower = (*Driver)(nil)
 
-// New makes a Driver. Handler serves dockerd, Run keeps the networks.
+// New returns a Driver. Its Handler serves dockerd, and its Run keeps the networks.
 func New(cfg Config) *Driver {
 	return &Driver{
 		Config: cfg, known: newRegistry(), reserved: newReserved(), joined: newJoined(), owed: newOwed(), kept: newKept(),
@@ -67,12 +67,12 @@ func New(cfg Config) *Driver {
 	}
 }
 
-// Handler answers dockerd's calls.
+// Handler returns the handler for dockerd's calls.
 func (d *Driver) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /Plugin.Activate", serve(d, activate))
-	// Not here: AllocateNetwork and FreeNetwork, which Docker calls of drivers of
-	// global scope.
+	// AllocateNetwork and FreeNetwork are missing because Docker calls them only for
+	// drivers of global scope.
 	for name, h := range map[string]http.Handler{
 		"GetCapabilities":             serve(d, networkCapabilities),
 		"CreateNetwork":               serve(d, d.createNetwork),

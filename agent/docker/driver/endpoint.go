@@ -22,8 +22,8 @@ type endpointInterface struct{ Address, AddressIPv6, MacAddress string }
 
 type endpointAnswer struct{ Interface endpointInterface }
 
-// createEndpoint makes the address that Docker was given the endpoint's. What
-// Docker did not choose is told: the MAC address.
+// createEndpoint assigns the address that Docker was given to the endpoint. It returns the
+// MAC address if Docker did not choose one.
 func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpointAnswer, error) {
 	if req.Interface == nil || req.Interface.Address == "" {
 		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "the endpoint has no address; the network needs --ipam-driver %s", docker.DriverName)
@@ -40,7 +40,8 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 		return endpointAnswer{}, api.Errorf(api.CodeInvalid, "address %.40q of the endpoint is not a CIDR", req.Interface.Address)
 	}
 	var e api.Endpoint
-	// Before it is there: whoever gives the address back now means another endpoint.
+	// Must precede Reserve: until the endpoint is settled, a released address belongs to
+	// another endpoint.
 	d.known.begun(req.EndpointID)
 	err = d.onNetwork(ctx, addr.Masked(), func(network string) (err error) {
 		e, err = d.Service.Reserve(ctx, api.ReserveRequest{
@@ -58,15 +59,15 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (endpo
 	}
 	d.kept.begun(req.EndpointID, addr)
 	var answer endpointAnswer
-	if req.Interface.MacAddress == "" { // Docker takes no answer to what it has chosen itself
+	if req.Interface.MacAddress == "" { // Docker rejects a value that it has chosen itself
 		answer.Interface.MacAddress = e.MAC
 	}
 	return answer, nil
 }
 
-// inTime fails when a call that made something of an endpoint has ended too late:
-// Docker has been told that it failed, or is about to be, and may have asked for
-// the endpoint's end already. It is ended from here.
+// inTime returns an error if a call that changed an endpoint has ended too late. By then
+// Docker considers the call failed and may already have deleted the endpoint, so inTime
+// schedules its release.
 func (d *Driver) inTime(ctx context.Context, endpoint string) error {
 	if ctx.Err() == nil {
 		return nil
@@ -75,13 +76,13 @@ func (d *Driver) inTime(ctx context.Context, endpoint string) error {
 	return errLate
 }
 
-// detachPatience is how long deleteEndpoint waits for what goes on with the same
-// endpoint: a Join that failed, say, and is being taken back.
+// detachPatience bounds how long deleteEndpoint waits for another operation on the same
+// endpoint, such as the rollback of a failed Join.
 const detachPatience = time.Second
 
-// deleteEndpoint takes the interface away. The address goes when Docker gives it
-// back, which it does next; until then nobody may be given it. Docker goes on also
-// when this fails, and does not ask again: then all of it is owed.
+// deleteEndpoint removes the interface. The address stays reserved until Docker releases
+// it, which is Docker's next call. Docker proceeds even if deleteEndpoint fails, and does
+// not call it again. In that case the driver retries until the whole endpoint is released.
 func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRef) (empty, error) {
 	ctx, cancel := context.WithTimeout(ctx, detachPatience)
 	defer cancel()
@@ -112,8 +113,8 @@ type joinAnswer struct {
 	Gateway       string
 }
 
-// interfaceName: Docker moves SrcName into the namespace and calls it DstPrefix
-// and a number.
+// interfaceName tells Docker to move interface SrcName into the namespace and to name it
+// DstPrefix followed by a number.
 type interfaceName struct{ SrcName, DstPrefix string }
 
 func (d *Driver) join(ctx context.Context, req joinRequest) (joinAnswer, error) {

@@ -15,13 +15,13 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 	case docker.NetworkMade:
 		if w, ok := d.known.awaited(e.ID); ok {
 			dn, err := engine.Network(ctx, e.ID)
-			if err != nil || dn.ID == "" { // gone: the driver has been told
+			if err != nil || dn.ID == "" { // gone: Docker has called the driver
 				return err
 			}
 			return d.named(ctx, engine, dn, w)
 		}
 		if _, bound := d.known.network(e.ID); !bound {
-			d.soon() // made in an earlier life of the agent: know it before it is removed
+			d.soon() // created before the agent restarted: bind it before it is removed
 		}
 	case docker.NetworkRemoved:
 		_, end := d.known.deleted(e.ID)
@@ -35,20 +35,20 @@ func (d *Driver) Event(ctx context.Context, engine *docker.Engine, e docker.Even
 		d.kept.created(e.ID)
 	case docker.ContainerRenamed:
 		d.joined.add(e.ID)
-		d.kept.look() // a stopped container has joined nothing
+		d.kept.look() // a stopped container has not joined a network
 	case docker.ContainerRemoved, docker.NetworkLeft:
 		d.kept.look()
 	}
 	return nil
 }
 
-// doubtTime is how long an endpoint that Docker does not know, and may be making, is left
-// alone: sweeps follow one another quickly when dockerd comes and goes.
+// doubtTime is how long Sweep leaves an endpoint alone that Docker does not list but may
+// be creating. Sweeps follow one another quickly when dockerd restarts repeatedly.
 const doubtTime = 30 * time.Second
 
-// Sweep implements docker.Follower: it releases the endpoints that Docker does
-// not know any more, and describes those whose container is not known yet. An
-// address that a stopped container asked for by name stays.
+// Sweep implements docker.Follower. It releases the endpoints that Docker no longer knows,
+// and describes those whose container is not known yet. It keeps an address that a stopped
+// container requested by name.
 func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	d.soon()
 	d.kept.createdUnseen()
@@ -66,8 +66,9 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 		d.doubted = nil
 		return nil
 	}
-	// Between the agent's list and Docker's: an endpoint that is in the first one and not
-	// in the making any more has joined by now, and Docker lists it before that.
+	// The order matters: this is after the agent's list and before Docker's. An endpoint
+	// in the agent's list that is not being created has joined, so Docker already lists
+	// it.
 	making := d.known.allInTheMaking()
 	known, containers, err := d.dockersEndpoints(ctx, engine)
 	if err != nil {
@@ -96,7 +97,7 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 				d.joined.add(containers[e.ID])
 			}
 		case !long && named.on(e):
-			doubt(e.ID) // its container says that it has the endpoint
+			doubt(e.ID) // Docker lists it as the endpoint of its container
 		case !e.Attached && d.kept.ended(e.ID) && named.has(e):
 		case !making[e.ID] && named.has(e):
 			if err := d.Service.Detach(ctx, e.ID); err != nil {
@@ -111,8 +112,8 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 			d.known.settled(e.ID)
 			d.Logger.Info("released what Docker does not know any more", "endpoint", e.ID, "container", e.ContainerName, "network", e.Network, "ip", e.IP)
 		default:
-			// Docker may be just making it, and have it in its list only after
-			// we have answered. A later sweep sees.
+			// Docker may be creating the endpoint and list it only after our answer. A
+			// later sweep decides.
 			doubt(e.ID)
 		}
 	}
@@ -120,8 +121,8 @@ func (d *Driver) Sweep(ctx context.Context, engine *docker.Engine) error {
 	return nil
 }
 
-// dockersEndpoints lists the endpoints of our networks that Docker has, and the
-// containers that have joined them.
+// dockersEndpoints returns the endpoints of our networks that Docker lists, and the
+// containers that have joined them, by endpoint id.
 func (d *Driver) dockersEndpoints(ctx context.Context, engine *docker.Engine) (known map[string]bool, containers map[string]string, err error) {
 	networks, err := engine.Networks(ctx)
 	if err != nil {

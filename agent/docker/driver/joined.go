@@ -14,16 +14,17 @@ import (
 )
 
 const (
-	// describePatience is how long one container's answer is waited for: Docker
-	// says nothing of it until its start is done.
+	// describePatience bounds the wait for the description of one container. Docker does
+	// not answer until the start of the container is complete.
 	describePatience = 5 * time.Second
-	// describeAtOnce bounds how many are asked for side by side.
+	// describeAtOnce bounds the number of concurrent requests.
 	describeAtOnce = 8
 )
 
-// joined are the containers that have joined a network and are not described to
-// the agent yet. Docker tells of them while it still starts them, and says what
-// they are only afterwards: who follows the events must not wait for that.
+// joined is the set of containers that have joined a network but are not described to the
+// agent yet. Docker sends the event during the start of a container but describes the
+// container only afterwards, so the reader of the events must not wait for the
+// description.
 type joined struct {
 	mu       sync.Mutex
 	ids      map[string]bool
@@ -56,7 +57,7 @@ func (j *joined) take() []string {
 	return ids
 }
 
-// describe tells the agent the names of containers as they join, until ctx ends.
+// describe reports the names of containers to the agent as they join, until ctx ends.
 func (d *Driver) describe(ctx context.Context, engine *docker.Engine) {
 	for {
 		select {
@@ -76,8 +77,8 @@ func (d *Driver) describe(ctx context.Context, engine *docker.Engine) {
 	}
 }
 
-// describeInTime describes a container; one whose start lasts must not keep the
-// others from it, and has its turn again.
+// describeInTime describes a container. It requeues a container whose start takes long, so
+// that the others need not wait for it.
 func (d *Driver) describeInTime(ctx context.Context, engine *docker.Engine, id string) {
 	in, cancel := context.WithTimeout(ctx, d.joined.patience)
 	defer cancel()
@@ -87,7 +88,7 @@ func (d *Driver) describeInTime(ctx context.Context, engine *docker.Engine, id s
 	case in.Err() != nil:
 		d.joined.add(id)
 	default:
-		// It works without; the next sweep tries again.
+		// The name is not essential. The next sweep tries again.
 		d.Logger.Warn("a container's name is not known", "container", id, "err", err)
 	}
 }
@@ -100,7 +101,7 @@ func (d *Driver) describeOne(ctx context.Context, engine *docker.Engine, id stri
 	for _, ep := range c.Endpoints {
 		e, err := d.Service.Endpoint(ctx, ep)
 		if api.CodeOf(err) == api.CodeNotFound {
-			continue // of another driver, or gone
+			continue // endpoint of another driver, or gone
 		}
 		if err != nil {
 			return err

@@ -10,25 +10,25 @@ import (
 	"github.com/socketplane/socketplane/agent/docker"
 )
 
-// A container that was given its address by name (--ip) has the same one after
-// each start. Docker gives the address back when the container stops, and does not
-// say whether it was stopped or removed. So the endpoint stays reserved until
-// Docker's list of containers says that no container asks for the address any more.
+// A container that requested its address by name (--ip) has the same address after each
+// start. Docker releases the address when the container stops, and does not say whether
+// the container was stopped or removed. So the endpoint stays reserved until no container
+// in Docker's list requests the address.
 
-// keptMost bounds what is remembered of addresses that were asked for by name.
+// keptMost bounds each set of addresses that were requested by name.
 const keptMost = 1 << 16
 
-// kept are the endpoints whose address was asked for by name. It is made anew from
-// Docker's list after a restart, see Sweep.
+// kept contains the endpoints whose address was requested by name. Sweep rebuilds it from
+// Docker's list after a restart.
 type kept struct {
 	mu    sync.Mutex
-	asks  map[netip.Prefix]bool // addresses, with the subnet's length, that no endpoint has come for yet
-	named map[string]bool       // endpoints; true: Docker has given the address back
+	asks  map[netip.Prefix]bool // addresses, with the subnet's length, whose endpoint does not exist yet
+	named map[string]bool       // endpoints; true: Docker has released the address
 	wake  chan struct{}
-	all   bool                           // look at every container: some may have been made unseen
-	made  map[string]bool                // containers that Docker has just made
-	begin chan struct{}                  // receives when made grows
-	busy  map[netip.Prefix]chan struct{} // addresses that somebody asks the agent for; closed when that ends
+	all   bool                           // look at every container, because events may have been missed
+	made  map[string]bool                // containers that Docker has just created
+	begin chan struct{}                  // receives a value when made grows or all is set
+	busy  map[netip.Prefix]chan struct{} // addresses that a goroutine requests from the agent; closed when it is done
 }
 
 func newKept() *kept {
@@ -38,7 +38,7 @@ func newKept() *kept {
 	}
 }
 
-// asked says that Docker was given an address that it asked for by name.
+// asked records that Docker was given an address that it requested by name.
 func (k *kept) asked(addr netip.Prefix) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -47,14 +47,14 @@ func (k *kept) asked(addr netip.Prefix) {
 	}
 }
 
-// unasked says that Docker gave an address back that no endpoint came for.
+// unasked records that Docker released an address before an endpoint used it.
 func (k *kept) unasked(addr netip.Prefix) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.asks, addr)
 }
 
-// begun says which endpoint an address is for.
+// begun records which endpoint uses an address.
 func (k *kept) begun(endpoint string, addr netip.Prefix) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -64,7 +64,7 @@ func (k *kept) begun(endpoint string, addr netip.Prefix) {
 	delete(k.asks, addr)
 }
 
-// name says that an endpoint's address was asked for by name.
+// name records that the address of an endpoint was requested by name.
 func (k *kept) name(endpoint string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -73,8 +73,9 @@ func (k *kept) name(endpoint string) {
 	}
 }
 
-// end says that Docker has given an endpoint's address back. It returns true if the
-// address was asked for by name; then the endpoint stays until its container goes.
+// end records that Docker has released the address of an endpoint. It returns true if the
+// address was requested by name. In that case the endpoint stays until its container is
+// gone.
 func (k *kept) end(endpoint string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -86,14 +87,14 @@ func (k *kept) end(endpoint string) bool {
 	return true
 }
 
-// ended says whether Docker has given back an endpoint's address, and it is kept.
+// ended reports whether an endpoint is kept although Docker does not use its address now.
 func (k *kept) ended(endpoint string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.named[endpoint] || keepsForStart(endpoint)
 }
 
-// look has the kept endpoints compared with Docker's containers soon.
+// look schedules a comparison of the kept endpoints with Docker's containers.
 func (k *kept) look() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -112,7 +113,7 @@ func (k *kept) lookLocked() {
 	}
 }
 
-// only forgets the endpoints that are not there any more.
+// only removes the endpoints that no longer exist.
 func (k *kept) only(there map[string]bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -129,14 +130,15 @@ func (k *kept) forget(endpoint string) {
 	delete(k.named, endpoint)
 }
 
-// namedAddress is an address that a container asks for by name.
+// namedAddress is an address that a container requests by name.
 type namedAddress struct {
 	docker.NamedAddress
 	cluster segment // its network
 }
 
-// namedAddresses are the addresses that Docker's containers ask for by name, by
-// network of the cluster and address, with the endpoint that has it now, if any.
+// namedAddresses contains the addresses that Docker's containers request by name. The key
+// is the network of the cluster and the address. Each value includes the container's
+// current endpoint, if any.
 type namedAddresses map[string]namedAddress
 
 func (n namedAddresses) find(e api.Endpoint) (namedAddress, bool) {
@@ -144,15 +146,14 @@ func (n namedAddresses) find(e api.Endpoint) (namedAddress, bool) {
 	return c, ok
 }
 
-// has says whether a container asks for the address of an endpoint by name, and is
-// on no other endpoint.
+// has reports whether a container requests the address of e by name and is on no other
+// endpoint.
 func (n namedAddresses) has(e api.Endpoint) bool {
 	c, ok := n.find(e)
 	return ok && (c.Endpoint == "" || c.Endpoint == e.ID)
 }
 
-// on says whether a container that asks for the address of an endpoint by name is on
-// that endpoint.
+// on reports whether a container that requests the address of e by name is on e.
 func (n namedAddresses) on(e api.Endpoint) bool {
 	c, ok := n.find(e)
 	return ok && c.Endpoint == e.ID
@@ -166,7 +167,8 @@ func (d *Driver) namedAddresses(ctx context.Context, engine *docker.Engine) (nam
 	return byNetwork(ctx, engine, list)
 }
 
-// byNetwork tells on which networks of the cluster addresses are.
+// byNetwork maps the addresses to the networks of the cluster. It skips addresses on
+// networks of other drivers.
 func byNetwork(ctx context.Context, engine *docker.Engine, list []docker.NamedAddress) (namedAddresses, error) {
 	if len(list) == 0 {
 		return nil, nil
@@ -192,15 +194,15 @@ func byNetwork(ctx context.Context, engine *docker.Engine, list []docker.NamedAd
 			continue
 		}
 		key := s.network + "/" + c.IP.String()
-		if old, twice := named[key]; !twice || old.Endpoint == "" { // of two that want it, the one that runs has it
+		if old, twice := named[key]; !twice || old.Endpoint == "" { // if two containers request it, prefer the one that is running
 			named[key] = namedAddress{c, s}
 		}
 	}
 	return named, nil
 }
 
-// keep compares the kept endpoints with Docker's containers whenever one of them
-// may have changed, until ctx ends.
+// keep compares the kept endpoints with Docker's containers whenever either may have
+// changed, until ctx ends.
 func (d *Driver) keep(ctx context.Context, engine *docker.Engine) {
 	for {
 		select {
@@ -215,8 +217,8 @@ func (d *Driver) keep(ctx context.Context, engine *docker.Engine) {
 	}
 }
 
-// compareKept releases the kept endpoints whose address no container asks for any
-// more, and tells the agent whose the others are.
+// compareKept releases the kept endpoints whose address no container requests any more. It
+// describes the containers of the others to the agent.
 func (d *Driver) compareKept(ctx context.Context, engine *docker.Engine) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
@@ -249,8 +251,8 @@ func (d *Driver) compareKept(ctx context.Context, engine *docker.Engine) error {
 	return nil
 }
 
-// describeKept tells the agent whose address is kept: a container that ran for a
-// moment only may not have been described.
+// describeKept describes the container of a kept endpoint to the agent. A container that
+// ran only briefly may not have been described yet.
 func (d *Driver) describeKept(ctx context.Context, named namedAddresses, e api.Endpoint) {
 	c, _ := named.find(e)
 	if e.ContainerID == c.Container && e.ContainerName == c.Name {
@@ -262,15 +264,15 @@ func (d *Driver) describeKept(ctx context.Context, named namedAddresses, e api.E
 	}
 }
 
-// keptAs gives the endpoint that keeps an address for a stopped container; empty:
-// none does.
+// keptAs returns the id of the endpoint that keeps an address for a stopped container, or
+// "" if there is none.
 func (d *Driver) keptAs(ctx context.Context, network, address string) string {
 	ip, err := netip.ParseAddr(address)
-	if err != nil { // none was asked for
+	if err != nil { // no address was requested
 		return ""
 	}
 	endpoints, err := d.Service.Endpoints(ctx)
-	if err != nil { // Hold says why the agent cannot
+	if err != nil { // Hold reports the error of the agent
 		return ""
 	}
 	for _, e := range endpoints {
@@ -281,14 +283,14 @@ func (d *Driver) keptAs(ctx context.Context, network, address string) string {
 	return ""
 }
 
-// releaseKept gives back what is kept on a network that a user removes: Docker
-// removes a network although stopped containers name it. A network that stays keeps
-// what is kept there: one that was not made through Docker, and one that anything else
-// is on, here or on another host.
+// releaseKept releases the kept endpoints of a network that a user removes. Docker removes
+// a network even if stopped containers refer to it. releaseKept releases nothing if the
+// network will stay, because it was not created through Docker or because other endpoints
+// on any host use it.
 func (d *Driver) releaseKept(ctx context.Context, s segment) error {
 	n, err := d.Service.Network(ctx, s.network)
 	if err != nil || !n.ByDocker || n.Subnet != s.subnet {
-		return nil // whoever deletes it says why it cannot be
+		return nil // the deletion itself reports the error
 	}
 	endpoints, err := d.Service.Endpoints(ctx)
 	if err != nil {
@@ -299,7 +301,7 @@ func (d *Driver) releaseKept(ctx context.Context, s segment) error {
 		switch {
 		case e.Network != s.network:
 		case e.Attached || !d.kept.ended(e.ID):
-			return nil // as above
+			return nil // the network stays
 		default:
 			kept = append(kept, e.ID)
 		}

@@ -9,18 +9,18 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// This part of the registry tells apart what looks alike in Docker's calls and
-// lists: a Docker network that is being made by a user, one that we are making, and
+// This part of the registry distinguishes networks that look alike in Docker's calls and
+// lists: a Docker network that a user is creating, one that the driver is creating, and
 // one that Docker is deleting.
 
 const (
-	// expectTime is far more than Docker needs to write a network down.
+	// expectTime is far longer than Docker needs to store a new network.
 	expectTime = 10 * time.Second
-	// leaveTime is far more than Docker needs from hiding a network to telling
-	// the driver to delete it.
+	// leaveTime is far longer than Docker needs between hiding a network and calling the
+	// driver to delete it.
 	leaveTime = 10 * time.Second
-	// removedTime is how long a deleted network's id is remembered. Nothing that
-	// still knows the network from an older list or event takes as long.
+	// removedTime is how long the registry remembers the id of a deleted network. No older
+	// list or event that contains the network is processed that late.
 	removedTime = 2 * time.Minute
 )
 
@@ -30,8 +30,8 @@ type expectation struct {
 	until time.Time
 }
 
-// expect says that a user makes the Docker network of a network. Docker has it in
-// its list a moment after its call has been answered.
+// expect records that a user is creating the Docker network of a network. Docker lists it
+// shortly after the driver has answered.
 func (r *registry) expect(network, id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -40,7 +40,7 @@ func (r *registry) expect(network, id string) {
 	}
 }
 
-// unexpect says that a user's Docker network could not be made.
+// unexpect records that the creation of a user's Docker network failed.
 func (r *registry) unexpect(network, id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,7 +49,7 @@ func (r *registry) unexpect(network, id string) {
 	}
 }
 
-// expected says whether a user may still be making the Docker network of a network.
+// expected reports whether a user may still be creating the Docker network of a network.
 func (r *registry) expected(network string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,20 +60,20 @@ func (r *registry) expected(network string) bool {
 	return false
 }
 
-// making is a Docker network that we have asked Docker for.
+// making is a Docker network that the driver has asked Docker to create.
 type making struct {
 	segment
-	id      string // Docker's, once it has called the driver
+	id      string // Docker's; set once Docker has called the driver with it
 	deleted bool   // Docker has deleted it before it answered us
 }
 
-// secondNetwork is in the sentence by which the second of two is refused. Docker
-// hands it on.
+// secondNetwork is part of the error that rejects the second of two Docker networks with
+// one subnet. Docker passes the error on.
 const secondNetwork = "has just come to this Docker"
 
-// begin says that we make the Docker network of a network. The returned end says
-// that Docker has answered us, with or without an error, and tells whether a user has
-// removed the network before that.
+// begin records that the driver asks Docker to create the Docker network of a network. The
+// caller calls end when Docker has answered, with Docker's error. end reports whether a
+// user has removed the network in the meantime.
 func (r *registry) begin(subnet netip.Prefix, network string) (end func(err error) (removed bool)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -83,21 +83,21 @@ func (r *registry) begin(subnet netip.Prefix, network string) (end func(err erro
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.making = nil
-		// After an error Docker took back what it could not write down, unless ours is
-		// the one that was refused, and the other is a user's.
+		// After an error, a deletion is normally Docker's own rollback. The exception is
+		// the rejection of our network in favour of a user's.
 		return m.deleted && (err == nil || strings.Contains(err.Error(), secondNetwork))
 	}
 }
 
-// ours says whether we are making the Docker network of a subnet.
+// ours reports whether the driver is creating the Docker network of a subnet.
 func (r *registry) ours(subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.making != nil && r.making.subnet == subnet
 }
 
-// adopts says for which network of ours Docker calls the driver with a subnet;
-// empty: for none. It fails for a second Docker network of one subnet.
+// adopts returns the network for which Docker calls the driver with a subnet, or "" if the
+// driver is not creating it. It fails for a second Docker network of the same subnet.
 func (r *registry) adopts(id string, subnet netip.Prefix) (network string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,8 +112,8 @@ func (r *registry) adopts(id string, subnet netip.Prefix) (network string, err e
 	return m.network, nil
 }
 
-// removes says that we have Docker remove a network. It calls the driver for it as
-// it does for a user. The returned end says that Docker has answered.
+// removes records that the driver has Docker remove a network. Docker then calls the
+// driver as it does for a user. The caller calls end when Docker has answered.
 func (r *registry) removes(id string) (end func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,16 +125,16 @@ func (r *registry) removes(id string) (end func()) {
 	}
 }
 
-// isRemoving says whether we have Docker remove a network.
+// isRemoving reports whether the driver is having Docker remove a network.
 func (r *registry) isRemoving(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.removing[id]
 }
 
-// enters lets one goroutine at a time enter a Docker network in the cluster; who
-// comes later waits for it. False: Docker has deleted it, or the other entered it.
-// The caller calls done in the end.
+// enters lets one goroutine at a time enter a Docker network in the cluster. Others wait
+// for it. It returns false if Docker has deleted the network or another goroutine has
+// entered it. If it returns true, the caller must call done.
 func (r *registry) enters(ctx context.Context, id string) (done func(), ok bool, err error) {
 	for {
 		r.mu.Lock()
@@ -165,9 +165,9 @@ func (r *registry) enters(ctx context.Context, id string) (done func(), ok bool,
 	}
 }
 
-// deleted says that Docker deletes a network, and gives what it stood for; no name:
-// nothing, or nothing that is known yet, see making and enter. Until end is called
-// that network counts as leaving.
+// deleted records that Docker deletes a network, and returns the network of the cluster
+// that it stood for. The segment is empty if there is none, or none is known yet (see
+// making and enter). The network counts as leaving until end is called.
 func (r *registry) deleted(id string) (s segment, end func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -189,7 +189,8 @@ func (r *registry) deleted(id string) (s segment, end func()) {
 	return segment{network, subnet}, r.deletes(network)
 }
 
-// deletes says that a network is being deleted from the cluster, until end is called.
+// deletes records that a network is being deleted from the cluster until end is called.
+// The caller holds r.mu.
 func (r *registry) deletes(network string) (end func()) {
 	r.deleting[network]++
 	return func() {
@@ -203,8 +204,8 @@ func (r *registry) deletes(network string) (end func()) {
 	}
 }
 
-// awaitDeletion waits while this host deletes a network from the cluster: who makes
-// it anew must not find the old one.
+// awaitDeletion waits while this host deletes a network from the cluster, so that whoever
+// creates it again does not find the old one.
 func (r *registry) awaitDeletion(ctx context.Context, network string) error {
 	for {
 		r.mu.Lock()
@@ -221,17 +222,17 @@ func (r *registry) awaitDeletion(ctx context.Context, network string) error {
 	}
 }
 
-// entered gives a channel that is closed when nobody is entering a Docker network
-// in the cluster any more; nil: nobody is.
+// entered returns a channel that is closed when the attempt to enter a Docker network in
+// the cluster ends. It returns nil if there is no attempt.
 func (r *registry) entered(id string) <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.entering[id]
 }
 
-// deletesLate says that a network is being deleted whose Docker network went before
-// it was known what it stood for. False: by now another Docker network here stands for
-// it, or is being entered, or may stand for it once its name is known.
+// deletesLate records the deletion of a network whose Docker network was deleted before it
+// was bound. It returns false if another Docker network on this host stands for the
+// network, is being entered, or may stand for it once its name is known.
 func (r *registry) deletesLate(s segment) (end func(), ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -254,9 +255,10 @@ func (r *registry) deletesLate(s segment) (end func(), ok bool) {
 	return r.deletes(s.network), true
 }
 
-// listed takes the ids in Docker's list, and when it was asked for. A user's network
-// that is in it is no longer in the making. One that waits for its name, and has not
-// come into the list in its time, never will: Docker died before it wrote it down.
+// listed updates the registry from the ids in Docker's list. asked is the time of the
+// request for the list. A user's network that is listed is no longer being created. A
+// network without a name that is not listed within pendingTime will never be: Docker died
+// before it stored the network.
 func (r *registry) listed(ids map[string]bool, asked time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -288,7 +290,7 @@ func (r *registry) listed(ids map[string]bool, asked time.Time) {
 	}
 }
 
-// setCompared says that what Docker's list tells is known.
+// setCompared records that Docker's list has been processed once.
 func (r *registry) setCompared() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -299,17 +301,17 @@ func (r *registry) setCompared() {
 	}
 }
 
-// young says whether a Docker network was made so shortly before this life of the
-// driver, or since, that an earlier life may have died between Docker's call and its event.
+// young reports whether a Docker network was created after this driver started, or at most
+// youth before. An earlier instance of the driver may have died between Docker's call and
+// its event.
 func (r *registry) young(created time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return created.After(r.began.Add(-youth))
 }
 
-// leaving says whether Docker is deleting the Docker network of a network: it is not
-// in Docker's list any more, and the driver has not been told yet, or has not
-// answered.
+// leaving reports whether Docker is deleting the Docker network of a network: Docker no
+// longer lists it, and has not called the driver yet or is waiting for its answer.
 func (r *registry) leaving(network string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

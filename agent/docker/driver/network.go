@@ -26,14 +26,14 @@ type ipamData struct {
 
 // Keys of a network's options.
 const (
-	optionGeneric  = "com.docker.network.generic" // what -o gave
+	optionGeneric  = "com.docker.network.generic" // options of -o
 	optionInternal = "com.docker.network.internal"
 	optionIPv4     = "com.docker.network.enable_ipv4" // Docker 28 and newer
 )
 
-// createNetwork takes a Docker network into the cluster: one that we make
-// ourselves for a network that is there, one that names its network with -o, or
-// one whose name Docker tells a moment later, see named.
+// createNetwork adds a Docker network to the cluster. The Docker network is one that the
+// driver itself creates for an existing network, one that names its network with -o, or
+// one whose name is known only a moment later (see named).
 func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, error) {
 	if err := api.CheckEndpointID(req.NetworkID); err != nil {
 		return empty{}, err
@@ -79,8 +79,8 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (empty, 
 	return empty{}, err
 }
 
-// adopt binds a Docker network that we make to its network. That one is not made
-// again, should somebody have deleted it meanwhile.
+// adopt binds a Docker network that the driver creates to its network. It fails if the
+// network has been deleted in the meantime, and does not create it again.
 func (d *Driver) adopt(ctx context.Context, id, name string, w wish) error {
 	n, err := d.Service.Network(ctx, name)
 	if err != nil {
@@ -93,14 +93,14 @@ func (d *Driver) adopt(ctx context.Context, id, name string, w wish) error {
 	return nil
 }
 
-// enter makes the network of a Docker network in the cluster, or finds it.
+// enter creates the network of a Docker network in the cluster, or finds it.
 func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 	req := api.CreateNetworkRequest{ID: name, Subnet: w.subnet.String(), ByDocker: true}
 	if w.gateway.IsValid() {
 		req.Gateway = w.gateway.String()
 	}
-	// Docker has made the network by now: what is more than the cluster can keep only
-	// stays away from other hosts.
+	// Docker has created the network by now, so options and labels that the cluster cannot
+	// store are only withheld from other hosts.
 	if err := w.given.Check(); err != nil {
 		d.Logger.Warn("a docker network's options and labels are kept from the other hosts", "network", name, "err", err)
 		w.given = api.DockerSpec{Aux: w.given.Aux}
@@ -115,7 +115,7 @@ func (d *Driver) enter(ctx context.Context, id, name string, w wish) error {
 	}
 	d.unreserve(n.Subnet)
 	if !d.known.bind(id, n.ID, n.Subnet) {
-		return d.deleteLate(segment{n.ID, n.Subnet}) // Docker did not wait for us when it deleted it
+		return d.deleteLate(segment{n.ID, n.Subnet}) // Docker deleted it without waiting for us
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func readWish(req networkRequest) (wish, error) {
 	return w, err
 }
 
-// readAux reads the addresses that a network keeps from its containers.
+// readAux parses the addresses that a network withholds from its containers.
 func readAux(given map[string]string, subnet netip.Prefix, gateway netip.Addr) (map[string]netip.Addr, error) {
 	if len(given) == 0 {
 		return nil, nil
@@ -170,7 +170,7 @@ func readAux(given map[string]string, subnet netip.Prefix, gateway netip.Addr) (
 	return aux, api.DockerSpec{Aux: aux}.Check()
 }
 
-// checkAux refuses what no container can have anyway.
+// checkAux rejects addresses that no container can have anyway.
 func checkAux(addr netip.Addr, subnet netip.Prefix) error {
 	switch {
 	case !subnet.Contains(addr):
@@ -183,16 +183,16 @@ func checkAux(addr netip.Addr, subnet netip.Prefix) error {
 
 type gatewayQuestion struct{ Options map[string]json.RawMessage }
 
-// gatewaySkips says for which family Docker need not choose a gateway.
+// gatewaySkips tells Docker for which address families it need not choose a gateway.
 type gatewaySkips struct{ SkipIPv4, SkipIPv6 bool }
 
-// gatewayCheck: every network has a gateway, and that is IPv4. A network that could have
-// none is refused before Docker asks for a subnet.
+// gatewayCheck tells Docker that every network has an IPv4 gateway and no IPv6 gateway. It
+// rejects unsupported kinds of networks before Docker requests a subnet.
 func gatewayCheck(_ context.Context, req gatewayQuestion) (gatewaySkips, error) {
 	return gatewaySkips{SkipIPv6: true}, checkKind(req.Options)
 }
 
-// checkKind refuses what no network can be.
+// checkKind rejects unsupported kinds of networks.
 func checkKind(options map[string]json.RawMessage) error {
 	switch {
 	case string(options[optionIPv4]) == "false":
@@ -205,11 +205,11 @@ func checkKind(options map[string]json.RawMessage) error {
 
 type networkRef struct{ NetworkID string }
 
-// deleteNetwork takes a network out of the cluster, when a user removes the
-// Docker network with which it was made. Docker goes on when this fails, and tells
-// nobody why but its log: the Docker network then comes back, since the network is
-// still there. So does that of a network which nobody made through Docker: a
-// docker system prune on one host is not meant for all.
+// deleteNetwork removes a network from the cluster when a user removes the Docker network
+// that created it. Docker proceeds even if this fails, and only logs the error. In that
+// case the Docker network comes back, because the network still exists. The Docker network
+// of a network that was not created through Docker also comes back, because a docker
+// system prune on one host must not affect all hosts.
 func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, error) {
 	if _, known := d.known.network(req.NetworkID); !known && !d.known.isRemoving(req.NetworkID) {
 		d.learn(ctx, req.NetworkID)
@@ -227,8 +227,8 @@ func (d *Driver) deleteNetwork(ctx context.Context, req networkRef) (empty, erro
 	return empty{}, d.deleteFromCluster(ctx, s)
 }
 
-// deleteFromCluster deletes a network with what is kept on it; one that is gone is
-// no error.
+// deleteFromCluster deletes a network and the kept endpoints on it. It succeeds if the
+// network is gone.
 func (d *Driver) deleteFromCluster(ctx context.Context, s segment) error {
 	if err := d.releaseKept(ctx, s); err != nil {
 		return err
@@ -240,9 +240,9 @@ func (d *Driver) deleteFromCluster(ctx context.Context, s segment) error {
 	return nil
 }
 
-// learn waits for what may be found out about a Docker network that is not known:
-// it is just being entered in the cluster, or Docker's list has not been read yet
-// in this life of the agent.
+// learn waits until more may be known about an unknown Docker network. Either the network
+// is just being entered in the cluster, or Docker's list has not been read since the agent
+// started.
 func (d *Driver) learn(ctx context.Context, id string) {
 	if entered := d.known.entered(id); entered != nil {
 		select {
@@ -258,7 +258,7 @@ func (d *Driver) learn(ctx context.Context, id string) {
 	defer wait.Stop()
 	select {
 	case <-d.known.compared:
-	case <-wait.C: // a dockerd that starts deletes what it had not finished to delete, and has no list yet
+	case <-wait.C: // a starting dockerd first finishes old deletions, and answers no list until then
 	case <-ctx.Done():
 	}
 }
@@ -266,8 +266,8 @@ func (d *Driver) learn(ctx context.Context, id string) {
 // learnTime bounds the wait for Docker's list.
 const learnTime = 2 * time.Second
 
-// deleteLate deletes a network whose Docker network was deleted while it was being
-// made, unless another Docker network stands for it by now.
+// deleteLate deletes a network whose Docker network was deleted during its creation,
+// unless another Docker network stands for it by now.
 func (d *Driver) deleteLate(s segment) error {
 	defer d.soon()
 	end, ok := d.known.deletesLate(s)
@@ -280,15 +280,15 @@ func (d *Driver) deleteLate(s segment) error {
 	return d.deleteFromCluster(ctx, s)
 }
 
-// lookForNames has the networks compared while one waits for its name: Docker's event,
-// which tells it sooner, may be held up.
+// lookForNames schedules a comparison if a network waits for its name. Docker's event
+// usually delivers the name sooner but may be delayed.
 func (d *Driver) lookForNames() {
 	if d.known.waiting() {
 		d.soon()
 	}
 }
 
-// soon has the networks compared.
+// soon schedules a comparison of the networks.
 func (d *Driver) soon() {
 	select {
 	case d.kick <- struct{}{}:

@@ -13,19 +13,19 @@ import (
 	"github.com/socketplane/socketplane/agent/docker"
 )
 
-// An option that is accepted and then ignored deceives whoever gave it: -o
-// encrypted=true would not encrypt. So each is honoured, or refused by its name.
-// docs/docker.md has the table.
+// An option that is accepted and then ignored deceives its user: -o encrypted=true would
+// not encrypt. So the driver honours each option or rejects it by name. docs/docker.md has
+// the table.
 
-// dockersPrefix begins the options of Docker's own drivers, and those that Docker
-// itself adds to a request.
+// dockersPrefix is the prefix of the options of Docker's own drivers and of those that
+// Docker adds to a request.
 const dockersPrefix = "com.docker.network."
 
-// optionMTU is what Docker's own drivers take for the MTU of a network.
+// optionMTU is the option of Docker's own drivers for the MTU of a network.
 const optionMTU = dockersPrefix + "driver.mtu"
 
-// checkNetworkOptions refuses what docker network create -o gave and the driver
-// does not honour. generic is all of it; Docker adds nothing there.
+// checkNetworkOptions rejects options of docker network create -o that the driver does not
+// honour. generic contains only these options; Docker adds none.
 func (d *Driver) checkNetworkOptions(ctx context.Context, generic map[string]any) error {
 	for _, key := range slices.Sorted(maps.Keys(generic)) {
 		switch key {
@@ -44,8 +44,8 @@ func (d *Driver) checkNetworkOptions(ctx context.Context, generic map[string]any
 	return nil
 }
 
-// honoured gives those of a network's options that the driver here takes from Docker.
-// Another host may have written others: it runs another release, or had another MTU.
+// honoured returns the options that this driver honours. It drops options of another host
+// that are invalid here, because that host runs another release or had another MTU.
 func (d *Driver) honoured(ctx context.Context, network string, options map[string]string) (map[string]string, error) {
 	taken := map[string]string{}
 	for key, value := range options {
@@ -62,8 +62,8 @@ func (d *Driver) honoured(ctx context.Context, network string, options map[strin
 	return taken, nil
 }
 
-// checkMTU accepts the MTU that a network has anyway. It follows from the hosts'
-// interfaces, and is the same on every host.
+// checkMTU accepts only the MTU that networks have anyway. It follows from the hosts'
+// interfaces and is the same on every host.
 func (d *Driver) checkMTU(ctx context.Context, value any) error {
 	said, _ := value.(string)
 	mtu, err := strconv.Atoi(said)
@@ -77,14 +77,14 @@ func (d *Driver) checkMTU(ctx context.Context, value any) error {
 	if len(networks) == 0 {
 		return api.Errorf(api.CodeInvalid, "option %s cannot be used: the MTU follows from the hosts' interfaces; leave it out", optionMTU)
 	}
-	if n := networks[0]; n.MTU != mtu { // it is the same on all
+	if n := networks[0]; n.MTU != mtu { // all networks have the same MTU
 		return api.Errorf(api.CodeInvalid, "option %s=%d cannot be used: the MTU is %d on every network, as the hosts' interfaces allow; leave it out", optionMTU, mtu, n.MTU)
 	}
 	return nil
 }
 
-// checkPoolOptions refuses --ipam-opt: Docker passes on what a user gave, and adds
-// nothing.
+// checkPoolOptions rejects --ipam-opt. options contains only what the user gave; Docker
+// adds none.
 func checkPoolOptions(options map[string]string) error {
 	if keys := slices.Sorted(maps.Keys(options)); len(keys) > 0 {
 		return unknownOption("--ipam-opt", keys[0])
@@ -92,29 +92,30 @@ func checkPoolOptions(options map[string]string) error {
 	return nil
 }
 
-// Options of an endpoint that are Docker's, although their values are strings.
+// dockersEndpointOptions are endpoint options of Docker's own whose values are strings,
+// like a user's.
 var dockersEndpointOptions = map[string]bool{
 	dockersPrefix + "endpoint.macaddress": true, // the interface's, in base64
-	dockersPrefix + "endpoint.sysctls":    true, // Docker sets them itself, whatever the driver
+	dockersPrefix + "endpoint.sysctls":    true, // Docker applies them itself with any driver
 }
 
-// Options of an endpoint that are ours. Docker keeps one value for each key, so the
-// addresses are one text, with commas or spaces between them.
+// Endpoint options of this driver. Docker keeps one value per key, so the addresses are
+// one string, separated by commas or spaces.
 const (
 	optionAllow      = docker.DriverName + ".allow-address"
 	optionForwarding = docker.DriverName + ".forwarding"
 )
 
-// endpointWish is what the options of an endpoint ask for.
+// endpointWish contains the parsed options of an endpoint.
 type endpointWish struct {
 	allow      []string
 	forwarding bool
 }
 
-// endpointOptions reads what docker network connect --driver-opt gave, and run
-// --network name=...,driver-opt=..., and refuses what it does not know. Docker adds
-// options of its own to the same map. A user's values are strings; Docker's are
-// lists and numbers, and pass, also those that only a later Docker has.
+// endpointOptions parses the options of docker network connect --driver-opt and of run
+// --network name=...,driver-opt=..., and rejects unknown ones. Docker adds its own options
+// to the same map. A user's values are strings. Docker's are lists and numbers; they pass,
+// including those of future Docker versions.
 func endpointOptions(options map[string]json.RawMessage) (w endpointWish, err error) {
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		users := bytes.HasPrefix(bytes.TrimSpace(options[key]), []byte(`"`))

@@ -13,23 +13,25 @@ import (
 )
 
 const (
-	// owedEvery paces the tries to release what Docker gave back in vain.
+	// owedEvery is the interval between attempts to release an endpoint that Docker has
+	// given up.
 	owedEvery = time.Second
-	// owedFor is how long they go on. After that the sweep finds the endpoint.
+	// owedFor bounds the attempts. After that the sweep finds the endpoint.
 	owedFor = 2 * time.Minute
-	// owedAtOnce is how many are tried at one time. One try lasts seconds where the
-	// switch hangs.
+	// owedAtOnce bounds the number of concurrent attempts. One attempt takes seconds if
+	// the switch hangs.
 	owedAtOnce = 16
-	// owedMost bounds what is remembered.
+	// owedMost bounds the number of remembered endpoints.
 	owedMost = 4096
 )
 
-// owed are the endpoints whose end, or whose address, Docker gave up when the agent
-// could not take it: Docker warns of it in its log and never asks again. They go by their
-// ids, which Docker never uses twice; an address may be another's by then.
+// owed contains the endpoints that Docker deleted, or whose address it released, while the
+// agent could not do so. Docker only logs a warning and never asks again. The key is the
+// endpoint's id, which Docker never reuses; its address may belong to another endpoint by
+// then.
 type owed struct {
 	mu   sync.Mutex
-	all  map[string]time.Time // endpoint's id -> until when it is tried
+	all  map[string]time.Time // endpoint id -> end of the attempts
 	wake chan struct{}
 }
 
@@ -66,7 +68,7 @@ func (o *owed) list() map[string]time.Time {
 	return maps.Clone(o.all)
 }
 
-// payOwed releases what is owed, until ctx ends.
+// payOwed releases the owed endpoints until ctx ends.
 func (d *Driver) payOwed(ctx context.Context) {
 	tick := time.NewTicker(owedEvery)
 	defer tick.Stop()
@@ -107,7 +109,7 @@ func (d *Driver) pay(ctx context.Context, id string, until time.Time) {
 	d.owed.paid(id)
 }
 
-// final says whether asking again cannot help.
+// final reports whether a retry cannot succeed.
 func final(err error) bool {
 	switch api.CodeOf(err) {
 	case api.CodeInvalid, api.CodeNotFound:

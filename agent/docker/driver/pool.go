@@ -10,11 +10,13 @@ import (
 	"github.com/socketplane/socketplane/agent/docker"
 )
 
-// An IPAM pool is a network's subnet, and so is its id: subnets never overlap, and
-// the id means the same after every restart. Where docker network create was given an
-// --ip-range, that follows: Docker keeps the id, and so the range, for this host.
+// The subnet of a network is its IPAM pool and the id of the pool: subnets never overlap,
+// and the id stays valid across restarts. If docker network create was given an
+// --ip-range, the range follows the subnet in the id. Docker stores the id, and with it
+// the range, for this host.
 
-// parsePool reads a pool's id. The zero Prefix as range: the whole subnet.
+// parsePool parses a pool id. The range is the zero Prefix if the id has none: the whole
+// subnet.
 func parsePool(id string) (subnet, within netip.Prefix, err error) {
 	text, part, ranged := strings.Cut(id, ",")
 	if subnet, err = api.ParseSubnet(text); err == nil && ranged {
@@ -25,7 +27,7 @@ func parsePool(id string) (subnet, within netip.Prefix, err error) {
 
 type poolRequest struct {
 	Pool, SubPool string
-	Options       map[string]string // what --ipam-opt gave
+	Options       map[string]string // options of --ipam-opt
 	V6            bool
 }
 
@@ -34,8 +36,8 @@ type poolAnswer struct {
 	Data         map[string]string
 }
 
-// requestPool checks the subnet of a Docker network that is being made, or
-// chooses a free one, and reserves it. The network itself is made when its name is known.
+// requestPool checks the subnet of a Docker network that is being created, or selects a
+// free one, and reserves it. The network itself is created when its name is known.
 func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, error) {
 	switch {
 	case req.V6:
@@ -72,8 +74,9 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (poolAnswer, 
 			return poolAnswer{}, api.Errorf(api.CodeConflict,
 				"subnet %s is that of network %q, which Docker has on every host as %q; use that, or choose another subnet", subnet, n.ID, docker.NetworkName(n.ID))
 		default:
-			// Docker on this host is about to have it, or has it no more since a user
-			// has just removed it. It may be the same network: its name tells.
+			// Docker on this host does not have the network: it is about to get it, or a
+			// user has just removed it. The request may be for this same network; only its
+			// name will tell.
 			return answerPool(subnet, req.SubPool), nil
 		}
 	}
@@ -104,14 +107,14 @@ type addressAnswer struct {
 	Data    map[string]string
 }
 
-// Docker asks for a gateway's address in the words of its IPAM contract.
+// Docker's IPAM protocol uses this option and value to request the address of a gateway.
 const (
 	optionType  = "RequestAddressType"
 	typeGateway = "com.docker.network.gateway"
 )
 
-// requestAddress holds an address until its endpoint comes, or gives a network's
-// gateway, which is nobody's to hold.
+// requestAddress holds an address until its endpoint is created. For the gateway of a
+// network it only returns the address, because no endpoint can hold it.
 func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addressAnswer, error) {
 	subnet, within, err := parsePool(req.PoolID)
 	if err != nil {
@@ -132,10 +135,11 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		}
 		return answerAddress(gateway, subnet), nil
 	}
-	ip, _ := netip.ParseAddr(req.Address) // none: a dynamic one
+	ip, _ := netip.ParseAddr(req.Address) // invalid if no address is requested
 	if ip.IsValid() && d.reserved.has(subnet) && !d.known.anyAwaited(subnet) {
-		// Of a network that Docker makes, which no container can be on. The network's
-		// creation keeps the address.
+		// The address is an --aux-address of a network that Docker is creating, because no
+		// container can be on the network yet. The creation of the network reserves the
+		// address.
 		if err := checkAux(ip, subnet); err != nil {
 			return addressAnswer{}, err
 		}
@@ -156,8 +160,9 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		}
 		held, err = d.Service.Hold(ctx, ask)
 		if api.CodeOf(err) == api.CodeConflict && ip.IsValid() {
-			// Docker asks for such an address when it makes the network of one that is
-			// there. A container that asks for it is refused when its endpoint is made.
+			// Docker requests an --aux-address when it creates the Docker network of an
+			// existing network. A container that requests such an address is rejected when
+			// its endpoint is created.
 			if spec, specErr := d.Service.DockerSpec(ctx, network, subnet); specErr == nil && spec.Keeps(ip) {
 				held = api.Hold{}
 				return nil
@@ -166,7 +171,7 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 		if err != nil || subnet.Contains(held.IP) {
 			return err
 		}
-		// The network went and came again, with another subnet.
+		// The network was deleted and created again with another subnet.
 		return errors.Join(api.Errorf(api.CodeNotFound, "network %q has not subnet %s any more", network, subnet), d.Service.Unhold(ctx, network, held.IP.String()))
 	})
 	if err != nil {
@@ -175,7 +180,7 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 	if !held.IP.IsValid() {
 		return answerAddress(ip, subnet), nil
 	}
-	if ctx.Err() != nil { // Docker has given up, and gives nothing back
+	if ctx.Err() != nil { // Docker has given up and will not release the address
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		return addressAnswer{}, errors.Join(errLate, d.Service.Unhold(ctx, held.Network, held.IP.String()))
@@ -186,8 +191,8 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (addres
 	return answerAddress(held.IP, subnet), nil
 }
 
-// checkGateway refuses what can be no host's address. Docker has printed the
-// network's id by the time the cluster would refuse it.
+// checkGateway rejects addresses that no host can have. The cluster would reject them only
+// after Docker has printed the network's id.
 func checkGateway(gateway netip.Addr, subnet netip.Prefix) error {
 	switch {
 	case !subnet.Contains(gateway):
@@ -204,9 +209,9 @@ func answerAddress(addr netip.Addr, subnet netip.Prefix) addressAnswer {
 	return addressAnswer{Address: netip.PrefixFrom(addr, subnet.Bits()).String(), Data: map[string]string{}}
 }
 
-// onNetwork calls f with the network that has a subnet. One that Docker has just
-// made is not in the cluster yet: it is waited for. A name from memory that turns
-// out to be of old is looked up once more.
+// onNetwork calls f with the network that has a subnet. It waits for a network that Docker
+// has just created and that is not in the cluster yet. If a remembered name is outdated,
+// it looks the name up once more.
 func (d *Driver) onNetwork(ctx context.Context, subnet netip.Prefix, f func(network string) error) error {
 	if name, ok := d.known.pool(subnet); ok {
 		err := f(name)
@@ -238,9 +243,10 @@ func (d *Driver) onNetwork(ctx context.Context, subnet netip.Prefix, f func(netw
 
 type addressRelease struct{ PoolID, Address string }
 
-// releaseAddress gives an address back: that of an endpoint that Docker has
-// deleted, or one that no endpoint came for. Not that of an endpoint in the
-// making: another container asked for the same address, and lost.
+// releaseAddress releases the address of an endpoint that Docker has deleted, or an
+// address that no endpoint used. It skips an endpoint that Docker is still creating,
+// because then the release comes from another container that requested the same address
+// and failed to get it.
 func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty, error) {
 	subnet, _, err := parsePool(req.PoolID)
 	if err != nil {
@@ -259,13 +265,13 @@ func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty,
 			continue
 		}
 		if d.owed.has(e.ID) {
-			return empty{}, nil // it is on its way
+			return empty{}, nil // its release is under way
 		}
 		if e.Attached || d.known.inTheMaking(e.ID) {
 			continue
 		}
 		if d.kept.end(e.ID) {
-			return empty{}, nil // the container may be stopped only
+			return empty{}, nil // the container may only be stopped
 		}
 		err := d.Service.Release(ctx, e.ID)
 		if err != nil && !final(err) {
@@ -276,7 +282,7 @@ func (d *Driver) releaseAddress(ctx context.Context, req addressRelease) (empty,
 	d.kept.unasked(netip.PrefixFrom(ip, subnet.Bits()))
 	network, ok := d.known.pool(subnet)
 	if !ok {
-		return empty{}, nil // a network that went: its addresses went with it
+		return empty{}, nil // the network is deleted, and its addresses with it
 	}
 	return empty{}, d.Service.Unhold(ctx, network, ip.String())
 }

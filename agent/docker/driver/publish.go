@@ -17,17 +17,16 @@ type publishRequest struct {
 	Options map[string]json.RawMessage
 }
 
-// optionPortMap is where Docker says which ports to publish.
+// optionPortMap is the option that contains the ports to publish.
 const optionPortMap = "com.docker.network.portmap"
 
-// binding is one published port in Docker's words (libnetwork,
-// types.PortBinding).
+// binding is one published port as Docker encodes it (libnetwork, types.PortBinding).
 type binding struct {
-	Proto       uint8  // IANA's number
+	Proto       uint8  // IANA protocol number
 	Port        uint16 // of the container
 	HostIP      string
 	HostPort    uint16 // 0: any
-	HostPortEnd uint16 // the last of the ports that may be chosen from; 0: HostPort
+	HostPortEnd uint16 // last port of the range to select from; 0: HostPort
 }
 
 func (b binding) mapping() (api.PortMapping, error) {
@@ -51,15 +50,15 @@ func (b binding) mapping() (api.PortMapping, error) {
 	return m, nil
 }
 
-// isIPv6 says whether a binding is to an IPv6 address of the host.
+// isIPv6 reports whether a binding is to an IPv6 address of the host.
 func (b binding) isIPv6() bool {
 	ip, err := netip.ParseAddr(b.HostIP)
 	return err == nil && ip.Unmap().Is6()
 }
 
-// onlyIPv4 leaves out the IPv6 half of what is published on both families: Docker
-// versions that listen on both say so in two bindings. One that is IPv6 alone cannot
-// be had. To publish it on IPv4 instead would open what nobody asked to open.
+// onlyIPv4 drops the IPv6 binding of a port that is published on both families: some
+// Docker versions send two bindings for it. It fails for a port that is published on IPv6
+// alone. Publishing that port on IPv4 instead would open what no one asked to open.
 func onlyIPv4(bindings []binding) ([]binding, error) {
 	var list []binding
 	for _, b := range bindings {
@@ -79,9 +78,9 @@ func onlyIPv4(bindings []binding) ([]binding, error) {
 	return list, nil
 }
 
-// publish publishes the ports of an endpoint, one after the other where there is
-// a range to choose from. Docker 28 and newer ask for the same again when the
-// container's networks change: a port that was chosen then stays.
+// publish publishes the ports of an endpoint. For a range, it tries one port after the
+// other. Docker 28 and newer repeat the call when the networks of the container change. In
+// that case publish keeps the ports that it selected before.
 func (d *Driver) publish(ctx context.Context, req publishRequest) (empty, error) {
 	raw, ok := req.Options[optionPortMap]
 	if !ok {
@@ -132,18 +131,19 @@ func (d *Driver) publish(ctx context.Context, req publishRequest) (empty, error)
 	return empty{}, nil
 }
 
-// chosen are the ports that an endpoint has published. One that is not there has none.
+// chosen returns the ports that an endpoint has published. It returns none if the endpoint
+// does not exist.
 func (d *Driver) chosen(ctx context.Context, id string) []api.PortMapping {
 	e, err := d.Service.Endpoint(ctx, id)
 	if err != nil || e.ID != id {
-		return nil // what is wrong is told by publishing
+		return nil // Publish reports the error
 	}
 	return slices.Clone(e.Ports)
 }
 
 func (b binding) isRange() bool { return b.HostPort > 0 && b.HostPortEnd > b.HostPort }
 
-// covers says whether p is a choice that b allows; m is b as a mapping.
+// covers reports whether p is a choice that b allows. m is b as a mapping.
 func (b binding) covers(m, p api.PortMapping) bool {
 	anyOf := func(ip netip.Addr) netip.Addr {
 		if !ip.IsValid() {
@@ -155,7 +155,7 @@ func (b binding) covers(m, p api.PortMapping) bool {
 		b.HostPort <= p.HostPort && p.HostPort <= b.HostPortEnd
 }
 
-// publishOneOf adds the first port of a range that is free.
+// publishOneOf adds the first free port of a range.
 func (d *Driver) publishOneOf(ctx context.Context, id string, ports []api.PortMapping, b binding) ([]api.PortMapping, error) {
 	last := b.HostPortEnd
 	for port := uint32(b.HostPort); port <= uint32(last); port++ {
@@ -177,16 +177,16 @@ func (d *Driver) publishOneOf(ctx context.Context, id string, ports []api.PortMa
 
 type leaveRequest struct{ endpointRef }
 
-// leave takes back the ports of an endpoint whose container leaves it. Docker asks for
-// that before (RevokeExternalConnectivity), but not where it has found the container
-// running at its own start (live-restore).
+// leave withdraws the ports of an endpoint whose container leaves it. Docker calls
+// RevokeExternalConnectivity before, but not if dockerd found the container running at its
+// own start (live-restore).
 func (d *Driver) leave(ctx context.Context, req leaveRequest) (empty, error) {
 	d.takePortsBack(ctx, req.EndpointID)
 	return empty{}, nil
 }
 
-// takePortsBack takes back what an endpoint has published yet. Docker goes on whatever
-// comes of it, and the ports lead nowhere once the endpoint is detached.
+// takePortsBack withdraws the ports that an endpoint still publishes. Docker proceeds even
+// if this fails, and the ports lead nowhere once the endpoint is detached.
 func (d *Driver) takePortsBack(ctx context.Context, endpoint string) {
 	if len(d.chosen(ctx, endpoint)) == 0 {
 		return
@@ -196,7 +196,7 @@ func (d *Driver) takePortsBack(ctx context.Context, endpoint string) {
 	}
 }
 
-// unpublish takes them back; an endpoint that is gone has none.
+// unpublish withdraws the ports of an endpoint. It succeeds if the endpoint is gone.
 func (d *Driver) unpublish(ctx context.Context, req endpointRef) (empty, error) {
 	_, err := d.Service.Publish(ctx, req.EndpointID, nil)
 	if api.CodeOf(err) == api.CodeNotFound {

@@ -9,40 +9,39 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// registry is what is known of Docker's networks besides what Docker itself
-// tells: it is made anew from that after a restart.
+// registry holds what the driver knows about Docker's networks beyond Docker's own list.
+// It is rebuilt from that list after a restart.
 type registry struct {
 	mu       sync.Mutex
 	bound    map[string]segment       // Docker's id -> network of the cluster
-	pending  map[string]wish          // Docker's id -> made by a user, its name is not known yet
+	pending  map[string]wish          // Docker's id -> wish of a user's network whose name is not known yet
 	entering map[string]chan struct{} // Docker's id -> closed when the attempt to enter it in the cluster ends
-	removed  map[string]time.Time     // Docker's id -> when Docker deleted it; an id never comes again
+	removed  map[string]time.Time     // Docker's id -> when Docker deleted it; Docker never reuses an id
 	missing  map[string]time.Time     // Docker's id -> since when a bound network is not in Docker's list
-	removing map[string]bool          // Docker's ids that we have Docker remove
-	deleting map[string]int           // networks that are being deleted from the cluster, since Docker deletes theirs
-	making   *making                  // the Docker network that we are making; one at a time
-	users    map[string]expectation   // network -> a user's Docker network of it is in the making
+	removing map[string]bool          // Docker's ids that the driver has Docker remove
+	deleting map[string]int           // networks that are being deleted from the cluster because Docker deletes theirs
+	making   *making                  // the Docker network that the driver is creating; one at a time
+	users    map[string]expectation   // network -> its Docker network that a user is creating
 	pools    map[netip.Prefix]string  // subnet -> network, as last seen
-	unjoined map[string]bool          // endpoints in the making
+	unjoined map[string]bool          // endpoints that Docker is creating
 	changed  chan struct{}            // closed and replaced when bound grows
-	began    time.Time                // this life of the driver
-	compared chan struct{}            // closed when Docker's list has been read once
-	ended    chan struct{}            // closed and replaced when one of deleting ends
+	began    time.Time                // when this driver started
+	compared chan struct{}            // closed when Docker's list has been processed once
+	ended    chan struct{}            // closed and replaced when a deletion in deleting ends
 }
 
-// segment is a network of the cluster, as it was when a Docker network came to
-// stand for it.
+// segment is a network of the cluster as it was when a Docker network was bound to it.
 type segment struct {
 	network string
 	subnet  netip.Prefix
 }
 
-// wish is the network that a user's Docker network asks for.
+// wish is the network that a user's Docker network requests.
 type wish struct {
 	subnet  netip.Prefix
 	gateway netip.Addr
 	given   api.DockerSpec
-	until   time.Time // when Docker has long listed it, if it ever will
+	until   time.Time // when Docker must have listed it, if it ever will
 }
 
 func newRegistry() *registry {
@@ -54,8 +53,8 @@ func newRegistry() *registry {
 	}
 }
 
-// bind says which network a Docker network stands for. False: Docker has deleted
-// it meanwhile.
+// bind records which network a Docker network stands for. It returns false if Docker has
+// deleted the Docker network in the meantime.
 func (r *registry) bind(id, network string, subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -69,7 +68,8 @@ func (r *registry) bind(id, network string, subnet netip.Prefix) bool {
 	return true
 }
 
-// forget gives the network that a Docker network stood for; no name: none.
+// forget removes a Docker network from the registry and returns the network that it stood
+// for. The name is empty if there was none.
 func (r *registry) forget(id string) (network string, subnet netip.Prefix) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -91,8 +91,8 @@ func (r *registry) network(id string) (string, bool) {
 	return s.network, ok
 }
 
-// await says that a network waits for its name. It fails when another Docker network
-// has its subnet: both may have been allowed to ask for it at the same moment.
+// await records that a network waits for its name. It fails if another Docker network has
+// its subnet: both may have requested the subnet at the same moment.
 func (r *registry) await(id string, w wish) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -111,8 +111,9 @@ func (r *registry) await(id string, w wish) error {
 	return nil
 }
 
-// awaited gives what a network asks for that waits for its name. However long that
-// lasts: who tells the name may be held up, and the cluster may be away. See listed.
+// awaited returns the wish of a network that waits for its name. There is no time limit,
+// because the event with the name may be delayed and the cluster may be unavailable. See
+// listed.
 func (r *registry) awaited(id string) (wish, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -120,18 +121,18 @@ func (r *registry) awaited(id string) (wish, bool) {
 	return w, ok
 }
 
-// pendingTime is how long a network that is not in Docker's list keeps its subnet while
-// it waits for its name.
+// pendingTime is how long an unlisted network keeps its subnet while it waits for its
+// name.
 const pendingTime = 30 * time.Second
 
-// waiting says whether any network waits for its name.
+// waiting reports whether any network waits for its name.
 func (r *registry) waiting() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.pending) > 0
 }
 
-// anyAwaited says whether a network of a subnet waits for its name.
+// anyAwaited reports whether a network with this subnet waits for its name.
 func (r *registry) anyAwaited(subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,37 +144,37 @@ func (r *registry) anyAwaited(subnet netip.Prefix) bool {
 	return false
 }
 
-// begun says that Docker makes an endpoint; until it has joined a container, or
-// is deleted, it is in the making.
+// begun records that Docker is creating an endpoint. The creation ends when the endpoint
+// has joined a container or is deleted.
 func (r *registry) begun(endpoint string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unjoined[endpoint] = true
 }
 
-// settled says that an endpoint is not in the making any more.
+// settled records that Docker is no longer creating an endpoint.
 func (r *registry) settled(endpoint string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.unjoined, endpoint)
 }
 
-// inTheMaking says whether Docker makes an endpoint just now. Of those of an
-// earlier life of the agent it is not known: they count as left over.
+// inTheMaking reports whether Docker is creating an endpoint. It returns false for
+// endpoints from before a restart of the agent, so they count as leftovers.
 func (r *registry) inTheMaking(endpoint string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.unjoined[endpoint]
 }
 
-// allInTheMaking lists the endpoints that Docker makes just now.
+// allInTheMaking returns the endpoints that Docker is creating.
 func (r *registry) allInTheMaking() map[string]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.unjoined)
 }
 
-// has says whether Docker here has the network of a subnet.
+// has reports whether Docker on this host has the network of a subnet.
 func (r *registry) has(subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,7 +186,7 @@ func (r *registry) has(subnet netip.Prefix) bool {
 	return false
 }
 
-// pool gives the network that had a subnet when it was last seen.
+// pool returns the network that had a subnet when it was last seen.
 func (r *registry) pool(subnet netip.Prefix) (string, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -193,14 +194,14 @@ func (r *registry) pool(subnet netip.Prefix) (string, bool) {
 	return n, ok
 }
 
-// setPools takes what the cluster has.
+// setPools replaces the known networks of the cluster.
 func (r *registry) setPools(pools map[netip.Prefix]string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pools = pools
 }
 
-// grown gives a channel that is closed when another network is bound.
+// grown returns a channel that is closed when another network is bound.
 func (r *registry) grown() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()

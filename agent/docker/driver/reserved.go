@@ -11,29 +11,31 @@ import (
 	"github.com/socketplane/socketplane/agent/api"
 )
 
-// reserveTime is how long a subnet is kept for a network that Docker is making: more
-// than Docker needs to make it, and then to tell its name (pendingTime).
+// reserveTime is how long a subnet stays reserved for a network that Docker is creating.
+// It is longer than Docker needs to create the network and then to report its name
+// (pendingTime).
 const reserveTime = 2 * pendingTime
 
-// reserved are the subnets that the cluster keeps for the networks that Docker is
-// making here. Docker asks for a subnet first, and tells the network's name last.
+// reserved contains the subnets that the cluster reserves for the networks that Docker is
+// creating on this host. Docker requests the subnet first and reports the network's name
+// last.
 type reserved struct {
-	calls chan struct{} // holds a token while the cluster is asked: what it has and what is known here must agree
+	calls chan struct{} // holds a token during a call to the cluster, so that its reservations and ours agree
 
 	mu      sync.Mutex
 	until   map[netip.Prefix]time.Time
-	freed   map[netip.Prefix]int // how often Docker will yet give back the subnet of a network that it deletes
-	changed bool                 // the cluster may keep more than is known here
+	freed   map[netip.Prefix]int // releases to expect from Docker for the subnets of networks that it deletes
+	changed bool                 // the cluster may reserve more than until contains
 }
 
 func newReserved() *reserved {
 	return &reserved{
 		calls: make(chan struct{}, 1), until: map[netip.Prefix]time.Time{}, freed: map[netip.Prefix]int{},
-		changed: true, // by an earlier life
+		changed: true, // by an earlier instance
 	}
 }
 
-// lock waits until nobody else asks the cluster.
+// lock waits until no other goroutine calls the cluster.
 func (r *reserved) lock(ctx context.Context) (unlock func(), err error) {
 	select {
 	case r.calls <- struct{}{}:
@@ -43,7 +45,8 @@ func (r *reserved) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// reserve keeps a subnet, or any that is free, for the network that Docker makes.
+// reserve reserves a subnet for a network that Docker is creating. With the zero Prefix it
+// selects a free one.
 func (d *Driver) reserve(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
 	r := d.reserved
 	unlock, err := r.lock(ctx)
@@ -55,15 +58,15 @@ func (d *Driver) reserve(ctx context.Context, subnet netip.Prefix) (netip.Prefix
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
-		r.changed = true // an answer may have been lost
+		r.changed = true // the response may have been lost
 		return netip.Prefix{}, err
 	}
 	r.until[got] = time.Now().Add(reserveTime)
 	return got, nil
 }
 
-// has says whether a subnet is reserved for a network that Docker makes and that is not
-// in the cluster yet.
+// has reports whether a subnet is reserved for a network that Docker is creating and that
+// is not in the cluster yet.
 func (r *reserved) has(subnet netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -71,7 +74,7 @@ func (r *reserved) has(subnet netip.Prefix) bool {
 	return ok
 }
 
-// unreserve gives a subnet up, the next time that networks are compared.
+// unreserve releases a subnet at the next comparison of the networks.
 func (d *Driver) unreserve(subnet netip.Prefix) {
 	d.reserved.mu.Lock()
 	defer d.reserved.mu.Unlock()
@@ -79,7 +82,7 @@ func (d *Driver) unreserve(subnet netip.Prefix) {
 	d.reserved.changed = true
 }
 
-// keepReserved has the cluster keep what is known here, and nothing else.
+// keepReserved makes the cluster's reservations for this host match those in until.
 func (d *Driver) keepReserved(ctx context.Context) error {
 	r := d.reserved
 	unlock, err := r.lock(ctx)
@@ -96,7 +99,7 @@ func (d *Driver) keepReserved(ctx context.Context) error {
 		}
 	}
 	changed, keep := r.changed, slices.Collect(maps.Keys(r.until))
-	r.changed = false // what changes from now on is for the next time
+	r.changed = false // later changes are for the next call
 	r.mu.Unlock()
 	if !changed {
 		return nil
@@ -112,13 +115,13 @@ func (d *Driver) keepReserved(ctx context.Context) error {
 
 type poolRelease struct{ PoolID string }
 
-// releasePool gives up the subnet of a network that Docker could not make. Docker
-// calls it as well for each network that it has deleted, whose subnet may be
-// reserved for another by then.
+// releasePool releases the subnet of a network that Docker could not create. Docker also
+// calls it for each network that it has deleted. The subnet may be reserved for another
+// network by then.
 func (d *Driver) releasePool(_ context.Context, req poolRelease) (empty, error) {
 	subnet, _, err := parsePool(req.PoolID)
 	if err != nil {
-		return empty{}, nil // nothing is kept under it
+		return empty{}, nil // an invalid id has no reservation
 	}
 	d.reserved.mu.Lock()
 	of := d.reserved.freed[subnet] > 0
@@ -137,7 +140,7 @@ func (d *Driver) releasePool(_ context.Context, req poolRelease) (empty, error) 
 	return empty{}, nil
 }
 
-// frees says that Docker deletes a network with a subnet, and will give it back.
+// frees records that Docker deletes a network with this subnet and will release it.
 func (r *reserved) frees(subnet netip.Prefix) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

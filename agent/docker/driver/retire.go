@@ -12,11 +12,10 @@ import (
 	"github.com/socketplane/socketplane/agent/unixsocket"
 )
 
-// Retire removes Docker's networks of our driver from the dockerd at host and gives
-// their names. The agent must not run: it would make them again. In its place the
-// plugin's socket is answered as long as it takes, since dockerd asks the driver,
-// and waits for it, before it forgets a network. Containers that are on one are
-// disconnected from it.
+// Retire removes the Docker networks of this driver from the dockerd at host and returns
+// their names. It disconnects containers from them first. The agent must not run, because
+// it would create them again. Before dockerd removes a network, it calls the driver and
+// waits for it. So Retire serves the plugin's socket in place of the agent while it works.
 func Retire(ctx context.Context, host, socket string) (removed []string, err error) {
 	engine, err := docker.Dial(host)
 	if err != nil {
@@ -62,7 +61,8 @@ func Retire(ctx context.Context, host, socket string) (removed []string, err err
 	return removed, nil
 }
 
-// standIn answers every call of dockerd with success until stop is called.
+// standIn answers every call of dockerd with success until stop is called. It fails if an
+// agent serves the socket.
 func standIn(socket string) (stop func(), err error) {
 	l, err := unixsocket.Listen(socket, unixsocket.KeepGroup)
 	if errors.Is(err, unixsocket.ErrAnswers) {

@@ -15,19 +15,22 @@ import (
 )
 
 const (
-	// syncEvery is how often the networks are compared when nothing seems to change.
+	// syncEvery is the interval of comparisons while nothing seems to change.
 	syncEvery = 30 * time.Second
-	// syncRetry paces comparisons while something fails.
+	// syncRetry is the interval of comparisons while something fails.
 	syncRetry = time.Second
-	// syncTimeout bounds one comparison; making a network calls us back.
+	// syncTimeout bounds one comparison, including Docker's calls to the driver for the
+	// networks that it creates.
 	syncTimeout = 30 * time.Second
-	// youth is how long before the driver's life a Docker network of a user's may have
-	// been made that has yet to enter the cluster, see young.
+	// youth is the longest time between the creation of a user's Docker network and the
+	// start of this driver after which the network may still have to enter the cluster,
+	// see young.
 	youth = 30 * time.Second
 )
 
-// Run keeps one Docker network for each network of the cluster, and tells the
-// agent whose containers have joined, until ctx ends; then it gives nil.
+// Run keeps one Docker network for each network of the cluster, and describes joined
+// containers to the agent. It returns nil when ctx ends, or an error if the Docker address
+// is invalid.
 func (d *Driver) Run(ctx context.Context) error {
 	engine, err := docker.Dial(d.Docker)
 	if err != nil {
@@ -38,7 +41,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow is Run with a dockerd.
+// follow is Run with a connected engine.
 func (d *Driver) follow(ctx context.Context, engine *docker.Engine) {
 	var beside sync.WaitGroup
 	beside.Go(func() { d.describe(ctx, engine) })
@@ -58,14 +61,14 @@ func (d *Driver) follow(ctx context.Context, engine *docker.Engine) {
 			d.Logger.Info("docker's networks are as they should be")
 			said = ""
 		}
-		if d.known.waiting() { // Docker's list tells its name as well as the event
+		if d.known.waiting() { // Docker's list has the name as well as the event
 			wait = syncRetry
 		}
 		d.await(ctx, wait)
 	}
 }
 
-// await waits for a reason to compare.
+// await waits for a reason to compare the networks.
 func (d *Driver) await(ctx context.Context, wait time.Duration) {
 	t := time.NewTimer(wait)
 	defer t.Stop()
@@ -77,11 +80,11 @@ func (d *Driver) await(ctx context.Context, wait time.Duration) {
 	}
 }
 
-// sync makes Docker's networks those of the cluster, once.
+// sync makes Docker's networks match those of the cluster, once.
 func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	errs := []error{d.keepReserved(ctx)} // first: Docker may not answer
+	errs := []error{d.keepReserved(ctx)} // first, because Docker may not answer
 	asked := time.Now()
 	there, err := engine.Networks(ctx)
 	if err != nil {
@@ -92,9 +95,9 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		ids[dn.ID] = true
 	}
 	d.known.listed(ids, asked)
-	// Should Docker have two of one network, a user's stays, and the older one.
+	// If Docker has two networks for one of ours, keep a user's, or else the older one.
 	slices.SortFunc(there, func(a, b docker.Network) int {
-		if a.ByAgent() != b.ByAgent() { // a user goes by the id of his own
+		if a.ByAgent() != b.ByAgent() { // its user may refer to it by id
 			if a.ByAgent() {
 				return 1
 			}
@@ -102,8 +105,8 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 		}
 		return a.Created.Compare(b.Created)
 	})
-	// The cluster is read after Docker: what a user makes through Docker is in the
-	// cluster by the time it is in Docker's list, or it still waits for its name.
+	// Read the cluster after Docker. A network that a user creates through Docker is then
+	// in the cluster by the time it is in Docker's list, or it still waits for its name.
 	networks, err := d.Service.Networks(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
@@ -157,16 +160,16 @@ func (d *Driver) sync(ctx context.Context, engine *docker.Engine) error {
 	return errors.Join(errs...)
 }
 
-// standsFor says whether a Docker network is that of a network with the same
-// subnet: it names it, or is called like it. Another host may have taken the
-// subnet in the moment in which a user's Docker network waited for its name.
+// standsFor reports whether a Docker network is that of n, which has the same subnet: its
+// option or its name refers to n. Another host may have taken the subnet while a user's
+// Docker network waited for its name.
 func standsFor(dn docker.Network, n api.Network) bool {
 	return dn.StandsFor() == n.ID
 }
 
-// make makes the Docker network of a network of the cluster. Docker may delete it
-// before we have its answer: to take back what it could not write down, or for a user
-// who has seen it in the list. The answer tells which it was.
+// make creates the Docker network of a network of the cluster. Docker may delete it before
+// it answers, either as a rollback of a failed write or for a user who has seen it in the
+// list. The answer shows which of the two it was.
 func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network) error {
 	spec, err := d.spec(ctx, n)
 	if err != nil {
@@ -184,8 +187,9 @@ func (d *Driver) make(ctx context.Context, engine *docker.Engine, n api.Network)
 	return nil
 }
 
-// spec is what Docker is asked for: the options and labels that Docker's user gave the
-// network on some host, so that Compose takes it for its own here as well.
+// spec returns the Docker network to create. It has the options and labels that a Docker
+// user gave the network on some host, so that Compose accepts it as its own on this host
+// too.
 func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, error) {
 	spec := docker.NetworkSpec{
 		Name: docker.NetworkName(n.ID), Driver: docker.DriverName, Subnet: n.Subnet, Gateway: n.Gateway,
@@ -196,8 +200,8 @@ func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, e
 		if err != nil {
 			return spec, err
 		}
-		// Its name says which network it is, unless Docker's user said so. Compose
-		// refuses a network with an option that its file does not have.
+		// The Docker name identifies the network, so the option is needed only if the user
+		// set it. Compose rejects a network with an option that is not in its file.
 		name, asked := given.Options[docker.OptionNetwork]
 		if spec.Options, err = d.honoured(ctx, n.ID, given.Options); err != nil {
 			return spec, err
@@ -212,11 +216,11 @@ func (d *Driver) spec(ctx context.Context, n api.Network) (docker.NetworkSpec, e
 	return spec, nil
 }
 
-// stranger deals with a Docker network that no network of the cluster has: a user
-// has just made it, or its network is gone.
+// stranger handles a Docker network that matches no network of the cluster. Either a user
+// has just created it, or its network is gone.
 func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.Network) error {
 	w, awaited := d.known.awaited(dn.ID)
-	_, bound := d.known.network(dn.ID) // it was in the cluster, and is not any more
+	_, bound := d.known.network(dn.ID) // it was in the cluster and no longer is
 	if !awaited && !bound && !dn.ByAgent() && dn.Options[docker.OptionNetwork] == "" && d.known.young(dn.Created) {
 		w, awaited = wish{subnet: dn.Subnet, gateway: dn.Gateway}, true
 	}
@@ -224,16 +228,16 @@ func (d *Driver) stranger(ctx context.Context, engine *docker.Engine, dn docker.
 		return d.named(ctx, engine, dn, w)
 	}
 	name := dn.StandsFor()
-	// A record that cannot be read is no network that is gone.
+	// An unreadable record does not mean that the network is gone.
 	if n, err := d.Service.Network(ctx, name); err == nil && n.Subnet == dn.Subnet || err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return err
 	}
 	return d.remove(ctx, engine, dn, name)
 }
 
-// remove takes one of Docker's networks away, and nothing with it.
+// remove removes one of Docker's networks and leaves the network of the cluster alone.
 func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Network, network string) error {
-	bound, _ := d.known.forget(dn.ID) // or our own driver would take Docker's call for a user's
+	bound, _ := d.known.forget(dn.ID) // otherwise the driver would take Docker's call for a user's
 	defer d.known.removes(dn.ID)()
 	if err := engine.RemoveNetwork(ctx, dn.ID); err != nil {
 		if bound != "" {
@@ -245,8 +249,8 @@ func (d *Driver) remove(ctx context.Context, engine *docker.Engine, dn docker.Ne
 	return nil
 }
 
-// named puts a user's Docker network into the cluster, now that its name is
-// known. One that cannot be is taken out of Docker again.
+// named enters a user's Docker network in the cluster, now that its name is known. If the
+// cluster rejects the network, named removes it from Docker.
 func (d *Driver) named(ctx context.Context, engine *docker.Engine, dn docker.Network, w wish) error {
 	id, network := dn.ID, docker.ClusterName(dn.Name)
 	w.given = api.DockerSpec{Options: dn.Options, Labels: dn.Labels, Aux: dn.Aux}
@@ -254,7 +258,7 @@ func (d *Driver) named(ctx context.Context, engine *docker.Engine, dn docker.Net
 	if err != nil || !ok {
 		return err
 	}
-	d.known.expect(network, id) // Docker's list may have been read before it was in it
+	d.known.expect(network, id) // Docker may have sent its list before it contained the network
 	err = d.enter(ctx, id, network, w)
 	entered()
 	switch api.CodeOf(err) {

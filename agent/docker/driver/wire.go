@@ -18,31 +18,31 @@ import (
 )
 
 const (
-	// maxBody bounds a call of dockerd, in bytes: a network's options and a
-	// thousand published ports are below it.
+	// maxBody bounds a call of dockerd, in bytes. The options of a network and a thousand
+	// published ports fit in it.
 	maxBody = 1 << 20
-	// callTimeout bounds a call: dockerd holds a lock of the network meanwhile.
+	// callTimeout bounds a call, because dockerd holds a lock of the network during it.
 	callTimeout = 4500 * time.Millisecond
-	// lastWords is how long a call whose time is over may take to say why it
-	// failed. Then dockerd is answered all the same.
+	// lastWords is how long a call may take after its timeout to report why it failed.
+	// After that the driver answers dockerd without it.
 	lastWords = 300 * time.Millisecond
-	// contentType is what dockerd's plugin protocol speaks (docker/cli,
+	// contentType is the content type of dockerd's plugin protocol (docker/cli,
 	// docs/extend/plugin_api.md).
 	contentType = "application/vnd.docker.plugins.v1.1+json"
 )
 
-// anything is a request of which nothing is looked at; it may be empty.
+// anything is a request whose content is ignored. It may be empty.
 type anything struct{}
 
-// failure carries a sentence to dockerd. The network driver's key is Err, the
-// IPAM driver's is Error.
+// failure is an error response to dockerd. The network driver uses the key Err, and the
+// IPAM driver uses Error.
 type failure struct {
 	Err   string
 	Error string
 }
 
-// serve decodes a call, runs it, and answers within callTimeout and lastWords.
-// dockerd adds fields with its versions: unknown ones are passed over.
+// serve decodes a call, runs it, and answers within callTimeout and lastWords. It ignores
+// unknown fields, because new versions of dockerd add some.
 func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
@@ -51,7 +51,7 @@ func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, erro
 		var req Req
 		err := decode(http.MaxBytesReader(w, r.Body, maxBody), &req)
 		switch any(req).(type) {
-		case anything, leaveRequest: // there is nothing that Docker would do otherwise
+		case anything, leaveRequest: // an empty body does not matter to these
 			if errors.Is(err, errEmpty) {
 				err = nil
 			}
@@ -69,25 +69,25 @@ func serve[Req, Resp any](d *Driver, call func(context.Context, Req) (Resp, erro
 	})
 }
 
-// errLate is what dockerd is told of a call that goes on without it.
+// errLate is the error for a call that continues after dockerd has been answered.
 var errLate = api.Errorf(api.CodeUnavailable, "%s; what it changed for the container is undone; see: socketplane agent status", docker.LateCall)
 
-// outcome is how a call ended.
+// outcome is the result of a call.
 type outcome[Resp any] struct {
 	resp     Resp
 	err      error
-	panicked string // with its stack
+	panicked string // value and stack of the panic
 }
 
-// bounded runs a call, and returns soon after ctx has ended, also when the call
-// has not: to take back what it had begun may last longer than dockerd may wait.
-// It then ends by itself, having no time left for anything new.
+// bounded runs a call and returns at most lastWords after ctx ends, even if the call has
+// not returned. A rollback may take longer than dockerd may wait. The call then ends on
+// its own, since ctx leaves it no time for anything new.
 func bounded[Resp any](ctx context.Context, logger *slog.Logger, call func() (Resp, error)) (Resp, error) {
 	done := make(chan outcome[Resp], 1)
 	go func() {
 		var o outcome[Resp]
 		defer func() {
-			if p := recover(); p != nil { // the server expects it in its own goroutine
+			if p := recover(); p != nil { // the HTTP server recovers only its own goroutine
 				o.panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
 			}
 			done <- o
@@ -127,12 +127,12 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // dockerd has gone if this fails
 }
 
-// errEmpty: dockerd makes a call again whose connection broke while it was under
-// way, and then sends nothing with it (docker 20.10, pkg/plugins/client.go: the
-// body has been read). What was asked for is not known any more.
+// errEmpty rejects a call without a body. If the connection breaks during a call, dockerd
+// repeats the call but sends no body, because it has been read already (docker 20.10,
+// pkg/plugins/client.go). The content of the call is lost.
 var errEmpty = api.Errorf(api.CodeUnavailable, "%s; try again", docker.LostCall)
 
-// decode reads one JSON value; it fails with errEmpty where there is none.
+// decode decodes one JSON value. It returns errEmpty if there is none.
 func decode(r io.Reader, into any) error {
 	data, err := io.ReadAll(r)
 	if err != nil {
@@ -150,7 +150,7 @@ func decode(r io.Reader, into any) error {
 	return nil
 }
 
-// empty is the answer of a call that has nothing to say.
+// empty is the response of a call that returns nothing.
 type empty struct{}
 
 func nothing[Req any](context.Context, Req) (empty, error) { return empty{}, nil }
@@ -163,25 +163,25 @@ func activate(context.Context, anything) (activation, error) {
 
 type networkScope struct {
 	Scope, ConnectivityScope string
-	GwAllocChecker           bool // Docker 28 and newer ask GwAllocCheck
+	GwAllocChecker           bool // makes Docker 28 and newer call GwAllocCheck
 }
 
-// networkCapabilities: each dockerd keeps its networks itself (a global scope
-// would want a Swarm), and they reach beyond the host.
+// networkCapabilities tells Docker that each dockerd stores its networks itself, since a
+// global scope would need a Swarm, and that the networks reach beyond the host.
 func networkCapabilities(context.Context, anything) (networkScope, error) {
 	return networkScope{Scope: "local", ConnectivityScope: "global", GwAllocChecker: true}, nil
 }
 
 type ipamNeeds struct{ RequiresMACAddress, RequiresRequestReplay bool }
 
-// ipamCapabilities: what dockerd asked for once need not be told again after its
-// restart, the store remembers.
+// ipamCapabilities tells Docker that it need not repeat its requests after a restart,
+// because the store remembers them.
 func ipamCapabilities(context.Context, anything) (ipamNeeds, error) { return ipamNeeds{}, nil }
 
 type spaces struct{ LocalDefaultAddressSpace, GlobalDefaultAddressSpace string }
 
-// addressSpace is where the addresses of our networks are from; by it a network
-// is known whose addresses are somebody else's.
+// addressSpace is the address space of our networks. A network with another address space
+// gets its addresses from another IPAM driver.
 const addressSpace = "socketplane"
 
 func addressSpaces(context.Context, anything) (spaces, error) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// agentConfig is the settings file of a host's agent.
+// agentConfig returns the settings file of a host's agent.
 func agentConfig(h *Host) string {
 	return fmt.Sprintf(`# written by the lab
 [host]
@@ -22,7 +22,7 @@ address = "http://127.0.0.1:8500"
 `, h.Name)
 }
 
-// agentStatus is what the lab reads of `socketplane agent status -o json`.
+// agentStatus is the part of `socketplane agent status -o json` that the lab uses.
 type agentStatus struct {
 	Ready bool `json:"ready"`
 	Peers []struct {
@@ -30,7 +30,7 @@ type agentStatus struct {
 	} `json:"peers"`
 }
 
-// agents starts the agents and waits until each has a tunnel to every other.
+// agents starts the agents and waits until each has a tunnel to every other host.
 func (b *builder) agents(ctx context.Context, l *Lab) error {
 	err := each(l.hosts, 8, func(h *Host) error {
 		_, err := h.Exec(ctx, "socketplane", "agent", "start")
@@ -47,8 +47,8 @@ func (b *builder) agents(ctx context.Context, l *Lab) error {
 	return nil
 }
 
-// AwaitAgent waits, for a minute at most, until the host's agent is ready and has
-// a tunnel to each of the given number of peers.
+// AwaitAgent waits until the host's agent is ready and has a tunnel to each of the given
+// number of peers. It fails after one minute.
 func (h *Host) AwaitAgent(ctx context.Context, peers int) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -56,7 +56,7 @@ func (h *Host) AwaitAgent(ctx context.Context, peers int) error {
 	defer tick.Stop()
 	for {
 		out, err := h.Exec(ctx, "socketplane", "agent", "status", "-o", "json")
-		// What a status that says "not ready" exits with does not matter here.
+		// The exit code does not matter, only the status.
 		var s agentStatus
 		if json.Unmarshal([]byte(out), &s) == nil && s.complete(peers) {
 			return nil

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// consulBinary is where consul is: on the PATH, else as scripts/consul.sh made
-// it. "" is nowhere.
+// consulBinary returns the path of consul: from the PATH, or else from scripts/consul.sh.
+// It returns "" if there is none.
 func consulBinary(root string) string {
 	if path, err := exec.LookPath("consul"); err == nil {
 		if path, err = filepath.Abs(path); err == nil {
@@ -26,7 +26,7 @@ func consulBinary(root string) string {
 	return path
 }
 
-// consulServers is how many of n hosts run a server: an odd number, 3 at most.
+// consulServers returns how many of n hosts run a Consul server: an odd number, at most 3.
 func consulServers(n int) int {
 	if n < 3 {
 		return 1
@@ -34,9 +34,9 @@ func consulServers(n int) int {
 	return 3
 }
 
-// consulConfig is the configuration of host h's Consul in a lab of n hosts. Its
-// timing is Consul's own (performance.raft_multiplier 5, a leader may be silent
-// for 2.5 s): all servers share the machine's few cores.
+// consulConfig returns the configuration of host h's Consul in a lab of n hosts. It keeps
+// Consul's default timing (performance.raft_multiplier 5, a leader may be silent for 2.5
+// s), because all servers share the few cores of the machine.
 func consulConfig(h *Host, n int) string {
 	servers := consulServers(n)
 	var join []string
@@ -64,7 +64,7 @@ func consulConfig(h *Host, n int) string {
 	return string(text) + "\n"
 }
 
-// awaitLeader waits until host h's Consul knows a leader.
+// awaitLeader waits until host h's Consul knows a leader. It fails after 60 s.
 func awaitLeader(ctx context.Context, h *Host) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()

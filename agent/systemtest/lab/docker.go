@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// DockerEnv and PodmanEnv name the versions of a lab whose Options name none, so that
-// tests that know nothing of versions run on each.
+// DockerEnv and PodmanEnv are the environment variables with the versions for a lab whose
+// Options name none. With them, tests that do not name versions run with any.
 const (
 	DockerEnv = "SOCKETPLANE_LAB_DOCKER"
 	PodmanEnv = "SOCKETPLANE_LAB_PODMAN"
 )
 
-// dockerProgram runs a program of the root that holds a host's Docker, under the
-// name by which it was called; podmanProgram does so with Podman.
+// dockerProgram runs programs from the root file system with a host's Docker, under the
+// name by which it is called. podmanProgram does the same with Podman.
 const (
 	dockerProgram = "lab-docker"
 	podmanProgram = "lab-podman"
@@ -31,13 +31,14 @@ var dockerScript string
 var podmanScript string
 
 // roots are the root file systems with programs that the hosts run instead of the
-// machine's; "" stands for the machine's own.
+// machine's. "" means the machine's own programs.
 type roots struct {
 	Docker string `json:"docker,omitempty"`
 	Podman string `json:"podman,omitempty"`
 }
 
-// findRoots gives the roots with the versions that are wanted, made if need be.
+// findRoots returns the root file systems with the requested versions. It creates missing
+// ones.
 func findRoots(ctx context.Context, opts Options) (r roots, err error) {
 	if !opts.NoDocker {
 		if r.Docker, err = debianRoot(ctx, opts, "docker", opts.Docker, "usr/sbin/dockerd"); err != nil {
@@ -48,13 +49,13 @@ func findRoots(ctx context.Context, opts Options) (r roots, err error) {
 	return r, err
 }
 
-// debianRoot is one such root; program is what must be in it.
+// debianRoot returns the path of one root file system. It fails if program is not in it.
 func debianRoot(ctx context.Context, opts Options, kind, version, program string) (string, error) {
 	if version == "" {
 		return "", nil
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(opts.Root, "scripts", "debian-root.sh"), kind, version)
-	cmd.Stderr = opts.Out // it lasts a minute, and says so
+	cmd.Stderr = opts.Out // it takes a minute and prints its progress
 	var said strings.Builder
 	if opts.Out == nil {
 		cmd.Stderr = &said
@@ -70,11 +71,10 @@ func debianRoot(ctx context.Context, opts Options, kind, version, program string
 	return root, nil
 }
 
-// dockerLinks are the commands of a host that come from the root that holds its
-// Docker. The clients see the host's files and run as they are: they need a C
-// library of Debian 12 or newer, and nothing else. The rest need the libraries
-// of their own root. The packet filter's programs are among them, since a host has
-// one version of them.
+// dockerLinks returns the commands of a host that come from the root file system with its
+// Docker. The clients run directly and see the host's files. They need only a C library of
+// Debian 12 or newer. The others need the libraries of their own root. They include the
+// packet filter's programs, because a host has only one version of them.
 func dockerLinks(root string) map[string]string {
 	links := map[string]string{}
 	for _, name := range []string{"docker", "docker-compose", "ctr"} {

@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// Down takes away all that a lab made: processes, namespaces, cgroups, files, and
-// the changed kernel setting. It needs no record of a finished Up, and does
-// nothing where there is nothing. StateDir goes last, so that a Down that was
-// interrupted can be repeated.
+// Down removes everything that a lab created: processes, namespaces, cgroups and files. It
+// also restores the changed kernel setting. It works after an incomplete Up, and does
+// nothing if there is no lab. It removes StateDir last, so that an interrupted Down can be
+// repeated.
 func Down(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the lab needs root: run it with sudo")
 	}
-	// Processes first: they hold everything else.
+	// First, because processes use everything else.
 	if err := killAll(ctx); err != nil {
 		return err
 	}
@@ -38,7 +38,8 @@ func Down(ctx context.Context) error {
 	return nil
 }
 
-// restoreMachine undoes builder.machine as far as the manifest says it was done.
+// restoreMachine undoes builder.machine as recorded in the manifest. It does nothing if
+// another lab is up.
 func restoreMachine() error {
 	m, err := loadManifest()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -52,7 +53,7 @@ func restoreMachine() error {
 	}
 	err = os.WriteFile(rmemDefault, []byte(m.Rmem), 0o644)
 	for _, d := range m.Created {
-		// Whoever put something there meanwhile keeps it.
+		// Keep a directory that someone else uses now.
 		if e := os.Remove(d); e != nil && !errors.Is(e, fs.ErrNotExist) && !notEmpty(d) {
 			err = errors.Join(err, e)
 		}
@@ -65,8 +66,8 @@ func notEmpty(dir string) bool {
 	return err == nil && len(entries) > 0
 }
 
-// removeCgroups removes the hosts' cgroups from every hierarchy. The kernel lets
-// a cgroup go a little after its last process has.
+// removeCgroups removes the hosts' cgroups from every hierarchy. It retries, because the
+// kernel allows the removal only shortly after the last process has ended.
 func removeCgroups(ctx context.Context) error {
 	mounts, err := cgroupMounts()
 	if err != nil {
@@ -91,7 +92,7 @@ func removeCgroups(ctx context.Context) error {
 	return nil
 }
 
-// removeCgroup removes a cgroup and those below it. Its files are the kernel's.
+// removeCgroup removes a cgroup and those below it. The kernel removes the files in it.
 func removeCgroup(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +114,7 @@ func removeCgroup(dir string) error {
 	return nil
 }
 
-// cgroupMounts are the roots of all cgroup hierarchies, version 1 and 2.
+// cgroupMounts returns the mount points of all cgroup hierarchies, version 1 and 2.
 func cgroupMounts() ([]string, error) {
 	f, err := os.Open("/proc/self/mounts")
 	if err != nil {

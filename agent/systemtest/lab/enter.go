@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Enter runs a command on a host, or in ul's or out's network namespace, in place
-// of the caller: with the caller's terminal, descriptors 0 to 2 and environment
-// (but the host's PATH and HOME), and returns its exit status, 128+n when signal n
-// ended it.
+// Enter runs a command on a host, or in the network namespace of ul or out. The command
+// has the caller's terminal, descriptors 0 to 2 and environment, except for the host's
+// PATH and HOME. Enter returns the exit status of the command, or 128+n if signal n ended
+// it.
 //
-// The calling goroutine's thread is changed for good: it is locked and stays in
-// the host. Only a program's main goroutine that exits afterwards may call this.
+// Enter locks the calling goroutine to its thread and moves the thread into the host
+// permanently. Only a program's main goroutine that exits afterwards may call it.
 func Enter(host string, argv []string) (int, error) {
 	if len(argv) == 0 {
 		return 0, errors.New("no command")
@@ -39,7 +39,7 @@ func Enter(host string, argv []string) (int, error) {
 	if err := os.Setenv("PATH", hostPath); err != nil {
 		return 0, err
 	}
-	setpriv, err := exec.LookPath("setpriv") // in the host: this thread is there
+	setpriv, err := exec.LookPath("setpriv") // in the host, where this thread is now
 	if err != nil {
 		return 0, err
 	}
@@ -53,8 +53,8 @@ func Enter(host string, argv []string) (int, error) {
 
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
-	// Through setpriv, since SysProcAttr.Pdeathsig takes a parent in another pid
-	// namespace for a dead one.
+	// Use setpriv, because SysProcAttr.Pdeathsig considers a parent in another pid
+	// namespace dead.
 	args := append([]string{"setpriv", "--pdeathsig", "KILL", "--"}, argv...)
 	p, err := os.StartProcess(setpriv, args, &os.ProcAttr{
 		Env:   env,
@@ -65,11 +65,11 @@ func Enter(host string, argv []string) (int, error) {
 	}
 	go func() {
 		for s := range signals {
-			// What is typed on a terminal reaches the command by itself.
+			// The command gets the signals of terminal keys directly.
 			if foreground && (s == unix.SIGINT || s == unix.SIGQUIT) {
 				continue
 			}
-			_ = p.Signal(s) // it may have ended just now
+			_ = p.Signal(s) // it may have just ended
 		}
 	}()
 	state, err := p.Wait()
@@ -82,8 +82,8 @@ func Enter(host string, argv []string) (int, error) {
 	return state.ExitCode(), nil
 }
 
-// spacesOf opens a host's namespaces in the order in which they can be joined:
-// the mount namespace last, since the paths of all are the machine's.
+// spacesOf opens a host's namespaces in the order in which to join them. The mount
+// namespace is last, because all paths are the machine's.
 func spacesOf(host string) ([]int, error) {
 	paths := []string{namespacePath(host)}
 	if host != Underlay && host != OutsideHost {
@@ -111,7 +111,7 @@ func spacesOf(host string) ([]int, error) {
 }
 
 func join(spaces []int) error {
-	// A thread that shares its working directory cannot change mount namespace.
+	// A thread that shares its working directory cannot change its mount namespace.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func join(spaces []int) error {
 	return nil
 }
 
-// ownsTerminal tells whether keys typed on a terminal signal this process group.
+// ownsTerminal reports whether keys on the terminal send signals to this process group.
 func ownsTerminal() bool {
 	tty, err := os.Open("/dev/tty")
 	if err != nil {
@@ -134,8 +134,8 @@ func ownsTerminal() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// enterEnv is the caller's environment with the host's PATH and HOME, and without
-// what would lead Docker's client out of the host.
+// enterEnv returns the caller's environment with the host's PATH and HOME. It removes
+// variables that would point Docker's client and others outside of the host.
 func enterEnv(caller []string) []string {
 	env := []string{"PATH=" + hostPath, "HOME=/root"}
 	for _, entry := range caller {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// files writes what the hosts find in their own directories, and the directory
-// that is /usr/local/sbin in all of them.
+// files writes the files in the hosts' own directories, and the directory that is
+// /usr/local/sbin in all of them.
 func (b *builder) files(l *Lab) error {
 	var names strings.Builder
 	names.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
@@ -29,7 +29,7 @@ func (b *builder) files(l *Lab) error {
 		contents := map[string]string{
 			"etc/hosts":    names.String(),
 			"etc/hostname": h.Name + "\n",
-			// No name server: a lookup of anything else fails at once.
+			// No name server, so that lookups of other names fail at once.
 			"etc/resolv.conf":    "# the lab has no name server\n",
 			"consul/consul.json": consulConfig(h, len(l.hosts)),
 		}
@@ -45,8 +45,9 @@ func (b *builder) files(l *Lab) error {
 	return b.commands()
 }
 
-// commands fills the hosts' /usr/local/sbin: links, so that a binary built anew
-// is what the next start in a host runs, and what the machine has there.
+// commands fills the hosts' /usr/local/sbin with scripts and links, including links to the
+// machine's own commands there. It links programs instead of copying them, so that hosts
+// run a rebuilt binary at its next start.
 func (b *builder) commands() error {
 	dir := filepath.Join(StateDir, "sbin")
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -22,8 +22,7 @@ var initScript string
 //go:embed files/service.sh
 var serviceScript string
 
-// hostPath is the PATH of every process in a host; its first directory is the
-// lab's own.
+// hostPath is the PATH of every process in a host. Its first directory is the lab's own.
 const hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Host is one machine of the lab.
@@ -32,21 +31,21 @@ type Host struct {
 	Number int        // 1, 2, ...
 	Addr   netip.Addr // on the underlay
 
-	roots roots // what it runs instead of the machine's
+	roots roots // programs to run instead of the machine's
 }
 
 func newHost(k int, r roots) *Host {
 	return &Host{Name: fmt.Sprintf("h%d", k), Number: k, Addr: underlayAddr(k), roots: r}
 }
 
-// Dir is the machine's directory that holds the host's files: etc, lib, log.
+// Dir returns the machine's directory with the host's files: etc, lib, log.
 func (h *Host) Dir() string { return filepath.Join(StateDir, h.Name) }
 
-// Namespace is the path of the host's network namespace on the machine.
+// Namespace returns the path of the host's network namespace on the machine.
 func (h *Host) Namespace() string { return namespacePath(h.Name) }
 
-// Pid is the host's first process as the machine numbers it, 0 when the host is
-// off. Killing it is a power cut.
+// Pid returns the machine's pid of the host's first process, or 0 if the host is off.
+// Killing that process acts like a power cut.
 func (h *Host) Pid() int {
 	pid, err := findInit(h.Name)
 	if err != nil {
@@ -55,8 +54,8 @@ func (h *Host) Pid() int {
 	return pid
 }
 
-// PowerOff is a power cut: the host's first process is killed, and with it all
-// others. It returns when they are gone; the host's files stay.
+// PowerOff simulates a power cut: it kills the host's first process and thereby all
+// others. It returns when they are gone. The host's files stay.
 func (h *Host) PowerOff(ctx context.Context) error {
 	pid, err := findInit(h.Name)
 	if err != nil {
@@ -80,11 +79,10 @@ func (h *Host) PowerOff(ctx context.Context) error {
 	}
 }
 
-// Boot turns a host on again after a PowerOff. Its programs are started with
-// Service.
+// Boot turns a host on again after PowerOff. Use Service to start its programs.
 func (h *Host) Boot(ctx context.Context) error { return h.boot(ctx) }
 
-// boot starts the first process and waits until it has set the host up.
+// boot starts the first process and waits until it has set up the host.
 func (h *Host) boot(ctx context.Context) error {
 	logfile, err := os.OpenFile(filepath.Join(h.Dir(), "log", "init.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -97,8 +95,8 @@ func (h *Host) boot(ctx context.Context) error {
 	}
 	defer ready.Close()
 
-	// nsenter and the shell replace each other: pid 1 of the new namespace is
-	// tini in the end, and no process outside stands for it.
+	// nsenter and the shell replace themselves by exec. So pid 1 of the new namespace
+	// becomes tini, and no process outside represents it.
 	cmd := exec.Command("nsenter", "--net="+h.Namespace(), "--",
 		"sh", "-c", initScript, "init", h.Name, fmt.Sprint(h.Number), StateDir, Prefix, h.roots.Docker, h.roots.Podman)
 	cmd.Env = append(hostEnv(), initMark+h.Name)
@@ -124,8 +122,8 @@ func (h *Host) boot(ctx context.Context) error {
 	return h.settled(ctx)
 }
 
-// settled waits until the first process has become the reaper: while it changes,
-// the kernel shows it without an environment, and nobody would know it.
+// settled waits until the first process has become tini. During the exec the kernel shows
+// the process without an environment, so it would not be recognized.
 func (h *Host) settled(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -145,8 +143,8 @@ func (h *Host) settled(ctx context.Context) error {
 	}
 }
 
-// Command is a command on the host, with the host's PATH and a plain environment.
-// It dies with ctx. If the host is off, starting it fails.
+// Command returns a command that runs on the host with the host's PATH and a minimal
+// environment. It is killed when ctx ends. If the host is off, starting it fails.
 func (h *Host) Command(ctx context.Context, args ...string) *exec.Cmd {
 	pid, err := findInit(h.Name)
 	if err != nil {
@@ -154,7 +152,7 @@ func (h *Host) Command(ctx context.Context, args ...string) *exec.Cmd {
 		cmd.Err = err
 		return cmd
 	}
-	// setpriv ties the command's life to nsenter's, which ctx ends.
+	// setpriv kills the command when nsenter ends, and ctx ends nsenter.
 	enter := []string{
 		"--target", fmt.Sprint(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--",
 		"setpriv", "--pdeathsig", "KILL", "--",
@@ -164,8 +162,8 @@ func (h *Host) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Exec runs a command on the host and returns what it printed; the error carries
-// what it said on stderr, and wraps *exec.ExitError.
+// Exec runs a command on the host and returns its stdout. The error contains its stderr
+// and wraps *exec.ExitError.
 func (h *Host) Exec(ctx context.Context, args ...string) (string, error) {
 	out, err := run(h.Command(ctx, args...))
 	if err != nil {
@@ -174,11 +172,11 @@ func (h *Host) Exec(ctx context.Context, args ...string) (string, error) {
 	return out, nil
 }
 
-// Service starts, stops, kills or restarts one of ovsdb-server, ovs-vswitchd,
-// consul, dockerd, and returns when it is done.
+// Service starts, stops, kills or restarts one of ovsdb-server, ovs-vswitchd, consul and
+// dockerd. It returns when that is done.
 func (h *Host) Service(ctx context.Context, verb, service string) error {
-	// A file takes the output: a pipe would stay open in the daemon.
-	out, err := os.CreateTemp(StateDir, "service-") // there Down finds it
+	// Write the output to a file, because the daemon would keep a pipe open.
+	out, err := os.CreateTemp(StateDir, "service-") // Down removes it there
 	if err != nil {
 		return err
 	}
@@ -192,8 +190,8 @@ func (h *Host) Service(ctx context.Context, verb, service string) error {
 	return nil
 }
 
-// run gives a command's stdout, and an error that carries its stderr. What a
-// command left in the background may keep the pipes open: nobody waits for that.
+// run runs a command and returns its stdout, and an error that contains its stderr. It
+// waits at most 2 s for background processes that keep the pipes open.
 func run(cmd *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -210,13 +208,13 @@ func run(cmd *exec.Cmd) (string, error) {
 	return stdout.String(), err
 }
 
-// hostEnv is the environment of a host's processes. Nothing of the caller's
-// leaks in: no proxy, no DOCKER_HOST.
+// hostEnv returns the environment of a host's processes. It contains nothing from the
+// caller, such as a proxy or DOCKER_HOST.
 func hostEnv() []string {
 	return []string{"PATH=" + hostPath, "HOME=/root", "LANG=C.UTF-8", "TERM=dumb"}
 }
 
-// tail is the end of a file, for an error message; "" if there is none.
+// tail returns the last lines of a file for an error message, or "" if it cannot be read.
 func tail(path string, lines int) string {
 	data, err := os.ReadFile(path)
 	if err != nil {

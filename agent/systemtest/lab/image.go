@@ -16,19 +16,19 @@ import (
 	"strings"
 )
 
-// imageTools are the programs of the image besides busybox, whose own ping cannot
-// forbid fragments. One that the machine lacks is left out.
+// imageTools are the programs in the image besides busybox, whose own ping cannot forbid
+// fragmentation. The image omits those that the machine lacks.
 var imageTools = []string{"iperf3", "tcpdump", "ping"}
 
-// imageTar makes the root file system of the image, or finds it as it was made
-// from the same files before, and returns its path. It lies in bin/ of the module,
-// so that it outlives a lab.
+// imageTar returns the path of the image's root file system. It reuses a file that was
+// made from the same files before, or creates one. The file is in bin/ of the module, so
+// that it outlives the lab.
 func imageTar(root string) (string, error) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return "", err
 	}
-	files := map[string]string{"/bin/busybox": busybox} // path in the image -> on the machine
+	files := map[string]string{"/bin/busybox": busybox} // path in the image -> path on the machine
 	for _, tool := range imageTools {
 		if err := addProgram(files, tool); err != nil {
 			return "", err
@@ -69,7 +69,8 @@ func imageTar(root string) (string, error) {
 	return path, os.Rename(tmp, path)
 }
 
-// addProgram adds a program and the libraries that ldd names.
+// addProgram adds a program and the libraries that ldd lists. It adds nothing if the
+// machine lacks the program.
 func addProgram(files map[string]string, tool string) error {
 	path, err := exec.LookPath(tool)
 	if errors.Is(err, exec.ErrNotFound) {
@@ -94,8 +95,8 @@ func addProgram(files map[string]string, tool string) error {
 	return nil
 }
 
-// imageKey names the content without reading all of it: a package's upgrade
-// changes sizes and times.
+// imageKey identifies the content by sizes and modification times, which change with a
+// package upgrade. It does not read the files.
 func imageKey(files map[string]string) (string, error) {
 	hash := sha256.New()
 	fmt.Fprintln(hash, "layout 1")
@@ -145,7 +146,7 @@ func writeImage(w io.Writer, files map[string]string, applets []string) error {
 	return t.Close()
 }
 
-// addDir adds a directory and those above it, once.
+// addDir adds a directory and its parents, each once.
 func addDir(t *tar.Writer, dirs map[string]bool, dir string) error {
 	if dir == "." || dir == "/" || dirs[dir] {
 		return nil
@@ -186,7 +187,7 @@ func sortedKeys(m map[string]string) []string {
 	return keys
 }
 
-// importImage gives the host's dockerd the image, unless it has it.
+// importImage imports the image into the host's dockerd.
 func (h *Host) importImage(ctx context.Context, path string) error {
 	_, err := h.Exec(ctx, "docker", "import",
 		"--change", `CMD ["sh"]`, "--change", "ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin", path, Image)

@@ -5,17 +5,17 @@ import (
 	"regexp"
 )
 
-// InstanceEnv names a lab, so that several can be up at once: 1 to 8 lower-case
-// letters and digits. Without it the lab is the one that people mean.
+// InstanceEnv is the environment variable with the name of a lab, so that several labs can
+// be up at once. A name is 1 to 8 lower-case letters and digits. Without a name it is the
+// usual lab.
 const InstanceEnv = "SOCKETPLANE_LAB"
 
-// instance is the lab's name; empty for the usual one. A name that cannot be one
-// is told by Up.
+// instance is the name of the lab, or "" for the usual one. Up checks it.
 var instance = os.Getenv(InstanceEnv)
 
 var instancePattern = regexp.MustCompile(`^[a-z0-9]{0,8}$`)
 
-// usualStateDir is the one without a name.
+// usualStateDir is the state directory of the lab without a name.
 const usualStateDir = "/var/lib/socketplane-lab"
 
 func stateDir() string {
@@ -25,8 +25,8 @@ func stateDir() string {
 	return usualStateDir + "-" + instance
 }
 
-// mark begins the variable that marks the first process of a host of this lab, and
-// of no other lab's.
+// mark returns the start of the environment variable that marks the first process of a
+// host. It differs between labs.
 func mark() string {
 	if instance == "" {
 		return "SOCKETPLANE_LAB_HOST="

@@ -1,11 +1,11 @@
-// Package lab makes a whole cluster on one machine with real parts: each host is
-// a set of namespaces with its own Open vSwitch, Consul, dockerd and agent, on an
-// underlay that is a Linux bridge in a namespace of its own.
+// Package lab creates a whole cluster on one machine from real parts. Each host is a set
+// of namespaces with its own Open vSwitch, Consul, dockerd and agent. The underlay is a
+// Linux bridge in its own namespace.
 //
-// It owns everything named by Prefix and everything below StateDir, and takes all
-// of it away again. It never changes the machine's own network configuration,
-// and no traffic leaves the namespaces that it made. Several labs can be up on one
-// machine when SOCKETPLANE_LAB in the environment names them apart.
+// The package owns everything whose name starts with Prefix and everything below StateDir,
+// and removes all of it again. It never changes the machine's own network configuration,
+// and no traffic leaves its namespaces. Several labs can be up on one machine if
+// SOCKETPLANE_LAB in the environment gives them different names.
 package lab
 
 import (
@@ -26,39 +26,38 @@ import (
 var (
 	// Prefix starts the name of every network namespace and cgroup of the lab.
 	Prefix = "splab" + instance
-	// StateDir holds all files of the lab: a directory a host, and the record
-	// of what Down has to put back.
+	// StateDir contains all files of the lab: one directory per host, and the record of
+	// what Down must restore.
 	StateDir = stateDir()
 )
 
 const (
-	// MaxHosts is the most hosts that were seen to run on one small machine.
+	// MaxHosts is the largest number of hosts that has run on one small machine.
 	MaxHosts = 32
-	// Image is the name of the container image that each host has.
+	// Image is the name of the container image on each host.
 	Image = "lab"
 )
 
-// ErrUp says that a lab, or what a crash left of one, is there already.
+// ErrUp means that a lab, or the rest of a crashed one, exists already.
 var ErrUp = errors.New("a lab is up; scripts/lab down first")
 
-// ErrDown says that no lab is up.
+// ErrDown means that no lab is up.
 var ErrDown = errors.New("no lab is up; scripts/lab up first")
 
-// Outside is the address that stands for the rest of the world. It knows the way
-// back to the underlay and to nothing else: a container is answered only when its
-// host masqueraded.
+// Outside is an address that represents the rest of the world. It has a route back to the
+// underlay only, so it answers a container only if its host masquerades.
 var Outside = netip.AddrFrom4([4]byte{203, 0, 113, 1})
 
-// Options say what kind of lab is wanted.
+// Options describe the lab to create.
 type Options struct {
 	Hosts    int       // 1..MaxHosts
-	Bare     bool      // neither Consul nor the agent runs
-	NoDocker bool      // no dockerd either
-	Docker   string    // version of Docker, such as "28.5"; "" is what DockerEnv names, or else the machine's
-	Podman   string    // version of Podman, such as "5.4"; "" is what PodmanEnv names, or else the machine's
-	Keep     bool      // leave what there is when Up fails, for a look at it
-	Root     string    // the module's root; "" searches upwards from the working directory
-	Out      io.Writer // progress, a line a step; nil is silent
+	Bare     bool      // run neither Consul nor the agent
+	NoDocker bool      // run no dockerd either
+	Docker   string    // version of Docker, such as "28.5"; "": the one in DockerEnv, or else the machine's
+	Podman   string    // version of Podman, such as "5.4"; "": the one in PodmanEnv, or else the machine's
+	Keep     bool      // keep everything for inspection if Up fails
+	Root     string    // root of the module; "": search upwards from the working directory
+	Out      io.Writer // progress, one line per step; nil: none
 }
 
 // Lab is a cluster that is up.
@@ -67,15 +66,16 @@ type Lab struct {
 	bare  bool
 }
 
-// Hosts are all hosts in order: the first is h1.
+// Hosts returns all hosts in order, starting with h1.
 func (l *Lab) Hosts() []*Host { return l.hosts }
 
-// Host is host number k, counted from 1 as in h1.
+// Host returns host number k, counted from 1 as in h1.
 func (l *Lab) Host(k int) *Host { return l.hosts[k-1] }
 
-// Up makes a lab and returns when everything in it is ready: agents too, with all
-// their tunnels, unless the lab is bare. What it had made when it fails (unless
-// opts.Keep says otherwise) or when ctx ends is taken away. It returns ErrUp if a lab is there already.
+// Up creates a lab and returns when everything in it is ready. Unless the lab is bare,
+// this includes the agents with all their tunnels. If Up fails or ctx ends, it removes
+// what it has created; opts.Keep prevents this after a failure. It returns ErrUp if a lab
+// exists already.
 func Up(ctx context.Context, opts Options) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the lab needs root (namespaces, Open vSwitch, dockerd): run it with sudo")
@@ -126,7 +126,7 @@ func Up(ctx context.Context, opts Options) (*Lab, error) {
 	return nil, errors.Join(err, Down(cleanup))
 }
 
-// Open finds the lab that is up. It returns ErrDown if there is none.
+// Open returns the lab that is up. It returns ErrDown if there is none.
 func Open() (*Lab, error) {
 	m, err := loadManifest()
 	if errors.Is(err, os.ErrNotExist) {
@@ -142,20 +142,20 @@ func Open() (*Lab, error) {
 	return l, nil
 }
 
-// Down takes the lab away.
+// Down removes the lab.
 func (l *Lab) Down(ctx context.Context) error { return Down(ctx) }
 
-// builder carries what the steps of Up share.
+// builder contains the state that the steps of Up share.
 type builder struct {
 	opts     Options
 	progress *progress
-	image    string // path of the image's tar
-	roots    roots  // what the hosts run instead of the machine's
+	image    string // path of the image's tar file
+	roots    roots  // programs to run instead of the machine's
 }
 
-// run is Up as a straight line. The order: the wire before the hosts, because a
-// host's first process sets its end up; the agents last, because they need all of
-// it.
+// run performs the steps of Up in order. The underlay comes before the hosts, because a
+// host's first process configures its end of it. The agents come last, because they need
+// everything else.
 func (b *builder) run(ctx context.Context) (*Lab, error) {
 	l := &Lab{bare: b.opts.Bare}
 	for k := 1; k <= b.opts.Hosts; k++ {
@@ -191,7 +191,7 @@ func (b *builder) run(ctx context.Context) (*Lab, error) {
 	return l, b.agents(ctx, l)
 }
 
-// switches starts Open vSwitch everywhere, and Consul.
+// switches starts Open vSwitch on all hosts, and Consul unless the lab is bare.
 func (b *builder) switches(ctx context.Context, l *Lab) error {
 	err := each(l.hosts, 8, func(h *Host) error {
 		return errors.Join(h.Service(ctx, "start", "ovsdb-server"), h.Service(ctx, "start", "ovs-vswitchd"))
@@ -213,7 +213,7 @@ func (b *builder) switches(ctx context.Context, l *Lab) error {
 	return nil
 }
 
-// dockers starts dockerd everywhere and gives it the image.
+// dockers starts dockerd on all hosts and imports the image.
 func (b *builder) dockers(ctx context.Context, l *Lab) error {
 	var err error
 	if b.image, err = imageTar(b.opts.Root); err != nil {
@@ -232,7 +232,7 @@ func (b *builder) dockers(ctx context.Context, l *Lab) error {
 	return nil
 }
 
-// each runs f for all hosts, at most limit at once (0: all), and joins the errors.
+// each runs f for all hosts, at most limit at once (0: no limit), and joins the errors.
 func each(hosts []*Host, limit int, f func(*Host) error) error {
 	var (
 		g    errgroup.Group
@@ -252,11 +252,12 @@ func each(hosts []*Host, limit int, f func(*Host) error) error {
 			return nil
 		})
 	}
-	_ = g.Wait() // the errors were collected
+	_ = g.Wait() // the errors are in errs
 	return errors.Join(errs...)
 }
 
-// moduleRoot finds the directory whose bin/ holds what the hosts run.
+// moduleRoot returns the absolute path of the module's root, whose bin/ contains the
+// programs for the hosts.
 func moduleRoot(dir string) (string, error) {
 	if dir != "" {
 		return filepath.Abs(dir)

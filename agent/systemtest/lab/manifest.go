@@ -12,23 +12,23 @@ import (
 	"strings"
 )
 
-// rmemDefault is the kernel's default for socket receive buffers, in bytes. It is
-// the machine's, not a namespace's.
+// rmemDefault is the kernel's default size of socket receive buffers, in bytes. It applies
+// to the whole machine, not to a namespace.
 const rmemDefault = "/proc/sys/net/core/rmem_default"
 
-// afPacketBuffer is the receive buffer that the userspace switch's AF_PACKET
-// sockets get while the lab is up; with the usual 208 KiB a burst overruns them.
+// afPacketBuffer is the receive buffer of the userspace switch's AF_PACKET sockets while
+// the lab is up, in bytes. A burst overruns the usual 208 KiB.
 const afPacketBuffer = "8388608"
 
-// manifest is the record of a lab: what Down has to put back. It is written
-// before the machine is changed, so that a crash leaves nothing unrecorded.
+// manifest records what Down must restore. It is written before the machine is changed, so
+// that a crash leaves nothing unrecorded.
 type manifest struct {
 	Hosts   int      `json:"hosts"`
 	Bare    bool     `json:"bare"`
-	Rmem    string   `json:"rmem_default"` // as it was before
+	Rmem    string   `json:"rmem_default"` // the previous value
 	Created []string `json:"created"`      // mount points that the machine lacked
 
-	Roots roots `json:"roots"` // what the hosts run instead of the machine's
+	Roots roots `json:"roots"` // programs to run instead of the machine's
 }
 
 func manifestPath() string { return filepath.Join(StateDir, "lab.json") }
@@ -47,8 +47,8 @@ func readManifest(path string) (*manifest, error) {
 	return m, nil
 }
 
-// neighbour is the record of another lab on this machine; nil when there is none.
-// What the labs changed on the machine is put back by the last that goes.
+// neighbour returns the manifest of another lab on this machine, or nil if there is none.
+// The last lab that goes down restores what the labs changed on the machine.
 func neighbour() *manifest {
 	paths, err := filepath.Glob(usualStateDir + "*/lab.json")
 	if err != nil {
@@ -65,8 +65,8 @@ func neighbour() *manifest {
 	return nil
 }
 
-// mountPoints are the directories that each host has for itself. A machine that
-// lacks one gets it, empty, until Down.
+// mountPoints returns the directories that each host has for itself. If the machine lacks
+// one, the lab creates it empty, and Down removes it.
 func mountPoints() []string {
 	return []string{
 		"/etc/docker", "/etc/openvswitch", "/etc/socketplane", "/etc/cni", "/opt/cni",
@@ -75,8 +75,8 @@ func mountPoints() []string {
 	}
 }
 
-// claim makes StateDir and the manifest. Making the directory decides who has the
-// lab: it succeeds once.
+// claim creates StateDir and the manifest. It returns ErrUp if a lab exists. Creating the
+// directory is atomic, so only one caller gets the lab.
 func claim(opts Options, r roots) error {
 	stale, err := namespaces()
 	if err != nil {
@@ -116,8 +116,8 @@ func claim(opts Options, r roots) error {
 	return os.Rename(tmp, manifestPath())
 }
 
-// machine makes the two changes that the machine itself sees: missing mount
-// points, and the receive buffer's default.
+// machine makes the two changes outside of the namespaces: missing mount points, and the
+// default receive buffer.
 func (b *builder) machine() error {
 	for _, d := range mountPoints() {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -127,7 +127,7 @@ func (b *builder) machine() error {
 	return os.WriteFile(rmemDefault, []byte(afPacketBuffer), 0o644)
 }
 
-// checkTools names everything missing at once.
+// checkTools returns an error that names all missing tools.
 func checkTools(opts Options) error {
 	need := []string{
 		"ip", "nsenter", "setpriv", "ethtool", "nft", "tini", "busybox",

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// initMark in the environment marks the first process of a host. It is how one
-// is found and recognised, whatever became of the files that speak of it.
+// initMark is the environment variable that marks the first process of a host. It
+// identifies the process independently of any files.
 var initMark = mark()
 
-// processes lists the machine's processes.
+// processes returns the pids of all processes on the machine.
 func processes() ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -34,8 +34,9 @@ func processes() ([]int, error) {
 	return pids, nil
 }
 
-// initOf says of which host a process is the first: it is number 1 in a pid
-// namespace below ours and carries the mark. "" is no host's, or a zombie.
+// initOf returns the host whose first process pid is. Such a process is number 1 in a pid
+// namespace below ours and has the mark. initOf returns "" for other processes and for
+// zombies.
 func initOf(pid int) string {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -61,7 +62,7 @@ func initOf(pid int) string {
 	return ""
 }
 
-// findInit is the first process of a host.
+// findInit returns the pid of a host's first process.
 func findInit(host string) (int, error) {
 	pids, err := processes()
 	if err != nil {
@@ -78,10 +79,10 @@ func findInit(host string) (int, error) {
 	return 0, fmt.Errorf("host %q is not there or is off; scripts/lab status shows the hosts", host)
 }
 
-// ours lists what Down has to kill: each host's first process, with which all of
-// its namespace dies, and whatever else sits in a network namespace of the lab.
-// The caller is none of them, though its first thread may rest in one: Go ends no
-// first thread, so when a goroutine locked it, went there and ended, it stays.
+// ours returns the processes that Down must kill: each host's first process, whose end
+// kills its whole pid namespace, and all other processes in a network namespace of the
+// lab. It excludes the caller, whose first thread may still be in such a namespace: Go
+// never ends that thread, even if a goroutine locked it, moved it there and ended.
 func ours() ([]int, error) {
 	names, err := namespaces()
 	if err != nil {
@@ -115,9 +116,9 @@ func ours() ([]int, error) {
 	return found, nil
 }
 
-// killAll kills what ours lists until nothing is left. A host's first process
-// ends only when the kernel has buried all others of its namespace, so the wait
-// is for every process that was killed, not only for what can still be found.
+// killAll kills the processes that ours returns until none is left. A host's first process
+// ends only after the kernel has cleaned up all others of its namespace. So killAll waits
+// for every process that it has killed, not only for those that ours still finds.
 func killAll(ctx context.Context) error {
 	dying := map[int]string{} // pid -> start time
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -131,7 +132,7 @@ func killAll(ctx context.Context) error {
 			if start := startTime(pid); start != "" {
 				dying[pid] = start
 			}
-			_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is as good
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
 		}
 		for pid, start := range dying {
 			if startTime(pid) != start {
@@ -149,14 +150,14 @@ func killAll(ctx context.Context) error {
 	}
 }
 
-// startTime tells a process from a later one of the same number. It is "" for a
-// process that is gone or waits for its parent to notice that it is.
+// startTime returns the start time of a process, which distinguishes it from a later one
+// with the same pid. It returns "" for a process that is gone or a zombie.
 func startTime(pid int) string {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return ""
 	}
-	// proc(5): the name stands in parentheses and may hold any of them; the
+	// See proc(5): the name is in parentheses and may contain parentheses itself. The
 	// state follows it, and the start time is the 22nd field of the line.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// progress writes a line for each finished step, with the seconds since the start.
+// progress prints one line per completed step, with the seconds since the start.
 type progress struct {
 	mu    sync.Mutex
 	out   io.Writer

@@ -12,10 +12,11 @@ import (
 	"text/tabwriter"
 )
 
-// programs are what status looks for in a host, by the kernel's 15 bytes of name.
+// programs are the programs that Status looks for in a host, by the kernel's name of up to
+// 15 bytes.
 var programs = []string{"ovsdb-server", "ovs-vswitchd", "consul", "dockerd", "socketplane"}
 
-// Status writes a table of the hosts: first process, address, memory, programs.
+// Status prints a table of the hosts: first process, address, memory, programs.
 func (l *Lab) Status(w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "HOST\tPID\tADDRESS\tMEMORY\tRUNS")
@@ -35,8 +36,9 @@ func (l *Lab) Status(w io.Writer) error {
 	return table.Flush()
 }
 
-// usage sums up a host's processes, containers' excepted: memory in bytes (each
-// shared page divided among its users) and the programs that run.
+// usage returns the memory of a host's processes, in bytes, and its running programs. It
+// divides each shared page among its users, and does not count the processes of
+// containers.
 func (h *Host) usage(init int, pids []int) (memory int64, runs []string) {
 	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", init))
 	if err != nil {
@@ -60,7 +62,7 @@ func (h *Host) usage(init int, pids []int) (memory int64, runs []string) {
 	return memory, slices.Clip(runs)
 }
 
-// pss is a process's proportional set size in bytes, 0 when it cannot be read.
+// pss returns the proportional set size of a process in bytes, or 0 if it cannot be read.
 func pss(pid int) int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {

@@ -11,24 +11,24 @@ import (
 )
 
 const (
-	// Underlay is what `exec` calls the namespace of the wire.
+	// Underlay is the name of the underlay's namespace in `exec`.
 	Underlay = "ul"
-	// OutsideHost is what `exec` calls the namespace of the world behind it.
+	// OutsideHost is the name of the outside world's namespace in `exec`.
 	OutsideHost = "out"
 )
 
-// underlayAddr is the address of host k on the underlay.
+// underlayAddr returns the address of host k on the underlay.
 func underlayAddr(k int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(k)}) }
 
-// ControlAddr is the address of host k on the control network, by which the
-// Consul that a lab is given speaks. It is a wire of its own, as the network for
-// management is in many racks, and the kernels' alone: the underlay passes the
-// hosts' userspace switches, which wait for the one kernel that all hosts share,
-// for seconds when a hundred containers start at once. Consul's servers would
-// give up their leader for that, as those on machines of their own would not.
+// ControlAddr returns the address of host k on the control network, which carries the
+// traffic of a given Consul. The control network is separate, like the management network
+// in many racks, and only the kernel forwards its packets. The underlay passes through the
+// hosts' userspace switches. These wait for seconds for the one kernel that all hosts
+// share if a hundred containers start at once. On the underlay, Consul's servers would
+// lose their leader for that reason, which servers on separate machines would not.
 func ControlAddr(k int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 1, byte(k)}) }
 
-// ControlLink is a host's interface on the control network; a bare lab has none.
+// ControlLink is a host's interface on the control network. A bare lab has none.
 const ControlLink = "ctl0"
 
 func namespaceName(host string) string { return Prefix + "-" + host }
@@ -37,7 +37,7 @@ func namespacePath(host string) string {
 	return filepath.Join("/run/netns", namespaceName(host))
 }
 
-// namespaces lists the network namespaces of the lab that are there.
+// namespaces returns the names of the lab's existing network namespaces.
 func namespaces() ([]string, error) {
 	paths, err := filepath.Glob("/run/netns/" + Prefix + "-*")
 	if err != nil {
@@ -49,10 +49,10 @@ func namespaces() ([]string, error) {
 	return paths, nil
 }
 
-// makeUnderlay makes all network namespaces, the bridge and a veth to each host.
-// Checksum offload is off on every end: whoever sends from here sends into a
-// userspace switch, which finishes no checksum that was left to hardware. With
-// control a second bridge and veth to each host are the control network.
+// makeUnderlay creates all network namespaces, the bridge, and a veth pair to each host.
+// It turns off checksum offload on every end, because the receiver is a userspace switch,
+// which does not complete checksums that were left to hardware. With control it also
+// creates the control network: a second bridge and veth pair to each host.
 func makeUnderlay(ctx context.Context, hosts []*Host, control bool) error {
 	var make, wire strings.Builder
 	fmt.Fprintf(&make, "netns add %s\nnetns add %s\n", namespaceName(Underlay), namespaceName(OutsideHost))
@@ -74,7 +74,7 @@ func makeUnderlay(ctx context.Context, hosts []*Host, control bool) error {
 		return err
 	}
 
-	// The wire itself has no address and speaks to nobody.
+	// The underlay's namespace has no address and sends nothing.
 	if err := inNamespace(ctx, Underlay, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 || :"); err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func makeUnderlay(ctx context.Context, hosts []*Host, control bool) error {
 		"link set lo up\naddr add %s/32 dev lo\naddr add 198.18.0.254/24 dev wan0\nlink set wan0 up\n", Outside))
 }
 
-// ipBatch gives iproute2 all lines at once, inside a namespace unless it is "".
+// ipBatch passes lines to one run of iproute2, inside a namespace unless that is "".
 func ipBatch(ctx context.Context, namespace, lines string) error {
 	args := []string{"-batch", "-"}
 	if namespace != "" {
@@ -125,8 +125,8 @@ func inNamespace(ctx context.Context, host string, args ...string) error {
 	return err
 }
 
-// unmakeUnderlay deletes all namespaces of the lab; the veths and the bridge go
-// with them.
+// unmakeUnderlay deletes all namespaces of the lab, and with them the veths and the
+// bridges.
 func unmakeUnderlay(ctx context.Context) error {
 	names, err := namespaces()
 	if err != nil || len(names) == 0 {
@@ -137,10 +137,10 @@ func unmakeUnderlay(ctx context.Context) error {
 		fmt.Fprintf(&lines, "netns del %s\n", n)
 	}
 	if err := ipBatch(ctx, "", lines.String()); err != nil {
-		// A crash between making the file and mounting the namespace onto it
-		// leaves a plain file, which ip does not delete.
+		// If a crash happens after the file is created and before the namespace is mounted
+		// on it, a plain file remains, which ip does not delete.
 		for _, n := range names {
-			_ = exec.CommandContext(ctx, "ip", "netns", "del", n).Run() // tried again; what counts is that the name goes
+			_ = exec.CommandContext(ctx, "ip", "netns", "del", n).Run() // may fail; only the removal of the name below counts
 			if err := os.Remove(filepath.Join("/run/netns", n)); err != nil && !os.IsNotExist(err) {
 				return fmt.Errorf("delete namespace %q: %w", n, err)
 			}
