@@ -248,7 +248,6 @@ func TestDockerMakesNetworks(t *testing.T) {
 		{append(ipam, "--subnet", "10.183.0.0/24", "bad"), `is that of network "made"`},
 		{append(ipam, "--subnet", "198.18.0.0/24", "bad"), "overlaps route"},
 		{append(ipam, "--subnet", "10.184.0.0/24", "--gateway", "10.184.0.255", "bad"), "broadcast address"},
-		{append(ipam, "--subnet", "10.184.0.0/24", "--aux-address", "x=10.184.0.9", "bad"), "--aux-address cannot be used"},
 		{append(ipam, "--subnet", "10.184.0.0/24", "--internal", "bad"), "--internal cannot be used"},
 		{append(ipam, "--subnet", "10.184.0.0/24", "-o", "encrypted=true", "bad"), `"encrypted"`},
 		{append(ipam, "--subnet", "10.184.0.0/24", "-o", "com.docker.network.driver.mtu=1300", "bad"), "the MTU is 1450"},
