@@ -23,6 +23,7 @@ type pinger struct {
 	fd   int
 	id   uint16
 	stop chan struct{} // no more requests
+	last chan struct{} // the last request went
 	done chan struct{} // nor answers
 	busy sync.WaitGroup
 
@@ -37,7 +38,7 @@ var pingers uint16 // made so far
 func ping(t *testing.T, name, namespace, ip string) *pinger {
 	t.Helper()
 	pingers++
-	p := &pinger{name: name, id: 0x6000 + pingers, stop: make(chan struct{}), done: make(chan struct{}), answered: map[uint16]bool{}}
+	p := &pinger{name: name, id: 0x6000 + pingers, stop: make(chan struct{}), last: make(chan struct{}), done: make(chan struct{}), answered: map[uint16]bool{}}
 	if err := p.open(namespace); err != nil {
 		t.Fatalf("ping %s: %v", name, err)
 	}
@@ -79,6 +80,7 @@ func (p *pinger) open(namespace string) error {
 
 func (p *pinger) send(to unix.Sockaddr) {
 	defer p.busy.Done()
+	defer close(p.last)
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	for seq := uint16(0); ; seq++ {
@@ -152,6 +154,7 @@ func (p *pinger) finish() (sent int, lost []int, row int) {
 	case <-p.done:
 	default:
 		close(p.stop)
+		<-p.last // it may just be sending one more
 		for deadline := time.Now().Add(pingGrace); time.Now().Before(deadline); {
 			if sent, answered := p.counts(); sent == answered {
 				break
