@@ -107,6 +107,7 @@ func (a *Agent) mendGateway(ctx context.Context, networkID string) error {
 	if !ok {
 		return a.dropGateway(ctx, networkID)
 	}
+	a.routes.expect(networkID)
 	ofport, err := a.ensureGateway(ctx, r)
 	if err != nil {
 		return err

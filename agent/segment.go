@@ -314,9 +314,10 @@ func (a *Agent) ensureGateway(ctx context.Context, r network.Record) (int, error
 // gatewayOf returns the gateway port that the kernel should have for a network.
 func (a *Agent) gatewayOf(r network.Record) link.Gateway {
 	self := a.host()
+	keep := !a.routes.covered(r.ID) // asked before the routes, which may be settled meanwhile
 	return link.Gateway{
 		Name: link.GatewayName(r.ID), MAC: macOf(r.Gateway), MTU: a.view.mtu(self), Source: self.VTEP, Userspace: a.userspace(),
-		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()), Routes: a.kernelRoutes(r.ID),
+		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()), Routes: a.kernelRoutes(r.ID), KeepRoutes: keep,
 	}
 }
 

@@ -23,6 +23,9 @@ type Gateway struct {
 	// Userspace: the port is a tap of a switch in user space.
 	Userspace bool
 	Routes    []Route // what this host reaches by way of an endpoint of the network
+	// KeepRoutes means that Routes may be incomplete. The port then keeps the routes
+	// that it has in addition to these.
+	KeepRoutes bool
 }
 
 // Route leads to what is behind an endpoint.
@@ -103,7 +106,7 @@ func (c *conn) onlyRoutes(port netlink.Link, g Gateway) error {
 		want[r.Prefix] = true
 	}
 	for _, r := range have {
-		if r.Gw == nil || r.Dst != nil && want[prefixOf(r.Dst)] {
+		if g.KeepRoutes || r.Gw == nil || r.Dst != nil && want[prefixOf(r.Dst)] {
 			continue
 		}
 		if err := c.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
