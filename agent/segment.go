@@ -337,6 +337,21 @@ func (a *Agent) leave(ctx context.Context, networkID, user string) error {
 	return a.dropGateway(ctx, networkID)
 }
 
+// leaveNow is leave for a pass over the data plane. If the network's lock is held, leaveNow
+// skips the user, because the holder may be waiting for the store. A later pass repeats it.
+func (a *Agent) leaveNow(ctx context.Context, networkID, user string) error {
+	unlock, ok := a.segments.locks.TryLock(networkID)
+	if !ok {
+		a.skipped.Add(1)
+		return nil
+	}
+	defer unlock()
+	if !a.segments.exit(networkID, user) || a.segments.used(networkID) {
+		return nil
+	}
+	return a.dropGateway(ctx, networkID)
+}
+
 // leaveSoon removes a user from a network. If it was the last, the gateway and the
 // network's flows are removed after a.linger.
 func (a *Agent) leaveSoon(networkID, user string) {
