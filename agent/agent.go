@@ -210,6 +210,7 @@ type Agent struct {
 	triedAt  time.Time         // when the last attempt to verify them ended
 	flowsAt  time.Time         // when the flows of the switch were last compared
 	ready    bool
+	marked   bool // the tunnels send with firewall.TunnelMark, as last set
 	loaded   bool // the endpoints from before the restart are known, and their networks
 }
 

@@ -190,7 +190,7 @@ func (a *Agent) noteUplinks(up link.Uplinks) {
 // firewallRules returns the rules that restrict access to the cluster's ports.
 func (a *Agent) firewallRules() firewall.Rules {
 	r := firewall.Rules{
-		Underlay: a.uplinksNow().Carriers(), Consul: a.ConsulPorts, Userspace: a.userspace(),
+		Underlay: a.uplinksNow().Carriers(), Consul: a.ConsulPorts, Userspace: a.userspace(), Marked: a.tunnelsMarked(),
 		GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
 	}
 	if !a.view.complete() {

@@ -60,6 +60,9 @@ func (f *Firewall) set(ctx context.Context, r Rules) error {
 	if err != nil {
 		return supported(err)
 	}
+	if c := have.chains[sendingChain]; c != nil && len(c.comments) > 0 {
+		r.Marked = true // an earlier life has made the tunnels send with the mark
+	}
 	want := r.chains()
 	if have.same(want) {
 		return supported(updateHosts(nft, have, r.Hosts))
@@ -101,8 +104,9 @@ func (f *Firewall) keeps(r Rules) (bool, error) {
 		return false, supported(err)
 	}
 	r.Hosts = []netip.Addr{}
-	for _, userspace := range []bool{true, false} { // which one is not known before the switch is
-		r.Userspace = userspace
+	// Which one it is, is not known before the switch is.
+	for _, datapath := range []struct{ userspace, marked bool }{{userspace: true}, {}, {marked: true}} {
+		r.Userspace, r.Marked = datapath.userspace, datapath.marked
 		if have.same(r.chains()) {
 			return true, nil
 		}
