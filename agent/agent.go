@@ -207,8 +207,10 @@ type Agent struct {
 	notes    map[string]string // by subject; problems that the agent reports but cannot repair
 	blocked  map[string]bool   // networks where this host's list in the store is unreadable
 	planeAt  time.Time         // when tunnels, ports and gateways were last verified
+	triedAt  time.Time         // when the last attempt to verify them ended
 	flowsAt  time.Time         // when the flows of the switch were last compared
 	ready    bool
+	marked   bool // the tunnels send with firewall.TunnelMark, as last set
 	loaded   bool // the endpoints from before the restart are known, and their networks
 }
 

@@ -91,9 +91,10 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	var tunnels []ovs.Tunnel
 	vtep := a.host().VTEP
 	peers := a.trusted()
+	marked := !a.userspace()
 	for _, h := range peers {
 		t := ovs.Tunnel{Peer: h.ID, Remote: h.VTEP}
-		if !a.userspace() {
+		if marked {
 			// The userspace datapath would look up this address in a route table that it
 			// discards at every interface change. It bypasses the kernel's rules, so no
 			// rule there would see a mark.
@@ -107,8 +108,16 @@ func (a *Agent) convergeTunnels(ctx context.Context) (told bool, err error) {
 	}
 	a.mu.Lock()
 	a.tunnels = maps.Clone(ports)
+	news := marked && !a.marked
+	a.marked = marked
 	a.mu.Unlock()
 	a.probed(peers, ports)
+	if news { // the firewall's rule about the mark waits for this
+		if failed := a.convergeFirewall(ctx); failed != nil {
+			signal(a.kick)
+			err = errors.Join(err, failed)
+		}
+	}
 	return true, err
 }
 
@@ -182,6 +191,14 @@ func (a *Agent) convergeLists(ctx context.Context, compare bool) error {
 	}
 	a.forgetPublishers()
 	return err
+}
+
+// tunnelsMarked reports whether the switch has taken tunnels with firewall.TunnelMark in
+// this life of the agent.
+func (a *Agent) tunnelsMarked() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.marked
 }
 
 func (a *Agent) isLoaded() bool {

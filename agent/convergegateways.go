@@ -65,7 +65,7 @@ func (a *Agent) convergeUsers(ctx context.Context) []error {
 		for _, id := range users {
 			if strings.HasPrefix(id, keeperPrefix) {
 				if _, ok := a.view.record(networkID); !ok { // nobody can take over on a network that is gone
-					errs = append(errs, a.leave(ctx, networkID, id))
+					errs = append(errs, a.leaveNow(ctx, networkID, id))
 				}
 				continue
 			}
@@ -90,7 +90,7 @@ func (a *Agent) dropUser(ctx context.Context, networkID, id string) error {
 	if l, ok := a.table.get(id); ok && a.uses(l, networkID) {
 		return nil
 	}
-	return a.leave(ctx, networkID, id)
+	return a.leaveNow(ctx, networkID, id)
 }
 
 // mendGateway makes a network's gateway what it should be, or removes it. If the
@@ -107,6 +107,7 @@ func (a *Agent) mendGateway(ctx context.Context, networkID string) error {
 	if !ok {
 		return a.dropGateway(ctx, networkID)
 	}
+	a.routes.expect(networkID)
 	ofport, err := a.ensureGateway(ctx, r)
 	if err != nil {
 		return err

@@ -27,6 +27,9 @@ func (a *Agent) forwardingState() ovs.Forwarding {
 		s.Routes = routes[seg.record.ID]
 		f.Segments, notes = append(f.Segments, s), append(notes, more...)
 	}
+	if a.routes.cover(used) {
+		signal(a.kick) // converge removes the kernel's routes that ended before a restart
+	}
 	a.contests.only(used)
 	a.clearNotes(noteAllowed, notes...)
 	return f

@@ -60,27 +60,32 @@ func (a *Agent) restoreHost(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
 	errs := []error{a.findUplinks(ctx), a.convergeHost(ctx)}
+	a.compareNAT.Store(true)
+	errs = append(errs, a.nat.Do(ctx)) // before the gateways, of which one may take long
 	for _, seg := range a.segments.list() {
 		if seg.ofport != 0 {
 			errs = append(errs, a.restoreGateway(ctx, seg.record.ID))
 		}
 	}
-	a.compareNAT.Store(true)
-	return errors.Join(append(errs, a.nat.Do(ctx))...)
+	return errors.Join(errs...)
 }
 
-// restoreGateway restores what was removed from a gateway port in the kernel.
+// restoreGateway restores what was removed from a gateway port in the kernel. If the
+// network's lock is held, restoreGateway leaves that to a pass of converge, because the
+// holder may be waiting for the store.
 func (a *Agent) restoreGateway(ctx context.Context, networkID string) error {
-	unlock, err := a.segments.locks.Lock(ctx, networkID)
-	if err != nil {
-		return err
+	unlock, ok := a.segments.locks.TryLock(networkID)
+	if !ok {
+		a.skipped.Add(1)
+		signal(a.kick)
+		return nil
 	}
 	defer unlock()
 	r, ok := a.segments.record(networkID)
 	if !ok || a.segments.port(networkID) == 0 {
 		return nil // the gateway is being removed or created
 	}
-	err = a.Links.EnsureGateway(ctx, a.gatewayOf(r))
+	err := a.Links.EnsureGateway(ctx, a.gatewayOf(r))
 	if errors.Is(err, link.ErrNotFound) { // the switch has lost the port: converge creates it again
 		signal(a.kick)
 		return nil
@@ -185,7 +190,7 @@ func (a *Agent) noteUplinks(up link.Uplinks) {
 // firewallRules returns the rules that restrict access to the cluster's ports.
 func (a *Agent) firewallRules() firewall.Rules {
 	r := firewall.Rules{
-		Underlay: a.uplinksNow().Carriers(), Consul: a.ConsulPorts, Userspace: a.userspace(),
+		Underlay: a.uplinksNow().Carriers(), Consul: a.ConsulPorts, Userspace: a.userspace(), Marked: a.tunnelsMarked(),
 		GatewayPrefix: link.GatewayPrefix, EndpointPrefix: link.HostPrefix,
 	}
 	if !a.view.complete() {

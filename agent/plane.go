@@ -22,10 +22,15 @@ const (
 	waysLock  = "ways"  // for Agent.ways
 )
 
+// planePatience is how long watchPlane leaves the retry of a failed pass to converge,
+// which comes by each second unless it waits for the store.
+const planePatience = 5 * time.Second
+
 // watchPlane repairs the data plane when the switch may have lost its state. It also
-// compares all of it when a converge pass is overdue.
+// compares all of it when a converge pass is overdue. After an error it requests a pass of
+// converge, and retries itself only if converge does not come by.
 func (a *Agent) watchPlane(ctx context.Context) error {
-	var again bool // the last round was incomplete
+	var again bool // the last round skipped something
 	var last string
 	for {
 		t := time.NewTimer(a.planeRest(again))
@@ -41,22 +46,22 @@ func (a *Agent) watchPlane(ctx context.Context) error {
 		case <-t.C:
 		}
 		t.Stop()
-		now := changed || again
+		now := changed || again || a.planeFailed()
 		switch {
 		case !a.isLoaded():
 			if changed { // converge is still loading and knows what must come first
 				signal(a.kick)
 			}
 			continue
-		case !now && a.planeRest(false) > retryConverge:
-			continue // converge has compared everything meanwhile
+		case !changed && !again && (a.planeRest(false) > retryConverge || a.planeBusy()):
+			continue // converge has come by meanwhile, or is there
 		}
 		skipped := a.skipped.Load()
 		lost, err := a.mendPlane(ctx, now)
 		if ctx.Err() != nil {
 			return nil
 		}
-		again = err != nil || now && a.skipped.Load() != skipped
+		again = err == nil && now && a.skipped.Load() != skipped
 		if err != nil || len(lost) > 0 { // converge reports errors in Status, and lost endpoints to the cluster
 			signal(a.kick)
 		}
@@ -82,11 +87,30 @@ func (a *Agent) planeRest(again bool) time.Duration {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.triedAt.After(a.planeAt) {
+		return max(planePatience-time.Since(a.triedAt), retryConverge)
+	}
 	oldest := a.planeAt
 	if a.flowsAt.Before(oldest) {
 		oldest = a.flowsAt
 	}
 	return max(slowTimer+retryConverge-time.Since(oldest), retryConverge)
+}
+
+// planeFailed reports whether the last pass over the data plane failed.
+func (a *Agent) planeFailed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.triedAt.After(a.planeAt)
+}
+
+// planeBusy reports whether a pass over the data plane is in progress.
+func (a *Agent) planeBusy() bool {
+	unlock, ok := a.planes.TryLock(planeLock)
+	if ok {
+		unlock()
+	}
+	return !ok
 }
 
 // mendPlane repairs the data plane. now reports that the switch may have lost its state,
@@ -151,6 +175,17 @@ func (a *Agent) convergePlane(ctx context.Context) (lost []string, told bool, er
 		return nil, false, err
 	}
 	defer unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, false, err // the caller has spent its time elsewhere, so this is no attempt
+	}
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.triedAt = time.Now()
+		if err == nil {
+			a.planeAt = a.triedAt
+		}
+	}()
 	_, err = a.convergeTunnels(ctx)
 	errs := []error{err}
 	ports, err := a.Switch.Ports(ctx)
@@ -163,11 +198,5 @@ func (a *Agent) convergePlane(ctx context.Context) (lost []string, told bool, er
 		a.convergeGateways(ctx, ports),
 		a.forwarding.Do(ctx),
 	)
-	err = errors.Join(errs...)
-	if err == nil {
-		a.mu.Lock()
-		a.planeAt = time.Now()
-		a.mu.Unlock()
-	}
-	return lost, true, err
+	return lost, true, errors.Join(errs...)
 }

@@ -101,8 +101,8 @@ func checkEndpoints(l endpointList) error {
 	}
 	ids := make(map[string]bool, len(l.Endpoints))
 	for _, ep := range l.Endpoints {
-		// Any MAC is valid here: package ovs does not program one that belongs to
-		// something else on the segment.
+		// Any MAC is valid here. A MAC that something else on the network has loses the
+		// contest for it: settle leaves that endpoint out of what the switch is given.
 		mac, err := api.ParseMAC(ep.MAC)
 		if err != nil || mac != ep.MAC || !ep.IP.Is4() || ids[ep.ID] {
 			return fmt.Errorf("%.80q with address %q and MAC %.20q is no endpoint", ep.ID, ep.IP, ep.MAC)

@@ -20,8 +20,10 @@ import (
 // routes remembers the endpoint through which each prefix is reached, so that a later
 // claim by another endpoint does not take it over.
 type routes struct {
-	mu    sync.Mutex
-	known map[netip.Prefix]routeVia
+	mu      sync.Mutex
+	known   map[netip.Prefix]routeVia
+	settled map[string]bool // the networks that known covers
+	kept    map[string]bool // the networks whose gateway has kept its routes because known did not cover them
 }
 
 type routeVia struct {
@@ -138,6 +140,42 @@ func (a *Agent) routesNow(segments []segment) map[string][]ovs.Route {
 	}
 	a.clearNotes(noteRoute, keep...)
 	return all
+}
+
+// cover remembers for which networks the routes are settled. again reports that the
+// gateway of one of them has kept its routes until now, and may have too many.
+func (r *routes) cover(networks map[string]bool) (again bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settled = networks
+	for id := range r.kept {
+		if networks[id] {
+			again = true
+			delete(r.kept, id)
+		}
+	}
+	return again
+}
+
+// covered reports whether the routes of a network are settled. They are not before the
+// first run of forwardingState that has the network, as after a restart of the agent.
+func (r *routes) covered(networkID string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.settled[networkID]
+}
+
+// expect has cover report the network, unless its routes are settled already.
+func (r *routes) expect(networkID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.settled[networkID] {
+		return
+	}
+	if r.kept == nil {
+		r.kept = map[string]bool{}
+	}
+	r.kept[networkID] = true
 }
 
 // kernelRoutes returns the routes of a network that belong in this host's kernel.

@@ -314,9 +314,10 @@ func (a *Agent) ensureGateway(ctx context.Context, r network.Record) (int, error
 // gatewayOf returns the gateway port that the kernel should have for a network.
 func (a *Agent) gatewayOf(r network.Record) link.Gateway {
 	self := a.host()
+	keep := !a.routes.covered(r.ID) // asked before the routes, which may be settled meanwhile
 	return link.Gateway{
 		Name: link.GatewayName(r.ID), MAC: macOf(r.Gateway), MTU: a.view.mtu(self), Source: self.VTEP, Userspace: a.userspace(),
-		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()), Routes: a.kernelRoutes(r.ID),
+		Addr: netip.PrefixFrom(r.Gateway, r.Subnet.Bits()), Routes: a.kernelRoutes(r.ID), KeepRoutes: keep,
 	}
 }
 
@@ -331,6 +332,21 @@ func (a *Agent) leave(ctx context.Context, networkID, user string) error {
 	}
 	defer unlock()
 	if a.segments.used(networkID) { // a new user has joined since
+		return nil
+	}
+	return a.dropGateway(ctx, networkID)
+}
+
+// leaveNow is leave for a pass over the data plane. If the network's lock is held, leaveNow
+// skips the user, because the holder may be waiting for the store. A later pass repeats it.
+func (a *Agent) leaveNow(ctx context.Context, networkID, user string) error {
+	unlock, ok := a.segments.locks.TryLock(networkID)
+	if !ok {
+		a.skipped.Add(1)
+		return nil
+	}
+	defer unlock()
+	if !a.segments.exit(networkID, user) || a.segments.used(networkID) {
 		return nil
 	}
 	return a.dropGateway(ctx, networkID)

@@ -218,11 +218,18 @@ func (l *Links) HostVeths() ([]string, error) {
 	return slices.Sorted(maps.Keys(l.veths)), nil
 }
 
-// EnsureGateway records g.
+// EnsureGateway records g. With KeepRoutes it adds the routes to those of the last call.
 func (l *Links) EnsureGateway(ctx context.Context, g link.Gateway) error {
 	return l.calls.do(ctx, "Links.EnsureGateway", func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		if g.KeepRoutes {
+			for _, r := range l.gateways[g.Name].Routes {
+				if !slices.ContainsFunc(g.Routes, func(n link.Route) bool { return n.Prefix == r.Prefix }) {
+					g.Routes = append(g.Routes, r)
+				}
+			}
+		}
 		l.gateways[g.Name] = g
 		return nil
 	})

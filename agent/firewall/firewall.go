@@ -59,6 +59,9 @@ func (f *Firewall) set(ctx context.Context, r Rules) error {
 	if err != nil {
 		return supported(err)
 	}
+	if c := have.chains[sendingChain]; c != nil && len(c.comments) > 0 {
+		r.Marked = true // an earlier life has made the tunnels send with the mark
+	}
 	want := r.chains()
 	if have.same(want) {
 		return supported(updateHosts(nft, have, r.Hosts))
@@ -100,8 +103,9 @@ func (f *Firewall) keeps(r Rules) (bool, error) {
 		return false, supported(err)
 	}
 	r.Hosts = []netip.Addr{}
-	for _, userspace := range []bool{true, false} { // unknown until the switch is open
-		r.Userspace = userspace
+	// The datapath is unknown until the switch is open.
+	for _, datapath := range []struct{ userspace, marked bool }{{userspace: true}, {}, {marked: true}} {
+		r.Userspace, r.Marked = datapath.userspace, datapath.marked
 		if have.same(r.chains()) {
 			return true, nil
 		}

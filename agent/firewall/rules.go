@@ -38,6 +38,10 @@ type Rules struct {
 	// kernel sends none of its own. Otherwise the kernel's tunnels send them with
 	// TunnelMark.
 	Userspace bool
+	// Marked: the kernel's tunnels do send with TunnelMark. Before an agent has made
+	// them do so, the rule that drops packets without the mark would drop the tunnels'
+	// own. If it is false, Set adds no such rule, but keeps one that is there.
+	Marked bool
 
 	GatewayPrefix  string // prefix of the names of all gateway ports
 	EndpointPrefix string // prefix of the names of all endpoints' host ends
@@ -87,6 +91,9 @@ const (
 	forwardedChain = "forwarded"
 )
 
+// sendingChain judges what the kernel's tunnels and users of this host send.
+const sendingChain = "sending"
+
 // chains renders the rules. Chains that are jump targets come first.
 func (r Rules) chains() []chain {
 	chains := []chain{
@@ -98,7 +105,7 @@ func (r Rules) chains() []chain {
 		}},
 		{name: "input", hook: nftables.ChainHookInput, priority: beforeFilter, rules: r.jumps(arrivingChain)},
 		{name: "forward", hook: nftables.ChainHookForward, priority: beforeFilter, rules: r.forward()},
-		{name: "sending", hook: nftables.ChainHookOutput, priority: beforeRaw, rules: r.sending()},
+		{name: sendingChain, hook: nftables.ChainHookOutput, priority: beforeRaw, rules: r.sending()},
 		{name: "output", hook: nftables.ChainHookOutput, priority: beforeFilter, rules: r.output()},
 		{name: "postrouting", hook: nftables.ChainHookPostrouting, priority: afterNAT, rules: r.leaving()},
 	}
@@ -168,7 +175,7 @@ func (r Rules) forwarded() []rule {
 // inner packet's sender; the mark identifies them. The chain runs before any rules that
 // change marks.
 func (r Rules) sending() []rule {
-	if r.Hosts == nil || r.Userspace {
+	if r.Hosts == nil || r.Userspace || !r.Marked {
 		return nil
 	}
 	return []rule{drop("a user's VXLAN", dport(VXLAN), destinationIsHost(), notRoot(), notMarked(TunnelMark))}

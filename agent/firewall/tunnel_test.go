@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os/exec"
+	"strings"
 	"testing"
 )
 
@@ -28,6 +29,37 @@ func TestKernelTunnels(t *testing.T) {
 	})
 	kernel := rules()
 	kernel.Userspace = false
+	set := func(marked bool) (rule bool) {
+		t.Helper()
+		kernel.Marked = marked
+		if err := f.Set(t.Context(), kernel); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), "nft", "list", "chain", "ip", tableName, "sending").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(out), "drop")
+	}
+	if set(false) {
+		t.Error("VXLAN without the mark is dropped before the tunnels send with it")
+	}
+	if !set(true) {
+		t.Error("VXLAN without the mark is not dropped")
+	}
+	// A later life finds the rule, which shows that the tunnels send with the mark.
+	kernel.Underlay = append(kernel.Underlay, "ul7")
+	if !set(false) {
+		t.Error("a new life removed the rule")
+	}
+	closing := kernel
+	if err := f.Close(t.Context(), closing); err != nil {
+		t.Fatal(err)
+	}
+	if !set(false) {
+		t.Error("a new life closed the ports and removed the rule")
+	}
+	kernel.Underlay, kernel.Marked = rules().Underlay, true
 	if err := f.Set(t.Context(), kernel); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,9 @@ type Gateway struct {
 	// Userspace means that the port is a tap of a userspace switch.
 	Userspace bool
 	Routes    []Route // destinations that this host reaches through an endpoint of the network
+	// KeepRoutes means that Routes may be incomplete. The port then keeps the routes
+	// that it has in addition to these.
+	KeepRoutes bool
 }
 
 // Route is a route to a destination behind an endpoint.
@@ -103,7 +106,7 @@ func (c *conn) onlyRoutes(port netlink.Link, g Gateway) error {
 		want[r.Prefix] = true
 	}
 	for _, r := range have {
-		if r.Gw == nil || r.Dst != nil && want[prefixOf(r.Dst)] {
+		if g.KeepRoutes || r.Gw == nil || r.Dst != nil && want[prefixOf(r.Dst)] {
 			continue
 		}
 		if err := c.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {

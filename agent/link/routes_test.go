@@ -50,6 +50,17 @@ func TestGatewayRoutes(t *testing.T) {
 			t.Errorf("%v (-want +got):\n%s", step.routes, diff)
 		}
 	}
+	// Routes that may be incomplete add to what is there, and take nothing away.
+	for _, routes := range [][]Route{{{a, via}}, nil, {{b, via}}, nil} {
+		g.Routes, g.KeepRoutes = routes, true
+		if err := l.EnsureGateway(t.Context(), g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"10.98.0.0/24 10.6.0.10", "10.99.0.0/16 10.6.0.10"}, have()); diff != "" {
+		t.Errorf("kept (-want +got):\n%s", diff)
+	}
+	g.KeepRoutes = false
 	// What somebody took away, or added, is put right.
 	g.Routes = []Route{{b, via}}
 	if err := l.EnsureGateway(t.Context(), g); err != nil {
