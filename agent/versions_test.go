@@ -94,6 +94,41 @@ func TestIncompatibleList(t *testing.T) {
 	}
 }
 
+// TestOwnListAfterReclaim: a host that was away reclaims its addresses. What it then finds
+// in its list, which it has written itself in this life, is no later release's. It puts
+// back what its endpoints are, and goes on publishing.
+func TestOwnListAfterReclaim(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.converge()
+	h.settle()
+	key := network.EndpointsKey("foo", selfID)
+	good, err := h.store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{
+		`{"version":2,"endpoints":{}}`,
+		strings.Replace(string(good.Value), `{`, `{"later":{"a":[1.50]},`, 1),
+	} {
+		h.put(key, value)
+		h.reclaim.Store(true)
+		h.watch()
+		if err := h.Agent.converge(t.Context(), true); err != nil {
+			t.Errorf("converge over %s: %v", value, err)
+		}
+		h.settle()
+		if e, err := h.store.Get(t.Context(), key); err != nil || string(e.Value) != string(good.Value) {
+			t.Errorf("the list is %s, %v, want %s", e.Value, err, good.Value)
+		}
+	}
+	h.mustAttach("c2", "foo", "/ns/2")
+	h.settle()
+	if e, err := h.store.Get(t.Context(), key); err != nil || !strings.Contains(string(e.Value), `"c2"`) || strings.Contains(string(e.Value), "later") {
+		t.Errorf("the list is %s, %v", e.Value, err)
+	}
+}
+
 // TestReapersKeyOfALaterRelease: who reaps keeps what a later release has written
 // beside the lock, and does nothing under a lock that it does not know.
 func TestReapersKeyOfALaterRelease(t *testing.T) {
