@@ -33,11 +33,16 @@ func Capabilities() []string { return []string{UnknownFields, AllowedAddresses, 
 // Knows says whether the host has said that it is capable of something.
 func (h Host) Knows(capability string) bool { return slices.Contains(h.Capabilities, capability) }
 
-// AllKnow says whether every host that lives is capable of something. A suspect host
+// Lacking lists the living hosts that are not capable of something. A suspect host
 // counts: only its agent may be silent, and the next agent there is likely the same.
 // A host that is gone does not.
-func AllKnow(hosts []Host, gone map[string]bool, capability string) bool {
-	return !slices.ContainsFunc(hosts, func(h Host) bool { return !gone[h.ID] && !h.Knows(capability) })
+func Lacking(hosts []Host, gone map[string]bool, capability string) (lacking []Host) {
+	for _, h := range hosts {
+		if !gone[h.ID] && !h.Knows(capability) {
+			lacking = append(lacking, h)
+		}
+	}
+	return lacking
 }
 
 // encodeAgent writes a version with capabilities: a word each. They are no member of

@@ -48,7 +48,7 @@ type Host struct {
 	Alive    bool           // its session holds the record; not stored, read from the store
 	Revision uint64         // version of the record's key; not stored, read from the store
 
-	Capabilities []string // see AllKnow
+	Capabilities []string // see Lacking
 
 	Unknown stored.Unknown // what a later release has written beside
 }
