@@ -72,7 +72,8 @@ type Switch struct {
 	reserved map[int]string    // ofports given out and not yet in the cache, by port name
 	busy     map[string]chan struct{}
 
-	flows flowMemory
+	flows   flowMemory
+	telling telling
 }
 
 // Open connects to OVSDB, makes the bridge as it should be, and returns when
@@ -159,7 +160,8 @@ func (s *Switch) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close ends the connection. The switch goes on forwarding.
+// Close ends the connection, and what still tells members of new addresses. The switch
+// goes on forwarding.
 func (s *Switch) Close() {
 	s.mu.Lock()
 	sess := s.session
@@ -168,6 +170,7 @@ func (s *Switch) Close() {
 	if sess != nil {
 		sess.close()
 	}
+	s.telling.close()
 }
 
 // Changed receives when what the switch has may no longer be what it was told:
