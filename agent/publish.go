@@ -83,7 +83,7 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 		if p.own.Foreign(e.Value, e.Version, a.view.now()) {
 			a.Logger.Error("somebody else wrote this host's list of endpoints; it is put right", "key", key, "version", e.Version)
 		}
-		if e.Version != 0 && !foreign {
+		if e.Version != 0 && p.own.FromBefore() {
 			was, err := decodeOwn(e)
 			if err != nil { // leave the value alone, like all unreadable values
 				return &api.Error{Code: api.CodeUnavailable, Message: oneLine(err.Error()), Cause: err}

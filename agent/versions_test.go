@@ -94,6 +94,41 @@ func TestIncompatibleList(t *testing.T) {
 	}
 }
 
+// TestOwnListAfterReclaim: a host that was away reclaims its addresses. What it then finds
+// in its list, which it has written itself in this life, is no later release's. It puts
+// back what its endpoints are, and goes on publishing.
+func TestOwnListAfterReclaim(t *testing.T) {
+	h := newTestHost(t)
+	h.mustAttach("c1", "foo", "/ns/1")
+	h.converge()
+	h.settle()
+	key := network.EndpointsKey("foo", selfID)
+	good, err := h.store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{
+		`{"version":2,"endpoints":{}}`,
+		strings.Replace(string(good.Value), `{`, `{"later":{"a":[1.50]},`, 1),
+	} {
+		h.put(key, value)
+		h.reclaim.Store(true)
+		h.watch()
+		if err := h.Agent.converge(t.Context(), true); err != nil {
+			t.Errorf("converge over %s: %v", value, err)
+		}
+		h.settle()
+		if e, err := h.store.Get(t.Context(), key); err != nil || string(e.Value) != string(good.Value) {
+			t.Errorf("the list is %s, %v, want %s", e.Value, err, good.Value)
+		}
+	}
+	h.mustAttach("c2", "foo", "/ns/2")
+	h.settle()
+	if e, err := h.store.Get(t.Context(), key); err != nil || !strings.Contains(string(e.Value), `"c2"`) || strings.Contains(string(e.Value), "later") {
+		t.Errorf("the list is %s, %v", e.Value, err)
+	}
+}
+
 // TestReapersKeyOfALaterRelease: who reaps keeps what a later release has written
 // beside the lock, and does nothing under a lock that it does not know.
 func TestReapersKeyOfALaterRelease(t *testing.T) {
@@ -140,33 +175,79 @@ func TestPortsOfALaterRelease(t *testing.T) {
 func TestAllKnow(t *testing.T) {
 	h := newTestHost(t)
 	key := cluster.HostsPrefix + peerID
-	peer := func(agent string) string {
-		return fmt.Sprintf(`{"version":1,"id":%q,"name":"h2","vtep":"192.0.2.2","underlay_mtu":1500,"routes":null,"agent":%q,"datapath":"netdev"}`, peerID, agent)
-	}
-	is := func(what string, want bool) {
+	const behind, unread = "upgrade it on: h2", "not all hosts' records can be read"
+	is := func(what, want string) {
 		t.Helper()
-		h.watch()
-		if got := h.view.allKnow(cluster.UnknownFields); got != want {
-			t.Errorf("%s: %v", what, got)
+		err := h.allKnow(cluster.UnknownFields, "tests")
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", what, err, want)
 		}
 	}
-	if newView(selfID).allKnow(cluster.UnknownFields) {
-		t.Error("before the hosts were read")
+	known := h.view
+	h.view = newView(selfID)
+	is("before the hosts were read", unread)
+	h.view = known
+	for _, step := range []struct {
+		what string
+		do   func()
+		want string
+	}{
+		{"the first release", func() {}, behind},
+		{"upgraded", func() { h.put(key, peerRecord("v1 "+cluster.UnknownFields)) }, ""},
+		{"downgraded", func() { h.put(key, peerRecord("e58e9f7")) }, behind},
+		{"gone", func() { h.view.setGone(map[string]time.Time{peerID: time.Now()}) }, ""},
+		{"back, and upgraded", func() { h.view.setGone(nil); h.put(key, peerRecord("v1 "+cluster.UnknownFields)) }, ""},
+		{"another's record cannot be read", func() { h.put(cluster.HostsPrefix+"x", `{"version":2}`) }, unread},
+		{"it was deleted", func() { h.remove(cluster.HostsPrefix + "x") }, ""},
+		{"this host's own record is of an older release", func() {
+			h.put(cluster.HostsPrefix+selfID, strings.NewReplacer(peerID, selfID, "h2", "h1", "192.0.2.2", "192.0.2.1").Replace(peerRecord("e58e9f7")))
+		}, ""},
+	} {
+		step.do()
+		h.watch()
+		is(step.what, step.want)
 	}
-	is("the first release", false)
-	h.put(key, peer("v1 "+cluster.UnknownFields))
-	is("upgraded", true)
-	h.put(key, peer("e58e9f7"))
-	is("downgraded", false)
-	h.view.setGone(map[string]time.Time{peerID: time.Now()})
-	is("gone", true)
-	h.view.setGone(nil)
-	h.put(key, peer("v1 "+cluster.UnknownFields))
-	is("upgraded again", true)
-	h.put(cluster.HostsPrefix+"x", `{"version":2}`)
-	is("another's record cannot be read", false)
-	h.remove(cluster.HostsPrefix + "x")
-	is("it was deleted", true)
+}
+
+// peerRecord is the record of the peer with a value of the member "agent".
+func peerRecord(agent string) string {
+	return fmt.Sprintf(`{"version":1,"id":%q,"name":"h2","vtep":"192.0.2.2","underlay_mtu":1500,"routes":null,"agent":%q,"datapath":"netdev"}`, peerID, agent)
+}
+
+// TestAllKnowAtOneMoment: the names and whether all records could be read are of one
+// moment. Here a feature may not be used before a change of the records, nor after it,
+// for different reasons.
+func TestAllKnowAtOneMoment(t *testing.T) {
+	h := newTestHost(t)
+	entry := func(id, value string) state.Entry {
+		return state.Entry{Key: cluster.HostsPrefix + id, Version: 1, Value: []byte(value)}
+	}
+	unread := state.Snapshot{Entries: []state.Entry{entry(peerID, peerRecord("v1 "+cluster.UnknownFields)), entry("x", `{"version":2}`)}}
+	behind := state.Snapshot{Entries: []state.Entry{entry(peerID, peerRecord("e58e9f7"))}}
+	h.view.set(partHosts, unread)
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				h.view.set(partHosts, behind)
+				h.view.set(partHosts, unread)
+			}
+		}
+	}()
+	defer func() { close(stop); <-ended }()
+	for range 20000 {
+		if err := h.allKnow(cluster.UnknownFields, "tests"); err == nil {
+			t.Fatal("allowed between two states that both forbid it")
+		}
+	}
 }
 
 // firstRelease is what the first release knows in the values of the store, by the
@@ -186,7 +267,7 @@ var firstRelease = map[string]string{
 const firstEndpoint = "id container_id container_name ip mac ifname ports host_ports source attached"
 
 // TestFirstReleaseReadsWhatIsWritten: as long as hosts of the first release live, nothing
-// is in the store that they refuse. A new member must depend on view.allKnow.
+// is in the store that they refuse. A new member must depend on Agent.allKnow.
 func TestFirstReleaseReadsWhatIsWritten(t *testing.T) {
 	h := newTestHost(t)
 	e, err := h.Attach(t.Context(), api.AttachRequest{

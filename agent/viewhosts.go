@@ -131,24 +131,19 @@ func (v *view) isGone(id string) bool {
 	return v.gone[id]
 }
 
-// allKnow reports whether every live host has a capability; see cluster.AllKnow. A host
-// with an unreadable record may have none.
-func (v *view) allKnow(capability string) bool {
+// behind lists the names of the other live hosts that lack a capability; see
+// cluster.Lacking. known reports whether all records could be read: a host with an
+// unreadable record may lack it too. Both are of one moment, since a feature may be used
+// only if no host is behind and all are known.
+func (v *view) behind(capability string) (names []string, known bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.seen[partHosts] && len(v.stale[partHosts]) == 0 && cluster.AllKnow(v.hosts, v.gone, capability)
-}
-
-// behind lists the names of the other live hosts that lack a capability. known reports
-// whether all records could be read.
-func (v *view) behind(capability string) (names []string, known bool) {
-	for _, h := range v.reachable() {
-		if !h.Knows(capability) {
+	for _, h := range cluster.Lacking(v.hosts, v.gone, capability) {
+		if h.ID != v.self {
 			names = append(names, h.Name)
 		}
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	slices.Sort(names)
 	return names, v.seen[partHosts] && len(v.stale[partHosts]) == 0
 }
 

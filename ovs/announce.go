@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -152,15 +154,64 @@ func resubmit(table byte) []byte {
 	return a
 }
 
+// telling is what members are still to be told, and the goroutine that tells them. There
+// is at most one, and only while something is to be told.
+type telling struct {
+	mu      sync.Mutex
+	pending []announcement // the newest maxAnnounced
+	cancel  func()         // ends the goroutine; nil: there is none
+	closed  bool
+	wg      sync.WaitGroup
+}
+
 // tell announces the new addresses of flow changes in the background.
 func (s *Switch) tell(lines []string) {
 	list := news(lines)
 	if len(list) == 0 {
 		return
 	}
-	go func() {
-		if err := s.announce(context.Background(), list); err != nil {
-			s.log.Debug("members were not told of new addresses; they ask again", "bridge", s.cfg.Bridge, "err", err)
+	q := &s.telling
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return
+	}
+	q.pending = append(q.pending, list...)
+	q.pending = slices.Clone(q.pending[max(0, len(q.pending)-maxAnnounced):])
+	if q.cancel != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	q.cancel = cancel
+	q.wg.Go(func() {
+		defer cancel()
+		for list := q.next(); list != nil; list = q.next() {
+			if err := s.announce(ctx, list); err != nil {
+				s.log.Debug("members were not told of new addresses; they ask again", "bridge", s.cfg.Bridge, "err", err)
+			}
 		}
-	}()
+	})
+}
+
+// next takes what is to be told. When that is nothing, it is nil, and the goroutine ends.
+func (q *telling) next() []announcement {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	list := q.pending
+	q.pending = nil
+	if list == nil {
+		q.cancel = nil
+	}
+	return list
+}
+
+// close ends the telling for good and waits for its end.
+func (q *telling) close() {
+	q.mu.Lock()
+	q.closed, q.pending = true, nil
+	if q.cancel != nil {
+		q.cancel()
+	}
+	q.mu.Unlock()
+	q.wg.Wait()
 }

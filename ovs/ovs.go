@@ -71,7 +71,8 @@ type Switch struct {
 	reserved map[int]string    // ofport -> name of a port that got it and is not yet in the cache
 	busy     map[string]chan struct{}
 
-	flows flowMemory
+	flows   flowMemory
+	telling telling
 }
 
 // Open connects to OVSDB, creates or corrects the bridge, and waits until ovs-vswitchd
@@ -158,7 +159,8 @@ func (s *Switch) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close closes the connection to OVSDB. The switch continues to forward.
+// Close closes the connection to OVSDB, and ends the goroutine that tells members of new
+// addresses. The switch continues to forward.
 func (s *Switch) Close() {
 	s.mu.Lock()
 	sess := s.session
@@ -167,6 +169,7 @@ func (s *Switch) Close() {
 	if sess != nil {
 		sess.close()
 	}
+	s.telling.close()
 }
 
 // Changed returns a channel that receives when the switch may differ from the desired

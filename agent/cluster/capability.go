@@ -33,11 +33,16 @@ func Capabilities() []string { return []string{UnknownFields, AllowedAddresses, 
 // Knows reports whether the host has announced the capability.
 func (h Host) Knows(capability string) bool { return slices.Contains(h.Capabilities, capability) }
 
-// AllKnow reports whether every live host has the capability. A suspect host counts:
-// perhaps only its agent is unreachable, and the next agent there is likely of the same
-// version. A host that is gone does not count.
-func AllKnow(hosts []Host, gone map[string]bool, capability string) bool {
-	return !slices.ContainsFunc(hosts, func(h Host) bool { return !gone[h.ID] && !h.Knows(capability) })
+// Lacking returns the live hosts that lack the capability. A suspect host counts: perhaps
+// only its agent is unreachable, and the next agent there is likely of the same version. A
+// host that is gone does not count.
+func Lacking(hosts []Host, gone map[string]bool, capability string) (lacking []Host) {
+	for _, h := range hosts {
+		if !gone[h.ID] && !h.Knows(capability) {
+			lacking = append(lacking, h)
+		}
+	}
+	return lacking
 }
 
 // encodeAgent encodes a version and capabilities as words separated by spaces. The

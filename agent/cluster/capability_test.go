@@ -62,26 +62,30 @@ func TestCapabilitiesInARecord(t *testing.T) {
 	}
 }
 
-func TestAllKnow(t *testing.T) {
+func TestLacking(t *testing.T) {
 	now, before := Host{ID: "a", Alive: true, Capabilities: Capabilities()}, Host{ID: "b", Alive: true}
 	suspect := before
 	suspect.Alive = false
 	for name, c := range map[string]struct {
 		hosts []Host
 		gone  map[string]bool
-		want  bool
+		want  string
 	}{
-		"alone":                {[]Host{now}, nil, true},
-		"nobody":               {nil, nil, true},
-		"an older host":        {[]Host{now, before}, nil, false},
-		"an older suspect":     {[]Host{now, suspect}, nil, false},
-		"an older one is gone": {[]Host{now, suspect}, map[string]bool{"b": true}, true},
+		"alone":                {[]Host{now}, nil, ""},
+		"nobody":               {nil, nil, ""},
+		"an older host":        {[]Host{now, before}, nil, "b"},
+		"an older suspect":     {[]Host{now, suspect}, nil, "b"},
+		"an older one is gone": {[]Host{now, suspect}, map[string]bool{"b": true}, ""},
 	} {
-		if got := AllKnow(c.hosts, c.gone, UnknownFields); got != c.want {
-			t.Errorf("%s: %v", name, got)
+		got := ""
+		for _, h := range Lacking(c.hosts, c.gone, UnknownFields) {
+			got += h.ID
+		}
+		if got != c.want {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if AllKnow([]Host{now}, nil, "of tomorrow") {
+	if len(Lacking([]Host{now}, nil, "of tomorrow")) != 1 {
 		t.Error("a host knows what nobody has told")
 	}
 }

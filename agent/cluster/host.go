@@ -48,7 +48,7 @@ type Host struct {
 	Alive    bool           // its session holds the record; read from the store, not stored
 	Revision uint64         // version of the record's key; read from the store, not stored
 
-	Capabilities []string // see AllKnow
+	Capabilities []string // see Lacking
 
 	Unknown stored.Unknown // members written by a later release
 }

@@ -225,7 +225,7 @@ func (m *Member) write(ctx context.Context, self Host) error {
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
-	if m.own.Is(old.Value) && old.Version != 0 {
+	if m.own.FromBefore() && old.Version != 0 {
 		was, err := Decode(old)
 		if errors.Is(err, stored.ErrNewer) {
 			return fmt.Errorf("%w; or, if that is not to come back, delete the key", err)

@@ -13,6 +13,7 @@ import (
 type Own struct {
 	mu     sync.Mutex
 	values [][]byte // possible values of the key: the last known one, and those of unanswered writes
+	wrote  bool     // see FromBefore; Reset does not clear it
 	seen   uint64   // version of the last counted foreign value
 	count  int
 	last   time.Time
@@ -38,7 +39,17 @@ func (o *Own) Try(value []byte) {
 func (o *Own) Wrote(value []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.values = [][]byte{slices.Clone(value)}
+	o.values, o.wrote = [][]byte{slices.Clone(value)}, true
+}
+
+// FromBefore reports whether the key may still have what an earlier life of this host
+// wrote, perhaps as a later release. That ends with the first Wrote of this life, and
+// Reset does not bring it back: others may delete the value of a host that was taken for
+// dead, but no later release of this host writes a new one meanwhile.
+func (o *Own) FromBefore() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.wrote
 }
 
 // Reset forgets the written values. The caller uses it when other hosts may legitimately

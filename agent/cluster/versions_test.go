@@ -109,6 +109,42 @@ func TestIncompatibleRecord(t *testing.T) {
 	}
 }
 
+// TestRecordAfterTheSession: the end of a session says nothing of what a later release
+// has written. This life has written the record, so a newer layout and unknown members in
+// it are somebody else's. They do not lock the host out, and it does not carry them.
+func TestRecordAfterTheSession(t *testing.T) {
+	s := statetest.New()
+	m := NewMember(s, self(1400), 10*time.Second, slog.New(slog.DiscardHandler))
+	if err := m.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	good := get(t, s, HostsPrefix+id)
+	for _, value := range []string{
+		`{"version":2,"id":"` + id + `","vteps":["192.0.2.1"],"name":["h1"]}`,
+		later(good),
+	} {
+		if err := m.session.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		put(t, s, HostsPrefix+id, value)
+		lost := make(chan struct{})
+		close(lost)
+		m.session = &lostSession{Session: m.session, lost: lost}
+		m.pause(t.Context(), time.Hour)
+		if m.session != nil {
+			t.Fatal("the end of the session was not noticed")
+		}
+		for range 2 {
+			if err := m.register(t.Context()); err != nil {
+				t.Errorf("register over %s: %v", value, err)
+			}
+		}
+		if got := get(t, s, HostsPrefix+id); got != good {
+			t.Errorf("the record became %s, want %s", got, good)
+		}
+	}
+}
+
 // TestClusterOfALaterRelease: so it is with which cluster a store is of, and with who
 // changes its servers.
 func TestClusterOfALaterRelease(t *testing.T) {

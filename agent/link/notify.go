@@ -22,6 +22,13 @@ import (
 // messages. The kernel does not report some changes (sysctls of one interface, legacy
 // iptables); only a periodic comparison finds those. WatchHost returns nil when ctx ends.
 func (l *Links) WatchHost(ctx context.Context, own func(port uint32) bool, changed func()) error {
+	l.watchHost(ctx, own, func(syscall.NetlinkMessage) { changed() })
+	return nil
+}
+
+// watchHost is WatchHost that says which message is the news. It is the zero one where
+// messages were missed.
+func (l *Links) watchHost(ctx context.Context, own func(port uint32) bool, changed func(syscall.NetlinkMessage)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -33,11 +40,10 @@ func (l *Links) WatchHost(ctx context.Context, own func(port uint32) bool, chang
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF,
 	}, l.isOurNetwork, changed)
 	<-done
-	return nil
 }
 
 // subscribe follows one kind of notification until ctx ends.
-func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func()) {
+func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func(syscall.NetlinkMessage)) {
 	said := false
 	for ctx.Err() == nil {
 		heard := false
@@ -50,7 +56,7 @@ func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups
 			said = true
 		}
 		if heard {
-			changed() // for changes missed while not subscribed
+			changed(syscall.NetlinkMessage{}) // for changes missed while not subscribed
 		}
 		retry := time.NewTimer(watchRetry)
 		select {
@@ -61,7 +67,7 @@ func (l *Links) subscribe(ctx context.Context, what string, protocol int, groups
 	}
 }
 
-func follow(ctx context.Context, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func()) error {
+func follow(ctx context.Context, protocol int, groups []uint, ours func(syscall.NetlinkMessage) bool, changed func(syscall.NetlinkMessage)) error {
 	s, err := nl.Subscribe(protocol, groups...)
 	if err != nil {
 		return fmt.Errorf("subscribe: %w", err)
@@ -72,7 +78,7 @@ func follow(ctx context.Context, protocol int, groups []uint, ours func(syscall.
 		messages, _, err := s.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS): // notifications overran the socket buffer
-			changed()
+			changed(syscall.NetlinkMessage{})
 			continue
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
@@ -81,7 +87,7 @@ func follow(ctx context.Context, protocol int, groups []uint, ours func(syscall.
 		}
 		for _, m := range messages {
 			if ours(m) {
-				changed()
+				changed(m)
 				break
 			}
 		}
