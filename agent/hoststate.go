@@ -148,6 +148,9 @@ func (a *Agent) findUplinks(ctx context.Context) error {
 		}
 	}
 	up.Names = slices.DeleteFunc(up.Names, func(name string) bool { return !nat.IsUplinkName(name) })
+	// Docker may be told to use a bridge that is itself an uplink. What passes there goes
+	// through the uplink's own rules.
+	bridges = slices.DeleteFunc(bridges, func(name string) bool { return slices.Contains(up.Names, name) })
 	a.mu.Lock()
 	news := a.uplinks.Silent != up.Silent || !slices.Equal(a.uplinks.Subnets, up.Subnets) || !slices.Equal(a.uplinks.Names, up.Names)
 	a.uplinks, a.bridges = up, bridges

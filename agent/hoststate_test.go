@@ -223,6 +223,18 @@ func TestDockersBridges(t *testing.T) {
 	if got := h.nat.Bridges(); !slices.Equal(got, []string{"docker0", "br-1"}) {
 		t.Errorf("%q are let pass", got)
 	}
+	// The host's own uplink may be a bridge that Docker is told to use as well.
+	h.links.SetDockersBridges("br0", "br-1")
+	h.links.SetUplinks(link.Uplinks{Underlay: "br0", Names: []string{"br0"}})
+	h.converge()
+	if got := h.nat.Bridges(); !slices.Equal(got, []string{"br-1"}) {
+		t.Errorf("%q are let pass, of which br0 is an uplink", got)
+	}
+	h.Uplinks = []string{"br-1"} // by this host's settings
+	h.converge()
+	if got := h.nat.Bridges(); len(got) > 0 {
+		t.Errorf("%q are let pass, and are uplinks", got)
+	}
 	h.links.SetDockersBridges()
 	h.converge()
 	if got := h.nat.Bridges(); len(got) > 0 {

@@ -141,12 +141,13 @@ func (a *Agent) loadLists(ctx context.Context) error {
 		if err != nil || hostID != a.id {
 			continue
 		}
-		list, err := decodeOwn(e)
+		list, err := a.readOwn(e)
 		if err != nil {
 			blocked[netID] = true
 			continue // the view reports it
 		}
-		for _, ep := range list.Endpoints {
+		eps, _ := bound(list.Endpoints)
+		for _, ep := range eps {
 			err := a.locked(ctx, link.HostName(ep.ID), func(context.Context) error { return a.takeUp(ep, netID) })
 			if err != nil {
 				return err
@@ -162,7 +163,8 @@ func (a *Agent) loadLists(ctx context.Context) error {
 // takeUp adds an endpoint from the store to the table. If the endpoint is marked as
 // attached but has no port, either the host was restarted or the endpoint ended while the
 // agent was down. Endpoints that end with their interface are then marked as Releasing.
-// If the interface still exists, only the switch has lost the port.
+// If the interface still exists, only the switch has lost the port. An endpoint that only
+// holds an address stays, unless its owner cannot come back for it.
 func (a *Agent) takeUp(ep endpoint, netID string) error {
 	if l, ok := a.table.get(ep.ID); ok {
 		if l.Network == netID && l.IP == ep.IP {
@@ -184,6 +186,13 @@ func (a *Agent) takeUp(ep endpoint, netID string) error {
 			l.HostPorts = nil
 		}
 		l.Releasing = !l.Attached && endsWithInterface(ep.Source)
+	} else if ep.Source == api.SourceConnect || ep.Source == api.SourceLegacy {
+		// Both attach in the call that reserves, so nobody comes for the address any more.
+		s, err := a.Links.Inspect(link.HostName(ep.ID))
+		if err != nil {
+			return err
+		}
+		l.Releasing = !s.Exists
 	}
 	a.table.put(l)
 	return nil

@@ -14,6 +14,7 @@ const (
 	noteAddress  = "address/" // endpoint id: the store assigns its address to another
 	noteUplink   = "uplink"   // no interface is known to lead out of the host
 	noteAllowed  = "allowed/" // network, endpoint's address, prefix: the endpoint cannot use the allowed prefix
+	noteFull     = "full/"    // network, slash: this host's list of endpoints is nearly full
 	noteFirewall = "firewall" // the kernel cannot close the cluster's ports
 	noteBlocks   = "blocks/"  // network: some addresses are unreadable
 	noteMAC      = "mac/"     // endpoint id: its interface has an unexpected MAC

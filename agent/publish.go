@@ -84,7 +84,7 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 			a.Logger.Error("somebody else wrote this host's list of endpoints; it is put right", "key", key, "version", e.Version)
 		}
 		if e.Version != 0 && p.own.FromBefore() {
-			was, err := decodeOwn(e)
+			was, err := a.readOwn(e)
 			if err != nil { // leave the value alone, like all unreadable values
 				return &api.Error{Code: api.CodeUnavailable, Message: oneLine(err.Error()), Cause: err}
 			}
@@ -104,10 +104,14 @@ func (a *Agent) writeOnce(ctx context.Context, networkID string, p *publisher, l
 		}
 	}
 	if len(list) == 0 {
+		a.clearNotes(noteFull + networkID + "/")
 		return a.unpublish(ctx, key, p)
 	}
 	value, err := encodeEndpoints(list, p.unknown)
 	if err != nil {
+		return err
+	}
+	if err := a.checkSize(networkID, list, len(value)); err != nil {
 		return err
 	}
 	switch {

@@ -149,6 +149,9 @@ func (a *Agent) reserve(ctx context.Context, w want) (l local, r network.Record,
 	if err := a.checkShared(r, w); err != nil {
 		return local{}, r, nil, err
 	}
+	if err := a.checkBounds(r, w); err != nil {
+		return local{}, r, nil, err
+	}
 	l = local{Network: r.ID, pool: pool(r), version: r.Version, since: time.Now(), endpoint: endpoint{
 		ID: w.id, ContainerID: w.container, ContainerName: w.name, IfName: w.ifname, Ports: w.ports,
 		Source: cmp.Or(w.source, api.SourceConnect), Allowed: w.allowed, Forwarding: w.forwarding,
@@ -186,6 +189,9 @@ func (a *Agent) enterTable(l local, r network.Record, w want) (local, error) {
 			}
 		}
 		l.MAC = w.mac
+	}
+	if err == nil {
+		err = a.checkBounds(r, w)
 	}
 	l.Releasing = err != nil
 	a.table.put(l)

@@ -247,6 +247,9 @@ func (a *Agent) applyRoutes(ctx context.Context, l local) error {
 
 // mayRoute refuses routes that cannot lead to the endpoint, as far as this host knows.
 func (a *Agent) mayRoute(r network.Record, l local, want []netip.Prefix) error {
+	if err := a.checkRouteBounds(l.Network, l, want); err != nil {
+		return err
+	}
 	for _, p := range want {
 		if slices.Contains(l.Routes, p) {
 			continue

@@ -36,6 +36,7 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 		s.Problems = append([]string{"the database of Open vSwitch cannot be reached; start it: systemctl start openvswitch-switch"}, s.Problems...)
 	}
 	s.Problems = append(s.Problems, a.contests.problems()...)
+	s.Problems = append(s.Problems, a.view.beyond()...)
 	s.Overwritten = a.overwritten()
 	s.Problems = append(s.Problems, overwrittenNow(s.Overwritten, a.view.now())...)
 	paths, narrow := a.knownPaths()

@@ -43,6 +43,7 @@ type view struct {
 type list struct {
 	version   uint64 // of its key
 	endpoints []endpoint
+	over      excess // what is left out of endpoints
 }
 
 // The parts of the view. Each is a key prefix in the store.

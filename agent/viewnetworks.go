@@ -51,8 +51,9 @@ func (v *view) decodeLists(snap state.Snapshot) (map[string]map[string]list, []e
 			errs = append(errs, err)
 			eps = v.endpoints[netID][hostID].endpoints
 		}
+		eps, over := bound(eps)
 		if hostID != "" && hostID != v.self {
-			put(netID, hostID, list{version: e.Version, endpoints: eps})
+			put(netID, hostID, list{version: e.Version, endpoints: eps, over: over})
 		}
 	}
 	for netID, hosts := range v.endpoints {
@@ -119,7 +120,8 @@ func (v *view) putLists(entries []state.Entry) []error {
 		if v.endpoints[netID] == nil {
 			v.endpoints[netID] = map[string]list{}
 		}
-		v.endpoints[netID][hostID] = list{version: e.Version, endpoints: eps}
+		eps, over := bound(eps)
+		v.endpoints[netID][hostID] = list{version: e.Version, endpoints: eps, over: over}
 		v.fresh[e.Key] = v.now()
 	}
 	return errs

@@ -239,21 +239,9 @@ func (r *rendering) shared(g Segment, self netip.Addr) {
 // ask renders the flows that send a request for a shared address to all endpoints that
 // are allowed it. The longest prefix wins.
 func (r *rendering) ask(g Segment, self netip.Addr) {
-	all := map[netip.Prefix]bool{}
-	for _, l := range g.Local {
-		for _, p := range g.movable(l.Allowed) {
-			all[p] = true
-		}
-	}
-	for _, m := range g.Remote {
-		for _, p := range g.movable(m.Allowed) {
-			if m.OFPort > 0 {
-				all[p] = true
-			}
-		}
-	}
-	for _, p := range slices.SortedFunc(maps.Keys(all), comparePrefixes) {
-		here, there := g.candidates(p)
+	index := g.sharers()
+	for _, p := range slices.SortedFunc(maps.Keys(index), comparePrefixes) {
+		here, there := index.candidates(g.Subnet, p)
 		match := func(from string) string {
 			return fmt.Sprintf("arp,arp_op=1,reg0=%#x,%s,arp_tpa=%s", g.VNI, from, cidr(p))
 		}
@@ -275,23 +263,52 @@ func (r *rendering) ask(g Segment, self netip.Addr) {
 	}
 }
 
-// candidates returns output actions for the local endpoints that are allowed all of p,
-// and for the tunnels to hosts with such endpoints.
-func (g Segment) candidates(p netip.Prefix) (here, there []string) {
-	allows := func(allowed []netip.Prefix) bool {
-		return slices.ContainsFunc(allowed, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) })
+// sharedBy lists, for one prefix, the OpenFlow ports of the local endpoints that are
+// allowed it, and of the tunnels to hosts with such endpoints.
+type sharedBy struct{ here, there map[int]bool }
+
+// sharers indexes the endpoints that share addresses by the prefix that they are allowed.
+// Another host chooses how many there are, so that nothing may compare each with all.
+type sharers map[netip.Prefix]sharedBy
+
+func (g Segment) sharers() sharers {
+	index := sharers{}
+	at := func(p netip.Prefix) sharedBy {
+		if _, ok := index[p]; !ok {
+			index[p] = sharedBy{map[int]bool{}, map[int]bool{}}
+		}
+		return index[p]
 	}
 	for _, l := range g.Local {
-		if allows(l.Allowed) {
-			here = append(here, fmt.Sprintf("output:%d", l.OFPort))
+		for _, p := range g.movable(l.Allowed) {
+			at(p).here[l.OFPort] = true
 		}
 	}
-	tunnels := map[int]bool{}
 	for _, m := range g.Remote {
-		if m.OFPort > 0 && !tunnels[m.OFPort] && allows(m.Allowed) {
-			tunnels[m.OFPort] = true
-			there = append(there, fmt.Sprintf("output:%d", m.OFPort))
+		if m.OFPort == 0 {
+			continue
+		}
+		for _, p := range g.movable(m.Allowed) {
+			at(p).there[m.OFPort] = true
 		}
 	}
-	return here, there
+	return index
+}
+
+// candidates returns output actions for the local endpoints that are allowed all of p,
+// and for the tunnels to hosts with such endpoints. All prefixes lie within the subnet.
+func (s sharers) candidates(subnet, p netip.Prefix) (here, there []string) {
+	all := sharedBy{map[int]bool{}, map[int]bool{}}
+	for bits := subnet.Bits(); bits <= p.Bits(); bits++ {
+		q := netip.PrefixFrom(p.Addr(), bits).Masked()
+		maps.Copy(all.here, s[q].here)
+		maps.Copy(all.there, s[q].there)
+	}
+	outputs := func(ports map[int]bool) (list []string) {
+		for _, port := range slices.Sorted(maps.Keys(ports)) {
+			list = append(list, fmt.Sprintf("output:%d", port))
+		}
+		return list
+	}
+	return outputs(all.here), outputs(all.there)
 }
