@@ -128,14 +128,16 @@ func (a *Agent) owners(networkID, but string) []owner {
 }
 
 // shared returns the prefixes that endpoints are allowed inside the subnet of a network,
-// each with a description of the endpoint. It omits prefixes that are not usable: they
-// must not block anybody else. It also omits this host's endpoint with the id but.
-func (a *Agent) shared(r network.Record, but string) map[netip.Prefix]string {
+// each with a description of the endpoint. It omits prefixes that no endpoint can use. It
+// also omits prefixes that contain an address with an owner, unless the caller asks for
+// them with covering: they are not in force, but may come into force. It omits this
+// host's endpoint with the id but.
+func (a *Agent) shared(r network.Record, but string, covering bool) map[netip.Prefix]string {
 	all := map[netip.Prefix]string{}
 	var owners []owner
 	add := func(ep endpoint, host func() string) {
 		for _, p := range inside(r.Subnet, ep.Allowed) {
-			if owners == nil {
+			if owners == nil && !covering {
 				owners = a.owners(r.ID, "")
 			}
 			if a.unusable(r, p, ep.IP, ep.Forwarding, owners) == "" {
@@ -189,7 +191,7 @@ func (a *Agent) checkShared(r network.Record, w want) error {
 	if err != nil {
 		return err
 	}
-	for p, who := range a.shared(r, w.id) {
+	for p, who := range a.shared(r, w.id, false) {
 		if p.Contains(ip) {
 			return api.Errorf(api.CodeConflict, "network %q: address %s is one that %s is allowed to have beside its own (%s); choose another or omit it",
 				r.ID, ip, who, api.ShowAllowed(p))
@@ -206,11 +208,12 @@ func (a *Agent) allMayShare() error {
 }
 
 // poolToChoose returns the pool for an endpoint that takes the next free address. The
-// pool avoids the prefixes that this endpoint (own) and others are allowed.
+// pool avoids the prefixes that this endpoint (own) and others are allowed. It also avoids
+// a prefix that somebody has an address in, so that it can come into force later.
 func (a *Agent) poolToChoose(r network.Record, own []netip.Prefix) ipam.Pool {
 	p := pool(r)
 	p.Avoid = inside(r.Subnet, own)
-	for prefix := range a.shared(r, "") {
+	for prefix := range a.shared(r, "", true) {
 		p.Avoid = append(p.Avoid, prefix)
 	}
 	return p
