@@ -43,6 +43,17 @@ type view struct {
 type list struct {
 	version   uint64 // of its key
 	endpoints []endpoint
+	sharing   []endpoint // those that are allowed addresses; there are only a few
+}
+
+func newList(version uint64, endpoints []endpoint) list {
+	l := list{version: version, endpoints: endpoints}
+	for _, ep := range endpoints {
+		if len(ep.Allowed) > 0 {
+			l.sharing = append(l.sharing, ep)
+		}
+	}
+	return l
 }
 
 // The parts of the view. Each is a key prefix in the store.
