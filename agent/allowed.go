@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/socketplane/socketplane/agent/api"
 	"github.com/socketplane/socketplane/agent/cluster"
@@ -50,12 +51,12 @@ func covered(p netip.Prefix, owners []owner, but netip.Addr) (owner, bool) {
 // if it can. Inside the subnet of the network, p must not contain an address that has an
 // owner. A container that forwards may also send from outside the subnet, but not from
 // prefixes where hosts or other networks are.
-func (a *Agent) unusable(r network.Record, p netip.Prefix, ip netip.Addr, forwarding bool, owners []owner) string {
+func unusable(r network.Record, p netip.Prefix, ip netip.Addr, forwarding bool, owners []owner, outside func() outside) string {
 	switch {
 	case p.Bits() == 32 && p.Addr() == ip:
 		return "is its own address"
 	case !r.Subnet.Overlaps(p) && forwarding:
-		return a.barredOutside(p)
+		return barredOutside(p, outside())
 	case !r.Subnet.Overlaps(p):
 		return fmt.Sprintf("is not in the network's subnet %s; a container that routes for others needs --forwarding", r.Subnet)
 	case p.Bits() < r.Subnet.Bits():
@@ -74,24 +75,35 @@ func (a *Agent) unusable(r network.Record, p netip.Prefix, ip netip.Addr, forwar
 	return ""
 }
 
+// outside is what lies outside of the networks' subnets. To collect it costs more than to
+// compare a prefix with it.
+type outside struct {
+	self     cluster.Host
+	hosts    []cluster.Host // the others
+	networks []network.Record
+}
+
+func (a *Agent) outside() outside {
+	return outside{self: a.host(), hosts: a.view.reachable(), networks: a.view.stored().Networks}
+}
+
 // barredOutside returns why a forwarding container cannot send from a prefix outside the
 // subnet of its network, or "" if it can.
-func (a *Agent) barredOutside(p netip.Prefix) string {
-	self := a.host()
-	for _, addr := range self.Addrs {
+func barredOutside(p netip.Prefix, o outside) string {
+	for _, addr := range o.self.Addrs {
 		if p.Overlaps(addr.Masked()) {
 			return fmt.Sprintf("overlaps %s, where this host has an address", addr.Masked())
 		}
 	}
-	for _, h := range a.view.reachable() {
+	for _, h := range o.hosts {
 		if p.Contains(h.VTEP) {
 			return fmt.Sprintf("covers %s, the address of host %q", h.VTEP, h.Name)
 		}
 	}
-	if p.Contains(self.VTEP) {
-		return fmt.Sprintf("covers %s, the address of this host", self.VTEP)
+	if p.Contains(o.self.VTEP) {
+		return fmt.Sprintf("covers %s, the address of this host", o.self.VTEP)
 	}
-	for _, other := range a.view.stored().Networks {
+	for _, other := range o.networks {
 		if other.Subnet.Overlaps(p) {
 			return fmt.Sprintf("overlaps the subnet %s of network %q", other.Subnet, other.ID)
 		}
@@ -128,22 +140,24 @@ func (a *Agent) owners(networkID, but string) []owner {
 }
 
 // shared returns the prefixes that endpoints are allowed inside the subnet of a network,
-// each with a description of the endpoint. It omits prefixes that are not usable: they
-// must not block anybody else. It also omits this host's endpoint with the id but.
-func (a *Agent) shared(r network.Record, but string) map[netip.Prefix]string {
+// each with a description of the endpoint. It omits prefixes that no endpoint can use. It
+// also omits prefixes that contain an address with an owner, unless the caller asks for
+// them with covering: they are not in force, but may come into force. It omits this
+// host's endpoint with the id but.
+func (a *Agent) shared(r network.Record, but string, covering bool) map[netip.Prefix]string {
 	all := map[netip.Prefix]string{}
 	var owners []owner
 	add := func(ep endpoint, host func() string) {
 		for _, p := range inside(r.Subnet, ep.Allowed) {
-			if owners == nil {
+			if owners == nil && !covering {
 				owners = a.owners(r.ID, "")
 			}
-			if a.unusable(r, p, ep.IP, ep.Forwarding, owners) == "" {
+			if unusable(r, p, ep.IP, ep.Forwarding, owners, nil) == "" { // p is inside
 				all[p] = fmt.Sprintf("%q on %s", cmp.Or(ep.ContainerName, ep.ID), host())
 			}
 		}
 	}
-	for host, endpoints := range a.view.remotes(r.ID) {
+	for host, endpoints := range a.view.sharing(r.ID) {
 		for _, ep := range endpoints {
 			add(ep, func() string { return fmt.Sprintf("host %q", a.hostName(host)) })
 		}
@@ -175,9 +189,9 @@ func (a *Agent) checkShared(r network.Record, w want) error {
 			return err
 		}
 		own, _ := netip.ParseAddr(w.ip) // the zero Addr if any free address will do
-		owners := a.owners(r.ID, w.id)
+		owners, outside := a.owners(r.ID, w.id), sync.OnceValue(a.outside)
 		for _, p := range w.allowed {
-			if why := a.unusable(r, p, own, w.forwarding, owners); why != "" {
+			if why := unusable(r, p, own, w.forwarding, owners, outside); why != "" {
 				return api.Errorf(api.CodeConflict, "network %q: allowed address %s %s; choose another", r.ID, api.ShowAllowed(p), why)
 			}
 		}
@@ -189,7 +203,7 @@ func (a *Agent) checkShared(r network.Record, w want) error {
 	if err != nil {
 		return err
 	}
-	for p, who := range a.shared(r, w.id) {
+	for p, who := range a.shared(r, w.id, false) {
 		if p.Contains(ip) {
 			return api.Errorf(api.CodeConflict, "network %q: address %s is one that %s is allowed to have beside its own (%s); choose another or omit it",
 				r.ID, ip, who, api.ShowAllowed(p))
@@ -206,11 +220,12 @@ func (a *Agent) allMayShare() error {
 }
 
 // poolToChoose returns the pool for an endpoint that takes the next free address. The
-// pool avoids the prefixes that this endpoint (own) and others are allowed.
+// pool avoids the prefixes that this endpoint (own) and others are allowed. It also avoids
+// a prefix that somebody has an address in, so that it can come into force later.
 func (a *Agent) poolToChoose(r network.Record, own []netip.Prefix) ipam.Pool {
 	p := pool(r)
 	p.Avoid = inside(r.Subnet, own)
-	for prefix := range a.shared(r, "") {
+	for prefix := range a.shared(r, "", true) {
 		p.Avoid = append(p.Avoid, prefix)
 	}
 	return p
@@ -218,7 +233,7 @@ func (a *Agent) poolToChoose(r network.Record, own []netip.Prefix) ipam.Pool {
 
 // judgeAllowed removes from the locals every allowed prefix that is not usable and adds a
 // note about it for Status. It returns the subjects of the notes.
-func (a *Agent) judgeAllowed(r network.Record, locals []ovs.Local, remotes []ovs.Remote) (notes []string) {
+func (a *Agent) judgeAllowed(r network.Record, locals []ovs.Local, remotes []ovs.Remote, outside func() outside) (notes []string) {
 	if !slices.ContainsFunc(locals, func(l ovs.Local) bool { return len(l.Allowed) > 0 }) {
 		return nil
 	}
@@ -236,7 +251,7 @@ func (a *Agent) judgeAllowed(r network.Record, locals []ovs.Local, remotes []ovs
 	}
 	for i, l := range locals {
 		locals[i].Allowed = slices.DeleteFunc(slices.Clone(l.Allowed), func(p netip.Prefix) bool {
-			why := a.unusable(r, p, l.IP, forwards[l.IP], owners)
+			why := unusable(r, p, l.IP, forwards[l.IP], owners, outside)
 			if why != "" {
 				about := noteAllowed + r.ID + "/" + l.IP.String() + "/" + p.String()
 				a.note(about, fmt.Sprintf("network %q: the endpoint with address %s cannot use %s, which it is allowed: it %s", r.ID, l.IP, api.ShowAllowed(p), why))

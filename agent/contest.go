@@ -52,6 +52,8 @@ const (
 // precedence is: the gateway, endpoints attached here, remote endpoints that were
 // programmed before, those with the older tunnel, and last endpoints that disappeared a
 // moment ago. A new claim loses to a prefix that another endpoint was allowed before.
+// Only prefixes in force count, see inForce, so in the first run of an agent's life own
+// addresses take precedence, those of other hosts and of this one.
 // settle must resolve every conflict: package ovs omits what is still ambiguous, without
 // a report. The returned messages name the losers.
 func settle(claims []claim, seg ovs.Segment, before standing, name func(string) string) (ovs.Segment, standing, []string) {
@@ -96,7 +98,8 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 		}
 		seg.Local = append(seg.Local, l)
 	}
-	allowed := allowedBefore(claims, seg.Local, before)
+	var allowed []sharing
+	judged := false // allowed is known; it depends on the endpoints that were programmed before
 	won := standing{own: make(map[netip.Addr]holder, len(claims)), allowed: map[sharing]bool{}}
 	for _, c := range claims {
 		ep, lose := c.endpoint, lose
@@ -109,6 +112,9 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 			continue
 		}
 		if was(c) > 0 {
+			if !judged {
+				allowed, judged = allowedBefore(claims, seg, before), true
+			}
 			if other, ok := allowedTo(allowed, ep.IP, c.host); ok {
 				lose("host %q claims address %s for %q, which %s is allowed; its endpoint is not reached from here", name(c.host), ep.IP, ep.ID, shownHost(other, name))
 				continue
@@ -120,31 +126,80 @@ func settle(claims []claim, seg ovs.Segment, before standing, name func(string) 
 		}
 		won.own[ep.IP] = holder{c.host, ep.MAC}
 		seg.Remote = append(seg.Remote, ovs.Remote{OFPort: c.ofport, MAC: ep.MAC, IP: ep.IP, Allowed: ep.Allowed})
-		for _, p := range ep.Allowed {
-			won.allowed[sharing{c.host, p}] = true
+	}
+	if mayShare(seg) {
+		owners := ownersOf(seg)
+		keep := func(host string, ip netip.Addr, allowed []netip.Prefix) {
+			for _, p := range allowed {
+				if inForce(seg, p, ip, owners) {
+					won.allowed[sharing{host, p}] = true
+				}
+			}
+		}
+		for _, l := range seg.Local {
+			keep(thisHost, l.IP, l.Allowed)
+		}
+		for _, r := range seg.Remote {
+			keep(won.own[r.IP].host, r.IP, r.Allowed)
 		}
 	}
 	slices.SortFunc(seg.Remote, func(x, y ovs.Remote) int { return x.IP.Compare(y.IP) })
 	return seg, won, lost
 }
 
-// allowedBefore lists the prefixes that endpoints of this host are allowed, and those of
-// other hosts that were in force before and are still claimed.
-func allowedBefore(claims []claim, local []ovs.Local, before standing) []sharing {
-	var list []sharing
-	for _, l := range local {
-		for _, p := range l.Allowed {
-			list = append(list, sharing{thisHost, p})
-		}
+// allowedBefore lists the prefixes that were in force before, are still claimed, and are
+// in force beside the endpoints that have settled so far.
+func allowedBefore(claims []claim, seg ovs.Segment, before standing) []sharing {
+	if len(before.allowed) == 0 {
+		return nil
 	}
-	for _, c := range claims {
-		for _, p := range c.endpoint.Allowed {
-			if s := (sharing{c.host, p}); before.allowed[s] {
+	owners := ownersOf(seg)
+	var list []sharing
+	add := func(host string, ip netip.Addr, allowed []netip.Prefix) {
+		for _, p := range allowed {
+			if s := (sharing{host, p}); before.allowed[s] && inForce(seg, p, ip, owners) {
 				list = append(list, s)
 			}
 		}
 	}
+	for _, l := range seg.Local {
+		add(thisHost, l.IP, l.Allowed)
+	}
+	for _, c := range claims {
+		add(c.host, c.endpoint.IP, c.endpoint.Allowed)
+	}
 	return list
+}
+
+// ownersOf lists the endpoints of a segment by address.
+func ownersOf(seg ovs.Segment) []owner {
+	owners := make([]owner, 0, len(seg.Local)+len(seg.Remote))
+	for _, l := range seg.Local {
+		owners = append(owners, owner{ip: l.IP})
+	}
+	for _, r := range seg.Remote {
+		owners = append(owners, owner{ip: r.IP})
+	}
+	slices.SortFunc(owners, func(x, y owner) int { return x.ip.Compare(y.ip) })
+	return owners
+}
+
+// mayShare reports whether any endpoint of a segment is allowed anything beside its own
+// address.
+func mayShare(seg ovs.Segment) bool {
+	return slices.ContainsFunc(seg.Local, func(l ovs.Local) bool { return len(l.Allowed) > 0 }) ||
+		slices.ContainsFunc(seg.Remote, func(r ovs.Remote) bool { return len(r.Allowed) > 0 })
+}
+
+// inForce reports whether the switch lets the endpoint with the address own use the
+// prefix p inside the subnet. Package ovs applies the same test: p covers no address of
+// the network itself, and no other endpoint's own address.
+func inForce(seg ovs.Segment, p netip.Prefix, own netip.Addr, owners []owner) bool {
+	if len(inside(seg.Subnet, []netip.Prefix{p})) == 0 || p.Contains(seg.Gateway) || p.Contains(seg.Subnet.Addr()) || p.Contains(lastOf(seg.Subnet)) {
+		return false
+	}
+	_, taken := covered(p, owners, own)
+	return !taken && !(p.IsSingleIP() && p.Addr() == own)
 }
 
 // allowedTo returns the host whose endpoint is allowed the address, ignoring the host

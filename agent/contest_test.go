@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,7 +14,8 @@ import (
 )
 
 // TestContestsAreDecidedOnce: what the agent takes for settled the switch is told,
-// all of it; and who does not get what he claims is named, whoever has it.
+// all of it; and who does not get what he claims is named, whoever has it. Who loses to a
+// permission loses to one that the switch grants.
 func TestContestsAreDecidedOnce(t *testing.T) {
 	gateway := netip.MustParseAddr("10.6.0.1")
 	addrs, macs := []netip.Addr{}, []string{}
@@ -22,24 +24,61 @@ func TestContestsAreDecidedOnce(t *testing.T) {
 		addrs, macs = append(addrs, ip), append(macs, macOf(ip))
 	}
 	addrs = append(addrs, netip.MustParseAddr("10.6.0.7"), netip.MustParseAddr("10.7.0.1")) // broadcast, and outside
-	for seed := range uint64(300) {
+	var prefixes []netip.Prefix
+	for _, p := range []string{"10.6.0.2/31", "10.6.0.4/31", "10.6.0.4/32", "10.6.0.5/32", "10.6.0.6/31", "10.6.0.0/29", "10.0.0.0/8"} {
+		prefixes = append(prefixes, netip.MustParsePrefix(p))
+	}
+	permissions := 0 // claims that lost to one
+	for seed := range uint64(2000) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		ip := func() netip.Addr { return addrs[random.IntN(len(addrs))] }
 		mac := func() string { return macs[random.IntN(len(macs))] }
+		allowed := func() []netip.Prefix { return prefixes[:0:0] }
+		if seed >= 300 {
+			allowed = func() []netip.Prefix {
+				i := random.IntN(len(prefixes))
+				return prefixes[i:min(i+random.IntN(3), len(prefixes))]
+			}
+		}
 		seg := ovs.Segment{
 			VNI: 10001, Subnet: netip.MustParsePrefix("10.6.0.0/29"), Gateway: gateway, GatewayMAC: macOf(gateway), GatewayPort: 99,
 		}
 		for i := range random.IntN(3) {
-			seg.Local = append(seg.Local, ovs.Local{OFPort: 1 + i, IP: netip.AddrFrom4([4]byte{10, 6, 0, byte(2 + i)}), MAC: mac()})
+			seg.Local = append(seg.Local, ovs.Local{OFPort: 1 + i, IP: netip.AddrFrom4([4]byte{10, 6, 0, byte(2 + i)}), MAC: mac(), Allowed: allowed()})
 		}
 		var claims []claim
 		for i := range random.IntN(6) {
 			host := 1 + random.IntN(3)
-			claims = append(claims, claim{host: fmt.Sprintf("h%d", host), ofport: 10 + host, endpoint: endpoint{ID: fmt.Sprintf("e%d", i), IP: ip(), MAC: mac()}})
+			claims = append(claims, claim{
+				host: fmt.Sprintf("h%d", host), ofport: 10 + host, missed: seed >= 300 && random.IntN(4) == 0,
+				endpoint: endpoint{ID: fmt.Sprintf("e%d", i), IP: ip(), MAC: mac(), Allowed: allowed()},
+			})
 		}
-		all, locals := len(claims), len(seg.Local)
+		name := func(id string) string { return id }
 		var c contests
-		settled, news := c.settle("foo", claims, seg, func(id string) string { return id })
+		if n := random.IntN(1 + len(claims)); seed >= 300 { // the others come later, and again
+			c.settle("foo", slices.Clone(claims[:n]), seg, name)
+			for range 3 {
+				c.settle("foo", slices.Clone(claims), seg, name)
+			}
+		}
+		locals := len(seg.Local)
+		settled, _ := c.settle("foo", slices.Clone(claims), seg, name)
+		news := c.lost["foo"]
+		// What vanished is not named if it loses.
+		all, current := 0, map[string]int{}
+		for _, cl := range claims {
+			if !cl.missed {
+				all++
+				current[fmt.Sprint(cl.ofport, cl.endpoint.IP, cl.endpoint.MAC)]++
+			}
+		}
+		for _, r := range settled.Remote {
+			if key := fmt.Sprint(r.OFPort, r.IP, r.MAC); current[key] > 0 {
+				current[key]--
+				all--
+			}
+		}
 		f := ovs.Forwarding{Segments: []ovs.Segment{settled}}
 		for host := 1; host <= 3; host++ {
 			f.Peers = append(f.Peers, ovs.Peer{ID: fmt.Sprintf("h%d", host), VTEP: netip.AddrFrom4([4]byte{192, 0, 2, byte(host)}), OFPort: 10 + host})
@@ -58,9 +97,26 @@ func TestContestsAreDecidedOnce(t *testing.T) {
 				t.Errorf("seed %d: the switch is not told of local %v", seed, l)
 			}
 		}
-		if lost := all - len(settled.Remote) + locals - len(settled.Local); lost != len(news) {
+		for _, sentence := range news {
+			_, claimed, _ := strings.Cut(sentence, "claims address ")
+			claimed, _, _ = strings.Cut(claimed, " ")
+			if !strings.Contains(sentence, " is allowed;") {
+				continue
+			}
+			permissions++
+			if !slices.ContainsFunc(prefixes, func(p netip.Prefix) bool {
+				return p.Contains(netip.MustParseAddr(claimed)) && (strings.Contains(flows.String(), "arp_spa="+strings.TrimSuffix(p.String(), "/32")+"\n") ||
+					strings.Contains(flows.String(), "arp_spa="+strings.TrimSuffix(p.String(), "/32")+","))
+			}) {
+				t.Errorf("seed %d: no permission for it is in force: %s", seed, sentence)
+			}
+		}
+		if lost := all + locals - len(settled.Local); lost != len(news) {
 			t.Errorf("seed %d: %d do not get what they claim, and %d are named: %q", seed, lost, len(news), news)
 		}
+	}
+	if permissions == 0 {
+		t.Error("no claim lost to a permission")
 	}
 }
 

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"time"
 
+	"github.com/socketplane/socketplane/agent/network"
 	"github.com/socketplane/socketplane/ovs"
 )
 
@@ -20,12 +22,18 @@ func (a *Agent) forwardingState() ovs.Forwarding {
 	used := map[string]bool{}
 	var notes []string
 	segments := a.segments.list()
-	routes := a.routesNow(segments)
+	outside := sync.OnceValue(a.outside)
+	var records []network.Record
+	var routing [][]claim
 	for _, seg := range segments {
 		used[seg.record.ID] = true
-		s, more := a.segmentState(seg, tunnels)
-		s.Routes = routes[seg.record.ID]
+		s, routed, more := a.segmentState(seg, tunnels, outside)
 		f.Segments, notes = append(f.Segments, s), append(notes, more...)
+		records, routing = append(records, seg.record), append(routing, routed)
+	}
+	routes := a.routesNow(f, records, routing, outside)
+	for i, r := range records {
+		f.Segments[i].Routes = routes[r.ID]
 	}
 	if a.routes.cover(used) {
 		signal(a.kick) // converge removes the kernel's routes that ended before a restart
@@ -35,7 +43,9 @@ func (a *Agent) forwardingState() ovs.Forwarding {
 	return f
 }
 
-func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment, notes []string) {
+// segmentState returns a network as the switch should have it, without routes. routing
+// lists the attached endpoints with routes.
+func (a *Agent) segmentState(seg segment, tunnels map[string]int, outside func() outside) (s ovs.Segment, routing []claim, notes []string) {
 	r := seg.record
 	s = ovs.Segment{
 		VNI: r.VNI, Subnet: r.Subnet, Gateway: r.Gateway, GatewayMAC: macOf(r.Gateway), GatewayPort: seg.ofport,
@@ -44,6 +54,9 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment
 	for _, l := range a.table.on(r.ID) {
 		if l.Attached && l.OFPort > 0 {
 			s.Local = append(s.Local, ovs.Local{OFPort: l.OFPort, MAC: l.MAC, IP: l.IP, Allowed: l.Allowed})
+			if len(l.Routes) > 0 {
+				routing = append(routing, claim{host: thisHost, ofport: l.OFPort, endpoint: l.endpoint})
+			}
 		}
 	}
 	var claims []claim
@@ -52,6 +65,9 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment
 			for _, ep := range list {
 				if ep.Attached && tunnels[hostID] > 0 {
 					claims = append(claims, claim{host: hostID, ofport: tunnels[hostID], endpoint: ep, missed: missed})
+					if len(ep.Routes) > 0 {
+						routing = append(routing, claims[len(claims)-1])
+					}
 				}
 			}
 		}
@@ -62,7 +78,7 @@ func (a *Agent) segmentState(seg segment, tunnels map[string]int) (s ovs.Segment
 	for _, sentence := range news {
 		a.Logger.Warn("left alone: "+oneLine(sentence), "network", r.ID)
 	}
-	return s, a.judgeAllowed(r, s.Local, s.Remote)
+	return s, routing, a.judgeAllowed(r, s.Local, s.Remote, outside)
 }
 
 // followMissed removes the flows of endpoints that have disappeared, once their grace

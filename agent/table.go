@@ -172,17 +172,6 @@ func sortLocals(list []local) {
 	})
 }
 
-// routing calls f for each endpoint with routes. There are only a few.
-func (t *table) routing(f func(network string, ep endpoint)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, l := range t.byID {
-		if len(l.Routes) > 0 {
-			f(l.Network, l.endpoint)
-		}
-	}
-}
-
 // find looks an endpoint up by its id, by its container's id or name, or by a unique
 // prefix of an id. If a container has several endpoints, find returns the first.
 func (t *table) find(ref string) (local, error) {

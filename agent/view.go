@@ -43,7 +43,20 @@ type view struct {
 type list struct {
 	version   uint64 // of its key
 	endpoints []endpoint
-	over      excess // what is left out of endpoints
+	over      excess     // what is left out of endpoints
+	sharing   []endpoint // those that are allowed addresses; there are only a few
+}
+
+// newList returns the list of a host from its endpoints in the store.
+func newList(version uint64, endpoints []endpoint) list {
+	endpoints, over := bound(endpoints)
+	l := list{version: version, endpoints: endpoints, over: over}
+	for _, ep := range endpoints {
+		if len(ep.Allowed) > 0 {
+			l.sharing = append(l.sharing, ep)
+		}
+	}
+	return l
 }
 
 // The parts of the view. Each is a key prefix in the store.

@@ -51,9 +51,8 @@ func (v *view) decodeLists(snap state.Snapshot) (map[string]map[string]list, []e
 			errs = append(errs, err)
 			eps = v.endpoints[netID][hostID].endpoints
 		}
-		eps, over := bound(eps)
 		if hostID != "" && hostID != v.self {
-			put(netID, hostID, list{version: e.Version, endpoints: eps, over: over})
+			put(netID, hostID, newList(e.Version, eps))
 		}
 	}
 	for netID, hosts := range v.endpoints {
@@ -120,8 +119,7 @@ func (v *view) putLists(entries []state.Entry) []error {
 		if v.endpoints[netID] == nil {
 			v.endpoints[netID] = map[string]list{}
 		}
-		eps, over := bound(eps)
-		v.endpoints[netID][hostID] = list{version: e.Version, endpoints: eps, over: over}
+		v.endpoints[netID][hostID] = newList(e.Version, eps)
 		v.fresh[e.Key] = v.now()
 	}
 	return errs
@@ -138,17 +136,16 @@ func (v *view) remotes(netID string) map[string][]endpoint {
 	return all
 }
 
-// routing calls f for each endpoint of other hosts with routes. There are only a few.
-func (v *view) routing(f func(network, host string, ep endpoint)) {
+// sharing returns the endpoints of a network on other hosts that are allowed addresses,
+// by host.
+func (v *view) sharing(netID string) map[string][]endpoint {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for netID, hosts := range v.endpoints {
-		for hostID, l := range hosts {
-			for _, ep := range l.endpoints {
-				if len(ep.Routes) > 0 {
-					f(netID, hostID, ep)
-				}
-			}
+	all := map[string][]endpoint{}
+	for hostID, l := range v.endpoints[netID] {
+		if len(l.sharing) > 0 {
+			all[hostID] = l.sharing
 		}
 	}
+	return all
 }

@@ -153,16 +153,22 @@ func (r *rendering) guardAllowed(g Segment, l Local) {
 	for _, p := range g.movable(l.Allowed) {
 		r.add(tableGuard, 100, fmt.Sprintf("%s,arp,arp_spa=%s,arp_sha=%s", own, cidr(p), l.MAC), "goto_table:%d", tableAnswer)
 		// Requests for a known endpoint are already answered before this flow.
-		r.speak(g, tableAnswer, fmt.Sprintf("arp,in_port=%d,arp_spa=%s", l.OFPort, cidr(p)))
+		r.speak(g, tableAnswer, fmt.Sprintf("arp,in_port=%d,arp_spa=%s", l.OFPort, cidr(p)), "")
+		r.speak(g, tableAnswer, fmt.Sprintf("arp,arp_op=1,in_port=%d,arp_spa=%s", l.OFPort, cidr(p)), asking(g)+",")
 	}
 }
 
 // speak renders the flows for ARP that passed the checks. They forward it to its
-// destination, and an announcement to all including this host.
-func (r *rendering) speak(g Segment, table int, match string) {
-	r.add(table, 70, match, "resubmit(,%d)", tableForward)
+// destination, and an announcement to all including this host. The actions in first
+// precede that. Flows with first take precedence over those without.
+func (r *rendering) speak(g Segment, table int, match, first string) {
+	more := 0
+	if first != "" {
+		more = 5
+	}
+	r.add(table, 70+more, match, "%sresubmit(,%d)", first, tableForward)
 	if g.GatewayPort > 0 {
-		r.add(table, 80, match+",dl_dst="+broadcastMAC, "output:%d,resubmit(,%d)", g.GatewayPort, tableForward)
+		r.add(table, 80+more, match+",dl_dst="+broadcastMAC, "%soutput:%d,resubmit(,%d)", first, g.GatewayPort, tableForward)
 	}
 }
 
@@ -220,7 +226,7 @@ func (r *rendering) shared(g Segment, self netip.Addr) {
 		}
 		said := fmt.Sprintf("reg0=%#x,in_port=%d,dl_src=%s,arp_sha=%s", g.VNI, m.OFPort, m.MAC, m.MAC)
 		for _, p := range g.movable(m.Allowed) {
-			r.speak(g, tableTeach, fmt.Sprintf("arp,%s,arp_spa=%s", said, cidr(p)))
+			r.speak(g, tableTeach, fmt.Sprintf("arp,%s,arp_spa=%s", said, cidr(p)), "")
 		}
 		if here { // otherwise nobody there asks
 			for _, from := range append(g.beyond(m.Allowed), netip.PrefixFrom(m.IP, 32)) {

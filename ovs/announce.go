@@ -35,9 +35,13 @@ const (
 // remember renders the flow that learns the requests that no other flow of a table
 // answers.
 func (r *rendering) remember(table int, g Segment) {
-	r.add(table, 10, fmt.Sprintf("arp,reg0=%#x,arp_op=1", g.VNI),
-		"learn(table=%d,priority=100,cookie=%#x,limit=%d,hard_timeout=%d,eth_type=0x806,NXM_NX_REG0[],"+
-			"NXM_OF_ARP_SPA[]=NXM_OF_ARP_TPA[],load:1->NXM_NX_REG4[0])",
+	r.add(table, 10, fmt.Sprintf("arp,reg0=%#x,arp_op=1", g.VNI), "%s", asking(g))
+}
+
+// asking returns the action that remembers a question.
+func asking(g Segment) string {
+	return fmt.Sprintf("learn(table=%d,priority=100,cookie=%#x,limit=%d,hard_timeout=%d,eth_type=0x806,NXM_NX_REG0[],"+
+		"NXM_OF_ARP_SPA[]=NXM_OF_ARP_TPA[],load:1->NXM_NX_REG4[0])",
 		tableAsked, askedCookie|uint64(g.VNI), askedLimit, askedFor)
 }
 

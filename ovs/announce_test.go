@@ -94,6 +94,41 @@ func TestAskedForIsAnnounced(t *testing.T) {
 	}
 }
 
+// A member that asks from an address that it is allowed beside its own hears of the
+// answer, too.
+func TestAskedFromAllowedAddress(t *testing.T) {
+	x := newTracer(t)
+	heard := x.listen(t, "a1p")
+	own, err := net.ParseMAC(mac(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := sharing()
+	if err := x.s.SetForwarding(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	for n := 101; n < 110; n++ { // again, where a stalled machine has forgotten the question
+		ip := netip.AddrFrom4([4]byte{10, 6, 0, byte(n)})
+		q := announcement{ip: netip.MustParseAddr("10.6.0.200"), mac: own}.frame()
+		q[21] = 1 // a request
+		target := ip.As4()
+		copy(q[38:], target[:])
+		began := time.Now()
+		x.i.Run(t, "ovs-ofctl", "-O", "OpenFlow10", "packet-out", x.s.controlTarget(),
+			"in_port=1,packet="+hex.EncodeToString(q)+",actions=resubmit(,0)")
+		f.Segments[0].Remote = append(f.Segments[0].Remote, Remote{MAC: mac(n), IP: ip, OFPort: portT1})
+		if err := x.s.SetForwarding(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		if time.Since(began) > askedFor*time.Second {
+			continue
+		}
+		eventually(t, "who asked hears", func() bool { return heard.heard(ip.String(), mac(n)) })
+		return
+	}
+	t.Error("the machine is too slow to ask and to answer within three seconds")
+}
+
 // Questions do not fill the switch.
 func TestQuestionsAreBounded(t *testing.T) {
 	for _, f := range traced().Flows() {
