@@ -27,6 +27,7 @@ func twoAttached(t *testing.T) *testHost {
 		t.Fatal(err)
 	}
 	h.converge()
+	h.settle() // else this life's errands meet what a test does next, or the next life
 	return h
 }
 

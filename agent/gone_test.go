@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/socketplane/socketplane/agent/api"
@@ -33,6 +35,14 @@ func TestGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the default network", func() bool { _, err := h.Network(t.Context(), "default"); return err == nil })
+	// Nothing is left of either while the agent still runs: one that is stopped in the
+	// middle of a pass leaves the rest to its next life.
+	eventually(t, "nothing is left of either", func() bool {
+		left := slices.DeleteFunc(h.whole(), func(line string) bool {
+			return strings.HasPrefix(line, "socketplane/v1/networks/default ") || strings.HasPrefix(line, "socketplane/v1/vlans/3 ")
+		})
+		return slices.Equal(left, empty)
+	})
 	stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
