@@ -173,7 +173,7 @@ func TestNetworkInUseStays(t *testing.T) {
 // does not start.
 func TestReservedOutside(t *testing.T) {
 	h := hostile(t)
-	if _, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "c1", Network: "foo"}); err != nil {
+	if _, err := h.Reserve(t.Context(), api.ReserveRequest{ID: "c1", Network: "foo", Source: api.SourceDocker}); err != nil {
 		t.Fatal(err)
 	}
 	h.settle()

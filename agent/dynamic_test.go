@@ -35,7 +35,7 @@ func TestDynamicRange(t *testing.T) {
 	}
 	use := func(life int) {
 		t.Helper()
-		e, err := h.Reserve(t.Context(), api.ReserveRequest{ID: fmt.Sprint("reserved", life), Network: "lab"})
+		e, err := h.Reserve(t.Context(), api.ReserveRequest{ID: fmt.Sprint("reserved", life), Network: "lab", Source: api.SourceDocker})
 		dynamic("reserve", e.IP, err)
 		e, err = h.Attach(t.Context(), api.AttachRequest{ID: fmt.Sprint("attached", life), Network: "lab", NetNS: fmt.Sprint("/ns/", life), Source: api.SourceConnect})
 		dynamic("attach", e.IP, err)
