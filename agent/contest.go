@@ -199,7 +199,7 @@ func inForce(seg ovs.Segment, p netip.Prefix, own netip.Addr, owners []owner) bo
 		return false
 	}
 	_, taken := covered(p, owners, own)
-	return !taken && !(p.IsSingleIP() && p.Addr() == own)
+	return !taken && (!p.IsSingleIP() || p.Addr() != own)
 }
 
 // allowedTo returns the host whose endpoint is allowed the address, ignoring the host

@@ -48,8 +48,10 @@ func TestCandidates(t *testing.T) {
 		Subnet: netip.MustParsePrefix("10.6.0.0/16"),
 		Local:  []Local{{OFPort: 12, Allowed: list("10.6.1.0/24")}, {OFPort: 2, Allowed: list("10.6.1.7/32", "10.99.0.0/16")}},
 		Remote: []Remote{
-			{OFPort: 5, Allowed: list("10.6.1.0/24", "10.6.1.7/32")}, {OFPort: 5, Allowed: list("10.6.0.0/17")},
-			{OFPort: 6, Allowed: list("10.6.1.8/29")}, {OFPort: 0, Allowed: list("10.6.1.7/32", "10.6.3.0/24")},
+			{OFPort: 5, Allowed: list("10.6.1.0/24", "10.6.1.7/32")},
+			{OFPort: 5, Allowed: list("10.6.0.0/17")},
+			{OFPort: 6, Allowed: list("10.6.1.8/29")},
+			{OFPort: 0, Allowed: list("10.6.1.7/32", "10.6.3.0/24")},
 		},
 	}
 	index := g.sharers()
