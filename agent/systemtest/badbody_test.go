@@ -19,9 +19,10 @@ const (
 	// swallowed is the most that may be sent of a body without an end before the
 	// answer is there: what the largest bound takes, and what the sockets hold.
 	swallowed = 64 << 20
-	// grown is by how much the agent may grow for all of it, in KiB. The adapter
-	// alone may have to hold 8 MiB.
-	grown = 40 << 10
+	// grown is by how much the agent may grow for all of it, in KiB. The adapter alone
+	// may have to hold 8 MiB, at two doors, and the garbage collector lets the heap
+	// double, or more when other processes take the CPUs.
+	grown = 64 << 10
 	// stalled is how many connections each door keeps open for bodies that do
 	// not come.
 	stalled = 20
