@@ -43,6 +43,7 @@ need docker-compose docker-compose
 need jq jq
 need keepalived keepalived
 need curl curl
+need xz xz-utils
 need git git
 need make make
 need mmdebstrap mmdebstrap
