@@ -103,7 +103,7 @@ var varies = []struct {
 	{regexp.MustCompile(`^[A-Z][a-z]{2} [0-9 ]{2} [0-9:]{8} (\S+) (\w+)\[[0-9]+\]:`), "DATE $1 $2[N]:"}, // the journal's
 	{regexp.MustCompile(`\btime=[0-9]{4}-[0-9]{2}\S+`), "time=TIME"},
 	{regexp.MustCompile(`consul: (.*) \(v[0-9][^)]*\)`), "consul: $1 (VERSION)"},
-	{regexp.MustCompile(`\bv[0-9]+\.[0-9]+\.[0-9]+[-.0-9a-z]*$`), "VERSION"},
+	{regexp.MustCompile(`\bv[0-9]+\.[0-9]+\.[0-9]+[-.0-9a-z]*(-ID-[0-9a-f]+)?(-dirty)?$`), "VERSION"}, // a date in it is an ID by now
 	{regexp.MustCompile(`\balive +(server|client) +[0-9][0-9.a-z]* `), "alive $1 VERSION "}, // Consul's members
 	{regexp.MustCompile(`\b(socketplane-[0-9]+)-[0-9a-f]{8}\b`), "$1-ID"},                   // as Consul knows it
 	{regexp.MustCompile(`\bspv[0-9a-f]+\b`), "PORT"},
