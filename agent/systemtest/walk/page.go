@@ -104,8 +104,8 @@ var varies = []struct {
 	{regexp.MustCompile(`\btime=[0-9]{4}-[0-9]{2}\S+`), "time=TIME"},
 	{regexp.MustCompile(`consul: (.*) \(v[0-9][^)]*\)`), "consul: $1 (VERSION)"},
 	{regexp.MustCompile(`\bv[0-9]+\.[0-9]+\.[0-9]+[-.0-9a-z]*(-ID-[0-9a-f]+)?(-dirty)?$`), "VERSION"}, // a date in it is an ID by now
-	{regexp.MustCompile(`\balive +(server|client) +[0-9][0-9.a-z]* `), "alive $1 VERSION "}, // Consul's members
-	{regexp.MustCompile(`\b(socketplane-[0-9]+)-[0-9a-f]{8}\b`), "$1-ID"},                   // as Consul knows it
+	{regexp.MustCompile(`\balive +(server|client) +[0-9][0-9.a-z]* `), "alive $1 VERSION "},           // Consul's members
+	{regexp.MustCompile(`\b(socketplane-[0-9]+)-[0-9a-f]{8}\b`), "$1-ID"},                             // as Consul knows it
 	{regexp.MustCompile(`\bspv[0-9a-f]+\b`), "PORT"},
 	{regexp.MustCompile(`@if[0-9]+\b`), "@ifN"},
 	{regexp.MustCompile(`[ \t]+`), " "}, // a column is as wide as its widest
